@@ -1,0 +1,239 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// LocalVolume is one volume on one node. Its name is the name of its
+// PersistentVolume and its CSI volume handle; its UID names the thing on the
+// disk. The provisioner writes the spec, the node's agent the status.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:scope=Cluster,shortName=lvol,categories=berth
+// +kubebuilder:selectablefield:JSONPath=`.spec.nodeName`
+// +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.spec.nodeName`
+// +kubebuilder:printcolumn:name="Mode",type=string,JSONPath=`.spec.mode`
+// +kubebuilder:printcolumn:name="Pool",type=string,JSONPath=`.spec.pool`
+// +kubebuilder:printcolumn:name="Capacity",type=string,JSONPath=`.status.capacity`
+// +kubebuilder:printcolumn:name="FSType",type=string,JSONPath=`.spec.fsType`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Claim",type=string,priority=1,JSONPath=`.spec.claimRef.name`
+// +kubebuilder:printcolumn:name="Namespace",type=string,priority=1,JSONPath=`.spec.claimRef.namespace`
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type LocalVolume struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec   LocalVolumeSpec   `json:"spec"`
+	Status LocalVolumeStatus `json:"status,omitempty"`
+}
+
+// Mode is the kind of storage a volume is carved from.
+// +kubebuilder:validation:Enum=hostpath;device;lvm
+type Mode string
+
+const (
+	// ModeHostpath is a directory under the root of a hostpath pool.
+	ModeHostpath Mode = "hostpath"
+	// ModeDevice is a whole disk.
+	ModeDevice Mode = "device"
+	// ModeLVM is a logical volume of a pool's volume group.
+	ModeLVM Mode = "lvm"
+)
+
+// VolumeMode says how a pod sees the volume.
+// +kubebuilder:validation:Enum=Filesystem;Block
+type VolumeMode string
+
+const (
+	// VolumeFilesystem is mounted into the pod.
+	VolumeFilesystem VolumeMode = "Filesystem"
+	// VolumeBlock is a raw block device in the pod.
+	VolumeBlock VolumeMode = "Block"
+)
+
+// WipePolicy says what happens to the bytes of a deleted volume before its space
+// is handed out again.
+// +kubebuilder:validation:Enum=zero;discard;signatures;none
+type WipePolicy string
+
+const (
+	// WipeZero overwrites everything with zeroes, by the device's own
+	// write-zeroes where it has it. The default.
+	WipeZero WipePolicy = "zero"
+	// WipeDiscard discards everything, and zeroes head and tail.
+	WipeDiscard WipePolicy = "discard"
+	// WipeSignatures zeroes head and tail only; old data may be readable by the
+	// next owner.
+	WipeSignatures WipePolicy = "signatures"
+	// WipeNone leaves the bytes; a device stays Released until an operator has
+	// cleaned it.
+	WipeNone WipePolicy = "none"
+)
+
+// LocalVolumeSpec is what the provisioner asks of the node. All but sizeBytes is
+// immutable, and sizeBytes only grows.
+//
+// +kubebuilder:validation:XValidation:rule="(self.mode == 'device') != (has(self.pool) && size(self.pool) > 0)",message="spec.pool is needed in the modes lvm and hostpath, and not allowed in mode device"
+// +kubebuilder:validation:XValidation:rule="self.mode != 'hostpath' || self.volumeMode == 'Filesystem'",message="mode hostpath has no block volumes: use mode lvm or device"
+// +kubebuilder:validation:XValidation:rule="has(self.pool) == has(oldSelf.pool) && (!has(self.pool) || self.pool == oldSelf.pool)",message="spec.pool is immutable"
+// +kubebuilder:validation:XValidation:rule="has(self.fsType) == has(oldSelf.fsType)",message="spec.fsType is immutable"
+type LocalVolumeSpec struct {
+	// NodeName is the node that holds the volume.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="spec.nodeName is immutable"
+	NodeName string `json:"nodeName"`
+
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="spec.mode is immutable"
+	Mode Mode `json:"mode"`
+
+	// Pool is the name of the PoolSet whose pool on this node is used, in the
+	// modes lvm and hostpath.
+	// +optional
+	Pool string `json:"pool,omitempty"`
+
+	// SizeBytes is the size asked for. It only grows.
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:XValidation:rule="self >= oldSelf",message="spec.sizeBytes only grows: a volume cannot be made smaller"
+	SizeBytes int64 `json:"sizeBytes"`
+
+	// +kubebuilder:default=Filesystem
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="spec.volumeMode is immutable"
+	VolumeMode VolumeMode `json:"volumeMode"`
+
+	// FSType is the filesystem made on the volume; empty for block volumes and in
+	// mode hostpath.
+	// +optional
+	// +kubebuilder:validation:Enum="";ext4;xfs
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="spec.fsType is immutable"
+	FSType string `json:"fsType,omitempty"`
+
+	// Wipe says what happens to the bytes when the volume is deleted.
+	// +kubebuilder:default=zero
+	Wipe WipePolicy `json:"wipe,omitempty"`
+
+	// DeviceSelector narrows the disks of mode device.
+	// +optional
+	DeviceSelector *DeviceSelector `json:"deviceSelector,omitempty"`
+
+	// ClaimRef is the PersistentVolumeClaim the volume was made for.
+	// +optional
+	ClaimRef *ClaimReference `json:"claimRef,omitempty"`
+}
+
+// ClaimReference names a PersistentVolumeClaim.
+type ClaimReference struct {
+	Namespace string    `json:"namespace"`
+	Name      string    `json:"name"`
+	UID       types.UID `json:"uid"`
+}
+
+// LocalVolumeReady is the condition that says whether the volume can be staged.
+// True: carved and, where asked, formatted. False: it cannot be made or it was
+// damaged; reason and message say why. Unknown: the agent is at it.
+const LocalVolumeReady = "Ready"
+
+// LocalVolumeResized is the condition that stands while spec.sizeBytes is larger
+// than status.capacity, and says how far a growth has come or why it failed.
+const LocalVolumeResized = "Resized"
+
+// Reasons of the condition Ready. Those that are marked final are answers about
+// this node: the volume will not be made here however long one waits.
+const (
+	// ReasonCarved: the volume stands.
+	ReasonCarved = "Carved"
+	// ReasonInProgress: the agent is at it.
+	ReasonInProgress = "InProgress"
+	// ReasonNoSpace: the pool or the node's disks cannot hold it. Final.
+	ReasonNoSpace = "NoSpace"
+	// ReasonPoolNotFound: the node has no such pool. Final.
+	ReasonPoolNotFound = "PoolNotFound"
+	// ReasonPoolNotReady: the pool is there and cannot be used now.
+	ReasonPoolNotReady = "PoolNotReady"
+	// ReasonToolMissing: lvm2 or the mkfs of the filesystem is not installed on
+	// the host. Final.
+	ReasonToolMissing = "ToolMissing"
+	// ReasonInvalid: the spec asks for what the mode cannot do. Final.
+	ReasonInvalid = "Invalid"
+	// ReasonFailed: an operation failed and is tried again.
+	ReasonFailed = "Failed"
+	// ReasonIdentityMismatch: what is on the disk is not what was recorded, or the
+	// node is not the machine it was. Nothing is touched.
+	ReasonIdentityMismatch = "IdentityMismatch"
+	// ReasonMissing: the storage was proven absent though the record says it was
+	// made.
+	ReasonMissing = "Missing"
+)
+
+// LVMRecord names a logical volume by what does not change.
+type LVMRecord struct {
+	VGName string `json:"vgName"`
+	VGUUID string `json:"vgUUID"`
+	LVName string `json:"lvName"`
+	LVUUID string `json:"lvUUID"`
+}
+
+// DeviceRecord names a whole disk.
+type DeviceRecord struct {
+	// BlockDeviceName is the claimed BlockDevice.
+	BlockDeviceName string `json:"blockDeviceName"`
+	// Identity is what the disk said of itself when it was claimed.
+	Identity DeviceIdentity `json:"identity"`
+	// SizeBytes of the disk when it was claimed.
+	SizeBytes int64 `json:"sizeBytes"`
+}
+
+// HostpathRecord names a directory.
+type HostpathRecord struct {
+	// Root is the pool's root on the host.
+	Root string `json:"root"`
+	// Directory is the volume's directory, relative to the root.
+	Directory string `json:"directory"`
+	// RootID is the identity in the marker file of the root, so that a lost mount
+	// is not taken for the pool.
+	RootID string `json:"rootID"`
+}
+
+// LocalVolumeStatus is what the agent made and what it last saw.
+type LocalVolumeStatus struct {
+	// Capacity is the size of the volume as made, never less than asked for.
+	// +optional
+	Capacity *resource.Quantity `json:"capacity,omitempty"`
+	// Formatted is true from the moment a filesystem was made; from then on no mkfs
+	// ever runs on this volume again.
+	// +optional
+	Formatted bool `json:"formatted,omitempty"`
+	// FilesystemUUID of the filesystem that was made.
+	// +optional
+	FilesystemUUID string `json:"filesystemUUID,omitempty"`
+	// MachineID is /etc/machine-id of the host that made the volume. Staging is
+	// refused on any other.
+	// +optional
+	MachineID string `json:"machineID,omitempty"`
+	// +optional
+	LVM *LVMRecord `json:"lvm,omitempty"`
+	// +optional
+	Device *DeviceRecord `json:"device,omitempty"`
+	// +optional
+	Hostpath *HostpathRecord `json:"hostpath,omitempty"`
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// LocalVolumeList is a list of LocalVolumes.
+//
+// +kubebuilder:object:root=true
+type LocalVolumeList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []LocalVolume `json:"items"`
+}

@@ -1,0 +1,89 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package hostexec
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Command is one program to run. There is no shell: arguments are a slice.
+type Command struct {
+	// Name of the program without a directory ("lvm", "mkfs.ext4"). It is looked for
+	// on the host, in the usual directories of system programs.
+	Name string
+	// Args without the program's name.
+	Args []string
+	// Stdin is given to the program; empty means /dev/null.
+	Stdin []byte
+	// Env is added to the fixed environment (LC_ALL=C and a PATH).
+	Env []string
+	// Timeout is the longest the program may run, besides the context's own
+	// deadline. When it passes, the whole process group is killed. Zero means
+	// DefaultTimeout.
+	Timeout time.Duration
+	// ReportFD opens one more pipe to the program as file descriptor 3 and returns
+	// what it writes there in Result.Report (lvm: LVM_REPORT_FD).
+	ReportFD bool
+}
+
+// DefaultTimeout bounds a command that names no timeout of its own.
+const DefaultTimeout = 2 * time.Minute
+
+// String is the command as a person would type it, for logs and messages.
+func (c Command) String() string {
+	return strings.TrimSpace(c.Name + " " + strings.Join(c.Args, " "))
+}
+
+// Result is what a program left behind. It is filled as far as it is known also
+// when Run returns an error.
+type Result struct {
+	Stdout   []byte
+	Stderr   []byte
+	Report   []byte
+	ExitCode int
+	Duration time.Duration
+}
+
+// ExitError is returned when the program ran and exited with another code than 0
+// or was killed. What it did before that is unknown: observe.
+type ExitError struct {
+	// Command as typed.
+	Command string
+	// ExitCode, or -1 when a signal ended it.
+	ExitCode int
+	// TimedOut is true when the deadline passed and the process group was killed.
+	TimedOut bool
+	// Stderr as printed.
+	Stderr string
+}
+
+// Error is short: the last line of stderr stands for the rest, which is for logs.
+func (e *ExitError) Error() string {
+	last := strings.TrimSpace(e.Stderr)
+	if i := strings.LastIndexByte(last, '\n'); i >= 0 {
+		last = last[i+1:]
+	}
+	name, _, _ := strings.Cut(e.Command, " ")
+	switch {
+	case e.TimedOut:
+		return fmt.Sprintf("%s was killed after its deadline: %s", name, last)
+	case e.ExitCode < 0:
+		return fmt.Sprintf("%s was killed: %s", name, last)
+	}
+	return fmt.Sprintf("%s exited with %d: %s", name, e.ExitCode, last)
+}
+
+// Lines splits an output into its non-empty lines.
+func Lines(out []byte) []string {
+	var lines []string
+	for line := range bytes.Lines(out) {
+		if s := strings.TrimSpace(string(line)); s != "" {
+			lines = append(lines, s)
+		}
+	}
+	return lines
+}

@@ -1,0 +1,113 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import "context"
+
+// Backend makes and unmakes volumes in one place: one volume group, one hostpath
+// root, or the free disks of one node. It does not format and does not mount.
+//
+// Every method may be called again after any crash, of the process or of the
+// machine, and converges: nothing leaked, nothing twice, nothing lost. Methods
+// are safe for concurrent use; calls for different volumes do not wait for each
+// other longer than the storage forces them to. The caller never runs two calls
+// for the same volume at once.
+type Backend interface {
+	// Create makes the volume, or finds the one that an earlier call made: both
+	// return the same record, told by Spec.ID. The storage is reachable through
+	// Locate when it returns. A volume that exists with another size is grown to
+	// the asked size, never shrunk.
+	//
+	// ErrNoSpace, ErrInvalid and ErrToolMissing promise that nothing was made. Any
+	// other error leaves the outcome open; call Create or Delete again.
+	Create(ctx context.Context, spec Spec) (Record, error)
+
+	// Locate verifies that what is on the disk is what the record says (ErrIdentity
+	// otherwise), makes it reachable (activates the logical volume) and returns
+	// where. ErrNotFound means proven absent (I4).
+	Locate(ctx context.Context, id string, rec Record) (Location, error)
+
+	// Grow makes the volume at least sizeBytes large and returns the new record.
+	// A volume that is large enough already is left alone. ErrNoSpace promises that
+	// it was not changed.
+	Grow(ctx context.Context, id string, rec Record, sizeBytes int64) (Record, error)
+
+	// Delete makes the bytes unreadable as the policy asks and gives the space
+	// back. rec may be nil when nothing was ever recorded; then the volume is
+	// looked for by its ID. It returns nil when the volume is proven absent, also
+	// when it was so before. ErrInUse when somebody holds it: nothing was touched.
+	Delete(ctx context.Context, id string, rec *Record, wipe WipePolicy) error
+
+	// List returns every volume of ours that is in this place, from a successful
+	// and complete observation; any doubt is an error (I4, I5).
+	List(ctx context.Context) ([]Found, error)
+
+	// Capacity returns the room there is. Create admits by this same function (I8).
+	Capacity(ctx context.Context) (Capacity, error)
+}
+
+// Spec is a wish for a volume.
+type Spec struct {
+	// ID names the thing on disk: the UID of the LocalVolume, a lower-case UUID.
+	ID string
+	// Name is for people (messages, LVM tags): the LocalVolume's name.
+	Name string
+	// SizeBytes is the least size. Backends round up to what they can make.
+	SizeBytes int64
+	// Access says how it will be used. A backend may refuse one (ErrInvalid).
+	Access Access
+	// SelectDisk narrows the disks of device mode; nil takes any usable one. Other
+	// backends ignore it.
+	SelectDisk func(Disk) bool
+}
+
+// Disk is what a device-mode selector may look at.
+type Disk struct {
+	Name       string
+	Path       string
+	Links      []string
+	SizeBytes  int64
+	Model      string
+	Serial     string
+	Transport  string
+	Rotational bool
+	Weak       bool
+}
+
+// Location is where a volume can be reached on the host right now. It is not
+// stable: kernel names change at a reboot.
+type Location struct {
+	// Device is the block device's path on the host, empty in mode hostpath.
+	Device string
+	// Directory is the absolute path on the host, only in mode hostpath.
+	Directory string
+	// SizeBytes is its size right now.
+	SizeBytes int64
+}
+
+// Found is a volume that a backend holds.
+type Found struct {
+	ID     string
+	Record Record
+}
+
+// Capacity is the room in one place.
+type Capacity struct {
+	// TotalBytes that volumes may use, any reserve taken off.
+	TotalBytes int64
+	// AllocatedBytes are promised to volumes.
+	AllocatedBytes int64
+	// FreeBytes can still be promised. Never negative.
+	FreeBytes int64
+	// MaxVolumeBytes is the largest single volume that can be made now.
+	MaxVolumeBytes int64
+	// Volumes is the number of volumes.
+	Volumes int
+}
+
+// Fits reports whether a volume of sizeBytes can be made now. It is the one
+// decision that the published capacity and the admission share (I8).
+func (c Capacity) Fits(sizeBytes int64) bool {
+	return sizeBytes > 0 && sizeBytes <= c.MaxVolumeBytes && sizeBytes <= c.FreeBytes
+}

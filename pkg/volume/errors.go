@@ -1,0 +1,35 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import "errors"
+
+// The sentinels of the storage domain. Backends wrap them with %w; the gRPC
+// handlers and the reconcilers translate them in one table each. An error that
+// wraps none of them is an unknown failure: its outcome must be observed before
+// anything else is done.
+var (
+	// ErrNoSpace: the pool or the node's disks cannot hold the volume. Nothing was
+	// made.
+	ErrNoSpace = errors.New("not enough space")
+	// ErrNotFound: proven absent by a successful observation of the place where it
+	// would be. Never returned because something could not be read.
+	ErrNotFound = errors.New("not found")
+	// ErrExists: something of that name is there and is not ours or not the same.
+	ErrExists = errors.New("exists and differs")
+	// ErrInUse: mounted, opened, held or exported by somebody.
+	ErrInUse = errors.New("in use")
+	// ErrBusy: another operation on the same volume is at work; try again.
+	ErrBusy = errors.New("operation in progress")
+	// ErrIdentity: what is there is not what was recorded. Nothing was touched.
+	ErrIdentity = errors.New("identity differs from the record")
+	// ErrNotBlank: there is content that we did not write. Nothing was touched.
+	ErrNotBlank = errors.New("not blank")
+	// ErrInvalid: the request asks for what this backend cannot do.
+	ErrInvalid = errors.New("invalid request")
+	// ErrToolMissing: a program that the host must provide is not installed.
+	ErrToolMissing = errors.New("host program not installed")
+	// ErrPoolUnavailable: the pool exists and cannot be used now.
+	ErrPoolUnavailable = errors.New("pool unavailable")
+)
