@@ -1,0 +1,154 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package guest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// Bus is how a disk is attached to a guest.
+type Bus string
+
+// The buses a disk can be attached to.
+const (
+	BusVirtio Bus = "virtio"
+	BusNVMe   Bus = "nvme"
+	BusSCSI   Bus = "scsi"
+)
+
+// Class says what a disk is for.
+type Class string
+
+// The classes of disks.
+const (
+	// ClassRoot holds the node's operating system.
+	ClassRoot Class = "root"
+	// ClassData is blank and Berth's to use.
+	ClassData Class = "data"
+	// ClassForeign holds somebody else's data, which nobody may write.
+	ClassForeign Class = "foreign"
+)
+
+// Disk is one disk of a guest: an image file and how it is attached.
+type Disk struct {
+	// Serial is what the guest reads as the disk's serial number, at most 20
+	// bytes (the limit of virtio-blk, VIRTIO_BLK_ID_BYTES). It is unique
+	// within the guest and names the disk everywhere.
+	Serial string `json:"serial"`
+	Class  Class  `json:"class"`
+	Bus    Bus    `json:"bus"`
+	// WWN is the world wide name of a SCSI disk, 0 for none.
+	WWN       uint64 `json:"wwn,omitempty"`
+	SizeBytes int64  `json:"sizeBytes"`
+	// Image is the image's file, relative to the guest's folder.
+	Image string `json:"image"`
+	// Backing is the read-only image under a root disk's, absolute. An image
+	// with a backing file is a qcow2 file, every other one is raw and sparse.
+	Backing string `json:"backing,omitempty"`
+}
+
+// maxSerialLength is VIRTIO_BLK_ID_BYTES of the Virtio specification; NVMe
+// allows 20 as well.
+const maxSerialLength = 20
+
+// Validate says what is wrong with a disk.
+func (d Disk) Validate() error {
+	if d.Serial == "" || len(d.Serial) > maxSerialLength || strings.Trim(d.Serial, serialAlphabet) != "" {
+		return fmt.Errorf("serial %q: want 1 to %d of A-Z, 0-9 and dash", d.Serial, maxSerialLength)
+	}
+	if d.SizeBytes <= 0 || d.SizeBytes%512 != 0 {
+		return fmt.Errorf("disk %s: size %d is not a positive multiple of 512 bytes", d.Serial, d.SizeBytes)
+	}
+	switch d.Bus {
+	case BusVirtio, BusNVMe, BusSCSI:
+	default:
+		return fmt.Errorf("disk %s: unknown bus %q: want virtio, nvme or scsi", d.Serial, d.Bus)
+	}
+	if d.WWN != 0 && d.Bus != BusSCSI {
+		return fmt.Errorf("disk %s: only a SCSI disk has a WWN", d.Serial)
+	}
+	return nil
+}
+
+const serialAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-"
+
+// nodeName is the name of the disk's block node in QEMU, id that of its device.
+func (d Disk) nodeName() string { return "blk-" + strings.ToLower(d.Serial) }
+func (d Disk) id() string       { return "dev-" + strings.ToLower(d.Serial) }
+
+// Create makes the disk's image in the guest's folder: an overlay of its
+// backing file, or a sparse file of zeros. An image that exists is left as it
+// is.
+func (d Disk) Create(ctx context.Context, dir string) error {
+	if err := d.Validate(); err != nil {
+		return err
+	}
+	path := filepath.Join(dir, d.Image)
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	if d.Backing != "" {
+		command := exec.CommandContext(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-b", d.Backing, "-F", "raw", path)
+		if out, err := command.CombinedOutput(); err != nil {
+			return fmt.Errorf("create image of %s: %w: %s", d.Serial, err, out)
+		}
+		return nil
+	}
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("create image of %s: %w", d.Serial, err)
+	}
+	defer file.Close()
+	if err := file.Truncate(d.SizeBytes); err != nil {
+		return fmt.Errorf("create image of %s: %w", d.Serial, err)
+	}
+	return nil
+}
+
+// blockdev describes the disk's block node. Discards punch holes into the
+// image and writes of zeros too, so an image stays as small as its content.
+// Flushes are not passed on: a guest that loses its power loses its own caches
+// and nothing else, and the machine's losing its is not tested here.
+func (d Disk) blockdev() map[string]any {
+	file := map[string]any{
+		"driver": "file", "filename": d.Image, "discard": "unmap",
+		"cache": map[string]any{"direct": false, "no-flush": true},
+	}
+	node := map[string]any{
+		"driver": "raw", "node-name": d.nodeName(), "file": file,
+		"discard": "unmap", "detect-zeroes": "unmap",
+		"cache": map[string]any{"direct": false, "no-flush": true},
+	}
+	if d.Backing != "" {
+		node["driver"] = "qcow2"
+	}
+	return node
+}
+
+// device describes the disk's device; bus is where it is plugged in, empty for
+// the default.
+func (d Disk) device(bus string) map[string]any {
+	device := map[string]any{"id": d.id(), "drive": d.nodeName(), "serial": d.Serial}
+	switch d.Bus {
+	case BusNVMe:
+		device["driver"] = "nvme"
+	case BusSCSI:
+		device["driver"] = "scsi-hd"
+		bus = scsiController + ".0"
+		if d.WWN != 0 {
+			device["wwn"] = d.WWN
+		}
+	default:
+		device["driver"] = "virtio-blk-pci"
+	}
+	if bus != "" {
+		device["bus"] = bus
+	}
+	return device
+}
