@@ -57,9 +57,19 @@ type ExitError struct {
 	ExitCode int
 	// TimedOut is true when the deadline passed and the process group was killed.
 	TimedOut bool
+	// Stuck is true when the program did not go even after SIGKILL: it waits in the
+	// kernel, most often for a device that does not answer, and may still act later.
+	Stuck bool
 	// Stderr as printed.
 	Stderr string
+
+	// cause is the context's error when that ended the program.
+	cause error
 }
+
+// Unwrap is the context's error when the deadline or a cancellation ended the
+// program, nil otherwise.
+func (e *ExitError) Unwrap() error { return e.cause }
 
 // Error is short: the last line of stderr stands for the rest, which is for logs.
 func (e *ExitError) Error() string {
@@ -69,6 +79,8 @@ func (e *ExitError) Error() string {
 	}
 	name, _, _ := strings.Cut(e.Command, " ")
 	switch {
+	case e.Stuck:
+		return fmt.Sprintf("%s hangs in the kernel and could not be killed after its deadline: %s", name, last)
 	case e.TimedOut:
 		return fmt.Sprintf("%s was killed after its deadline: %s", name, last)
 	case e.ExitCode < 0:
