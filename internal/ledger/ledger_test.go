@@ -1,0 +1,267 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package ledger_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/berth-dev/berth/internal/ledger"
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+const uid1 = "11111111-2222-3333-4444-555555555555"
+
+func entry(state ledger.State) ledger.Entry {
+	e := ledger.Entry{
+		UID: uid1, Name: "pvc-1", MachineID: "m1", State: state,
+		Mode: volume.ModeLVM, Pool: "fast", Access: volume.AccessFilesystem, FSType: "ext4", FSUUID: uid1, Wipe: volume.WipeZero,
+	}
+	if state != ledger.Carving {
+		e.Record = &volume.Record{Mode: volume.ModeLVM, SizeBytes: 1 << 30,
+			LVM: &volume.LVMRecord{VGName: "vg", VGUUID: "vgu", LVName: "lv", LVUUID: "lvu"}}
+	}
+	return e
+}
+
+func open(t *testing.T, dir string) *ledger.Ledger {
+	t.Helper()
+	l, err := ledger.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func TestEntriesSurviveReopening(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "state", "ledger")
+	l := open(t, dir)
+	for _, s := range []ledger.State{ledger.Carving, ledger.Carved, ledger.Formatting, ledger.Ready, ledger.Ready, ledger.Deleting} {
+		if err := l.Put(entry(s)); err != nil {
+			t.Fatalf("put %s: %v", s, err)
+		}
+		again := open(t, dir)
+		for _, from := range []*ledger.Ledger{l, again} {
+			got, err := from.Get(uid1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := entry(s)
+			want.SchemaVersion = ledger.SchemaVersion
+			if !reflect.DeepEqual(got, want) {
+				t.Fatalf("got %+v, want %+v", got, want)
+			}
+			if byName, err := from.ByName("pvc-1"); err != nil || byName.UID != uid1 {
+				t.Fatalf("by name: %+v, %v", byName, err)
+			}
+		}
+	}
+	if err := l.Remove(uid1); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Remove(uid1); err != nil {
+		t.Fatalf("repeated removal: %v", err)
+	}
+	for _, from := range []*ledger.Ledger{l, open(t, dir)} {
+		if _, err := from.Get(uid1); !errors.Is(err, ledger.ErrNotFound) {
+			t.Fatalf("get after removal: %v", err)
+		}
+		if _, err := from.ByName("pvc-1"); !errors.Is(err, ledger.ErrNotFound) {
+			t.Fatalf("by name after removal: %v", err)
+		}
+	}
+}
+
+func TestOneWayDoors(t *testing.T) {
+	t.Parallel()
+	other := entry(ledger.Ready)
+	other.Record.LVM.LVUUID = "another"
+	moved := entry(ledger.Ready)
+	moved.MachineID = "m2"
+	forgotten := entry(ledger.Deleting)
+	forgotten.Record = nil
+	for name, tc := range map[string]struct{ from, to ledger.Entry }{
+		"Ready is never formatted again": {entry(ledger.Ready), entry(ledger.Formatting)},
+		"Ready is never made again":      {entry(ledger.Ready), entry(ledger.Carving)},
+		"Deleting never comes back":      {entry(ledger.Deleting), entry(ledger.Ready)},
+		"other storage":                  {entry(ledger.Ready), other},
+		"other machine":                  {entry(ledger.Ready), moved},
+		"record lost":                    {entry(ledger.Ready), forgotten},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := open(t, t.TempDir())
+			if err := l.Put(tc.from); err != nil {
+				t.Fatal(err)
+			}
+			if err := l.Put(tc.to); err == nil {
+				t.Fatalf("%s -> %s was allowed", tc.from.State, tc.to.State)
+			}
+			got, err := l.Get(uid1)
+			if err != nil || got.State != tc.from.State {
+				t.Fatalf("the old entry is not what stands: %+v, %v", got, err)
+			}
+		})
+	}
+}
+
+func TestDamageIsNeverAbsence(t *testing.T) {
+	t.Parallel()
+	good, err := ledger.Encode(entry(ledger.Ready))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(good)
+	for name, content := range map[string]string{
+		"empty":           "",
+		"cut":             text[:len(text)/2],
+		"zeroes":          strings.Repeat("\x00", 4096),
+		"two objects":     text + text,
+		"unknown field":   strings.Replace(text, `"pool"`, `"pools"`, 1),
+		"newer schema":    strings.Replace(text, `"schemaVersion": 1`, `"schemaVersion": 2`, 1),
+		"other volume":    strings.ReplaceAll(text, uid1, "99999999-2222-3333-4444-555555555555"),
+		"unknown state":   strings.Replace(text, `"Ready"`, `"Fine"`, 1),
+		"weaker state":    strings.Replace(text, `"Ready"`, `"Carving"`, 1),
+		"record of other": strings.Replace(text, `"lvm": {`, `"device": {`, 1),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			path := filepath.Join(dir, uid1+".json")
+			if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			l := open(t, dir)
+			_, byUID := l.Get(uid1)
+			_, byName := l.ByName("pvc-1")
+			for _, err := range []error{byUID, byName, l.Put(entry(ledger.Ready)), l.Remove(uid1)} {
+				if !errors.Is(err, ledger.ErrCorrupt) || !strings.Contains(err.Error(), path) {
+					t.Errorf("got %v; want ErrCorrupt that names %s", err, path)
+				}
+			}
+			if len(l.Damaged()) != 1 {
+				t.Errorf("damaged: %v", l.Damaged())
+			}
+			if got, err := os.ReadFile(path); err != nil || string(got) != content {
+				t.Errorf("the damaged file was changed: %v", err)
+			}
+		})
+	}
+}
+
+func TestUnfinishedWriteNeverCounted(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	data, err := ledger.Encode(entry(ledger.Ready))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, ".durable-123"), data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l := open(t, dir)
+	if _, err := l.Get(uid1); !errors.Is(err, ledger.ErrNotFound) {
+		t.Fatalf("got %v", err)
+	}
+	if files, err := os.ReadDir(dir); err != nil || len(files) != 0 {
+		t.Fatalf("left %v, %v", files, err)
+	}
+}
+
+func TestNameOfADeletedAndAMadeAgainVolume(t *testing.T) {
+	t.Parallel()
+	l := open(t, t.TempDir())
+	old := entry(ledger.Deleting)
+	fresh := entry(ledger.Ready)
+	fresh.UID = "99999999-2222-3333-4444-555555555555"
+	for _, e := range []ledger.Entry{old, fresh} {
+		if err := l.Put(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := l.ByName("pvc-1"); err != nil || got.UID != fresh.UID {
+		t.Fatalf("got %+v, %v; want the one that lives", got, err)
+	}
+}
+
+func TestCallersCannotChangeWhatIsRemembered(t *testing.T) {
+	t.Parallel()
+	l := open(t, t.TempDir())
+	e := entry(ledger.Ready)
+	if err := l.Put(e); err != nil {
+		t.Fatal(err)
+	}
+	e.Record.LVM.LVUUID = "changed"
+	got, err := l.Get(uid1)
+	if err != nil || got.Record.LVM.LVUUID != "lvu" {
+		t.Fatalf("got %+v, %v", got, err)
+	}
+}
+
+func TestManyVolumesAtOnce(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := open(t, dir)
+	var wg sync.WaitGroup
+	for i := range 50 {
+		wg.Go(func() {
+			e := entry(ledger.Carving)
+			e.UID = fmt.Sprintf("%08x-0000-0000-0000-000000000000", i)
+			e.Name = fmt.Sprintf("pvc-%d", i)
+			if err := l.Put(e); err != nil {
+				t.Error(err)
+			}
+			ready := entry(ledger.Ready)
+			ready.UID, ready.Name = e.UID, e.Name
+			if err := l.Put(ready); err != nil {
+				t.Error(err)
+			}
+			if i%2 == 0 {
+				if err := l.Remove(e.UID); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if got := len(open(t, dir).All()); got != 25 {
+		t.Fatalf("%d entries, want 25", got)
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	for _, s := range []ledger.State{ledger.Carving, ledger.Carved, ledger.Formatting, ledger.Ready, ledger.Deleting} {
+		data, err := ledger.Encode(entry(s))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Add([]byte(`{"schemaVersion":1}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		e, err := ledger.Decode(data)
+		if err != nil {
+			return
+		}
+		// What is accepted can be written and means the same when read again.
+		again, err := ledger.Encode(e)
+		if err != nil {
+			t.Fatalf("accepted and not encodable: %v", err)
+		}
+		e2, err := ledger.Decode(again)
+		if err != nil || !reflect.DeepEqual(e, e2) {
+			t.Fatalf("changed in a round trip: %+v, %+v, %v", e, e2, err)
+		}
+		if (e.State == ledger.Carved || e.State == ledger.Formatting || e.State == ledger.Ready) && e.Record == nil {
+			t.Fatalf("state %s without a record", e.State)
+		}
+	})
+}
