@@ -1,0 +1,163 @@
+# Copyright The Berth Authors.
+# SPDX-License-Identifier: Apache-2.0
+#
+# The two commands of a newcomer are `make demo` and `make test`; both install
+# what they need on a Debian machine (hack/apt-packages.txt) and say so.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+NODES   ?= 3
+IMAGE   := build/berth-image.tar
+TESTBED := build/testbed
+TOOLS   := build/tools
+
+# Everything but the race detector is built without cgo, so that one build cache
+# serves product, tools, vet and lint.
+export CGO_ENABLED := 0
+export VERSION NODES IMAGE TESTBED TOOLS
+
+# Unit tests are all packages but those that need an apiserver or a cluster.
+UNIT_PACKAGES = $(shell go list ./... | grep -vE '/tests/(e2e|integration|bench)(/|$$)')
+
+##@ Berth
+
+.PHONY: help
+help: ## Say what can be made
+	@awk -f hack/help.awk $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: deps ## Start a cluster, install Berth, make a volume in each mode, write and read it
+	@hack/demo.sh
+
+.PHONY: test
+test: deps ## Run all tests: unit, csi-sanity, integration, end to end
+	@hack/test.sh unit integration e2e
+
+.PHONY: verify
+verify: deps ## Check what is no test: generated files, format, lint, docs, scripts
+	@hack/steps.sh --keep-going verify-generated verify-format verify-tidy verify-vet verify-lint verify-shell verify-docs
+
+.PHONY: bench
+bench: deps ## Measure volumes per second, latency, requests and memory on the testbed
+	@hack/bench.sh
+
+.PHONY: soak
+soak: deps ## Run the end-to-end suite with 300 agent kills and 30 power losses
+	@hack/test.sh soak
+
+.PHONY: image
+image: ## Build the container image as an OCI archive, build/berth-image.tar
+	@hack/steps.sh build-image
+
+.PHONY: generate
+generate: $(TOOLS)/controller-gen $(TOOLS)/kustomize ## Regenerate deepcopy code, CRDs, RBAC and deploy/berth.yaml
+	@hack/generate.sh
+
+.PHONY: clean
+clean: ## Stop the testbed and remove everything that was built or cached
+	@if [[ -x $(TESTBED) ]]; then $(TESTBED) down; fi
+	rm -rf build .testbed
+
+##@ Parts of them
+
+.PHONY: build
+build: ## Build both commands into build/bin
+	go build -trimpath -ldflags '-s -w' -o build/bin/ ./cmd/...
+
+.PHONY: build-image
+build-image: ## Build the image without installing or starting anything
+	go run ./hack/image
+
+.PHONY: deps
+deps: ## Install the Debian packages of hack/apt-packages.txt that are missing
+	@hack/install-packages.sh
+	@hack/check-go.sh
+
+.PHONY: unit
+unit: ## Run the unit tests and csi-sanity with the race detector
+	@CGO_ENABLED=1 go run ./hack/testreport run --name unit -- go test -race -timeout 20m $(UNIT_PACKAGES)
+
+.PHONY: sanity
+sanity: ## Run csi-sanity alone
+	go test -count=1 -run 'Sanity' ./internal/csi/...
+
+.PHONY: integration
+integration: deps ## Run the tests against a real apiserver
+	@hack/test.sh integration
+
+.PHONY: e2e
+e2e: deps ## Run the end-to-end suite on the testbed
+	@hack/test.sh e2e
+
+.PHONY: e2e-kind
+e2e-kind: ## Run the end-to-end suite on a kind cluster (needs Docker and kind)
+	@hack/e2e-kind.sh
+
+.PHONY: testbed-up
+testbed-up: deps ## Start the testbed: a real cluster of QEMU guests with disks
+	@hack/steps.sh build-testbed
+	@$(TESTBED) up --nodes $(NODES)
+
+.PHONY: testbed-down
+testbed-down: ## Stop the testbed and leave nothing of it running
+	@if [[ -x $(TESTBED) ]]; then $(TESTBED) down; fi
+
+.PHONY: build-testbed
+build-testbed: ## Build the testbed's command
+	go build -o $(TESTBED) ./tests/testbed
+
+.PHONY: lint
+lint: verify-lint ## Run golangci-lint
+
+.PHONY: format
+format: $(TOOLS)/golangci-lint ## Rewrite the Go files as verify-format wants them
+	$(TOOLS)/golangci-lint fmt
+
+##@ Checks of make verify
+
+.PHONY: verify-generated
+verify-generated: $(TOOLS)/controller-gen $(TOOLS)/kustomize ## Generated files are those that make generate writes
+	@hack/verify/generated.sh
+
+.PHONY: verify-format
+verify-format: $(TOOLS)/golangci-lint ## Go files are formatted and their imports grouped
+	@hack/verify/format.sh
+
+.PHONY: verify-tidy
+verify-tidy: ## go.mod and go.sum of every module are tidy
+	@hack/verify/tidy.sh
+
+.PHONY: verify-vet
+verify-vet: ## go vet finds nothing
+	go vet ./...
+
+.PHONY: verify-lint
+verify-lint: $(TOOLS)/golangci-lint ## golangci-lint finds nothing
+	$(TOOLS)/golangci-lint run --timeout 20m
+
+.PHONY: verify-shell
+verify-shell: ## Shell scripts pass shellcheck
+	@hack/verify/shell.sh
+
+.PHONY: verify-docs
+verify-docs: ## Commands, paths, links, flags and manifests in the docs are real
+	go run ./hack/checkdocs
+
+# The tools are pinned by a module of their own each, so that their dependencies
+# meet neither each other's nor the product's.
+$(TOOLS)/controller-gen: hack/tools/go.mod hack/tools/go.sum
+	@echo "    building controller-gen (once)"
+	@go build -C hack/tools -trimpath -o ../../$@ sigs.k8s.io/controller-tools/cmd/controller-gen
+
+$(TOOLS)/kustomize: hack/kustomize/go.mod hack/kustomize/go.sum
+	@echo "    building kustomize (once)"
+	@go build -C hack/kustomize -trimpath -o ../../$@ sigs.k8s.io/kustomize/kustomize/v5
+
+$(TOOLS)/golangci-lint: hack/lint/go.mod hack/lint/go.sum
+	@echo "    building golangci-lint (once; some minutes on two cores)"
+	@go build -C hack/lint -trimpath -o ../../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
