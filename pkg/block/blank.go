@@ -1,0 +1,78 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package block
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+)
+
+const (
+	// EdgeBytes is how much of each end of a disk is read by Blank and zeroed by
+	// Wipe. Every signature that libblkid knows lies within it (the farthest from
+	// the start is VMFS at 2 MiB), and so does what is written at the end of a
+	// disk: md 0.90 and 1.0, the backup GPT, two of ZFS's labels, DDF and IMSM,
+	// DRBD's internal superblock, nilfs2's second superblock.
+	EdgeBytes = 4 << 20
+
+	readChunkBytes = 1 << 20
+)
+
+// Blank reports whether the first and the last EdgeBytes of a device hold nothing
+// but zeroes; a device smaller than both is read as a whole. When it does not,
+// offset is where the first other byte is.
+//
+// This is stronger than any search for signatures: what nobody knows is not
+// blank. An error says nothing about the content and never comes with blank.
+func Blank(r io.ReaderAt, sizeBytes int64) (offset int64, blank bool, err error) {
+	if sizeBytes <= 0 {
+		return 0, false, fmt.Errorf("examine a device of %d bytes: there is nothing to read", sizeBytes)
+	}
+	if sizeBytes <= 2*EdgeBytes {
+		return zeroRange(r, 0, sizeBytes)
+	}
+	offset, blank, err = zeroRange(r, 0, EdgeBytes)
+	if err != nil || !blank {
+		return offset, blank, err
+	}
+	return zeroRange(r, sizeBytes-EdgeBytes, EdgeBytes)
+}
+
+// zeroRange reports whether a range holds only zeroes, and where the first other
+// byte is.
+func zeroRange(r io.ReaderAt, start, lengthBytes int64) (offset int64, zero bool, err error) {
+	buffer := alignedBuffer(readChunkBytes)
+	for done := int64(0); done < lengthBytes; {
+		chunk := buffer[:min(int64(len(buffer)), lengthBytes-done)]
+		n, err := io.ReadFull(io.NewSectionReader(r, start+done, int64(len(chunk))), chunk)
+		if i := firstNonZero(chunk[:n]); i >= 0 {
+			return start + done + int64(i), false, nil
+		}
+		if err != nil {
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+				err = fmt.Errorf("the device ends early: %w", io.ErrUnexpectedEOF)
+			}
+			return 0, false, fmt.Errorf("read %d bytes at %d: %w", len(chunk), start+done, err)
+		}
+		done += int64(n)
+	}
+	return 0, true, nil
+}
+
+// firstNonZero returns the index of the first byte that is not zero, or -1.
+func firstNonZero(b []byte) int {
+	// A slice is all zero if its first byte is and it equals itself shifted by one:
+	// one vectorised comparison instead of a loop.
+	if len(b) == 0 || b[0] == 0 && bytes.Equal(b[1:], b[:len(b)-1]) {
+		return -1
+	}
+	for i, c := range b {
+		if c != 0 {
+			return i
+		}
+	}
+	return -1
+}

@@ -1,0 +1,104 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package block
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrDiscardUnsupported: the device cannot discard. Nothing was changed.
+var ErrDiscardUnsupported = errors.New("the device does not support discard")
+
+// eraseChunkBytes is the range of one ioctl: small enough that a context that
+// ends is obeyed within a second on a slow disk, large enough to cost nothing.
+const eraseChunkBytes = 64 << 20
+
+// Zero overwrites a range with zeroes, by the device's own write-zeroes where it
+// has it (BLKZEROOUT, which falls back to writing in the kernel), by writing for
+// regular files. The range must be aligned to the logical block size. It may be
+// repeated. progress, if not nil, is told the bytes done so far.
+//
+// The file must be opened for writing, by OpenExclusive for a disk. Nothing is
+// durable before the caller syncs; Wipe does.
+func Zero(ctx context.Context, f *os.File, offset, lengthBytes int64, progress func(doneBytes int64)) error {
+	info, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("stat %s: %w", f.Name(), err)
+	}
+	plainWrite := !isBlockDevice(info)
+	return inChunks(ctx, offset, lengthBytes, progress, func(start, length int64) error {
+		if !plainWrite {
+			err := ioctlPointer(f, unix.BLKZEROOUT, &[2]uint64{uint64(start), uint64(length)})
+			if err == nil {
+				return nil
+			}
+			if !unsupported(err) {
+				return fmt.Errorf("zero %d bytes at %d of %s: %w", length, start, f.Name(), err)
+			}
+			plainWrite = true
+		}
+		return writeZeroes(ctx, f, start, length)
+	})
+}
+
+// Discard tells a device that a range is not needed any more (BLKDISCARD). What
+// it reads as afterwards is up to the device: it is no erasure by itself. The
+// range must be aligned to the logical block size. It may be repeated.
+// ErrDiscardUnsupported: the device cannot.
+func Discard(ctx context.Context, f *os.File, offset, lengthBytes int64, progress func(doneBytes int64)) error {
+	return inChunks(ctx, offset, lengthBytes, progress, func(start, length int64) error {
+		err := ioctlPointer(f, unix.BLKDISCARD, &[2]uint64{uint64(start), uint64(length)})
+		switch {
+		case err == nil:
+			return nil
+		case unsupported(err):
+			return fmt.Errorf("discard on %s: %w", f.Name(), ErrDiscardUnsupported)
+		}
+		return fmt.Errorf("discard %d bytes at %d of %s: %w", length, start, f.Name(), err)
+	})
+}
+
+func unsupported(err error) bool {
+	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOTTY)
+}
+
+func inChunks(ctx context.Context, offset, lengthBytes int64, progress func(int64), erase func(start, length int64) error) error {
+	if offset < 0 || lengthBytes < 0 {
+		return fmt.Errorf("erase %d bytes at %d: a negative range", lengthBytes, offset)
+	}
+	for done := int64(0); done < lengthBytes; {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("stopped after %d of %d bytes: %w", done, lengthBytes, err)
+		}
+		length := min(eraseChunkBytes, lengthBytes-done)
+		if err := erase(offset+done, length); err != nil {
+			return err
+		}
+		done += length
+		if progress != nil {
+			progress(done)
+		}
+	}
+	return nil
+}
+
+func writeZeroes(ctx context.Context, f *os.File, offset, lengthBytes int64) error {
+	zeroes := make([]byte, min(readChunkBytes, lengthBytes))
+	for done := int64(0); done < lengthBytes; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := f.WriteAt(zeroes[:min(int64(len(zeroes)), lengthBytes-done)], offset+done)
+		if err != nil {
+			return fmt.Errorf("write zeroes at %d of %s: %w", offset+done, f.Name(), err)
+		}
+		done += int64(n)
+	}
+	return nil
+}
