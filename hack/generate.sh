@@ -19,15 +19,15 @@ echo "    deepcopy functions and CustomResourceDefinitions from api/"
   object:headerFile=hack/boilerplate.go.txt \
   crd:headerFile=hack/boilerplate.yaml.txt \
   paths=./api/... \
-  output:object:dir="$root/api/v1alpha1" \
-  output:crd:dir="$root/deploy/crds"
+  "output:object:dir=$root/api/v1alpha1" \
+  "output:crd:dir=$root/deploy/crds"
 
 for command in node-agent provisioner; do
   echo "    RBAC of the $command from its +kubebuilder:rbac markers"
   "$tools/controller-gen" \
-    rbac:roleName="berth-$command",fileName="$command.yaml",headerFile=hack/boilerplate.yaml.txt \
-    paths="./cmd/$command/..." \
-    output:rbac:dir="$root/deploy/base/rbac"
+    "rbac:roleName=berth-$command,fileName=$command.yaml,headerFile=hack/boilerplate.yaml.txt" \
+    "paths=./cmd/$command/..." \
+    "output:rbac:dir=$root/deploy/base/rbac"
 done
 
 echo "    filters of the ConfigMap berth-config"
