@@ -1,0 +1,288 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package device
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// CleanerOptions of a Cleaner.
+type CleanerOptions struct {
+	// Registry of the node's disks.
+	Registry Registry
+	// Disks opens them; nil means the block devices of this host.
+	Disks Opener
+	// Parallelism is how many disks are wiped at once; 0 means 2. A wipe by zeroes
+	// writes as fast as its disk takes it, so this is what bounds the load on what
+	// the disks share.
+	Parallelism int
+	// RetryMin and RetryMax bound the time until a disk that did not come clean is
+	// tried again; it doubles from one to the other. 0 means 10 s and 15 min.
+	RetryMin, RetryMax time.Duration
+	// Observer is told how wipes go; nil for nobody.
+	Observer WipeObserver
+	// Log receives what happens to each disk; nil means slog.Default.
+	Log *slog.Logger
+}
+
+// WipeObserver is told how wipes go, for metrics. Its methods must not block.
+type WipeObserver interface {
+	// WipeStarted is followed by one WipeEnded.
+	WipeStarted(diskName string, policy volume.WipePolicy)
+	// WipeProgress tells how many of the disk's bytes are done.
+	WipeProgress(diskName string, doneBytes, sizeBytes int64)
+	// WipeEnded tells how it ended; nil is clean.
+	WipeEnded(diskName string, err error)
+}
+
+// Cleaner wipes released disks, verifies them and gives them back. What is to be
+// wiped is in the registry, so it goes on after any crash: a wipe that was cut
+// off starts anew under the same token.
+type Cleaner struct {
+	CleanerOptions
+	kick chan struct{}
+
+	mu      sync.Mutex
+	working map[string]bool      // disks at which a worker is
+	retries map[string]retryPlan // by token
+}
+
+type retryPlan struct {
+	after time.Duration
+	at    time.Time
+}
+
+// NewCleaner returns a cleaner that works while Run does.
+func NewCleaner(o CleanerOptions) *Cleaner {
+	if o.Disks == nil {
+		o.Disks = BlockOpener{}
+	}
+	if o.Parallelism <= 0 {
+		o.Parallelism = 2
+	}
+	if o.RetryMin <= 0 {
+		o.RetryMin = 10 * time.Second
+	}
+	if o.RetryMax < o.RetryMin {
+		o.RetryMax = max(15*time.Minute, o.RetryMin)
+	}
+	if o.Observer == nil {
+		o.Observer = noObserver{}
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	return &Cleaner{
+		CleanerOptions: o,
+		kick:           make(chan struct{}, 1),
+		working:        map[string]bool{},
+		retries:        map[string]retryPlan{},
+	}
+}
+
+// Kick makes the cleaner look for released disks now, also for those that failed
+// and wait for their retry: call it when a disk was released or came back. It
+// does not block.
+func (c *Cleaner) Kick() {
+	select {
+	case c.kick <- struct{}{}:
+	default:
+	}
+}
+
+// Run looks for released disks and wipes them until the context ends, and returns
+// when the last worker has. It wakes up for kicks and retries, and for nothing
+// else.
+func (c *Cleaner) Run(ctx context.Context) error {
+	var workers sync.WaitGroup
+	defer workers.Wait()
+	done := make(chan struct{}, c.Parallelism)
+	listRetry := c.RetryMin
+	for ctx.Err() == nil {
+		wait, err := c.start(ctx, &workers, done)
+		if err != nil {
+			c.Log.Error("list the released disks", "error", err)
+			wait, listRetry = listRetry, min(2*listRetry, c.RetryMax)
+		} else {
+			listRetry = c.RetryMin
+		}
+		c.sleep(ctx, wait, done)
+	}
+	return nil
+}
+
+// sleep waits for a kick, the end of a worker, or, if there is a retry to be
+// done, its time.
+func (c *Cleaner) sleep(ctx context.Context, wait time.Duration, done <-chan struct{}) {
+	var retry <-chan time.Time
+	if wait > 0 {
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		retry = timer.C
+	}
+	select {
+	case <-ctx.Done():
+	case <-c.kick:
+		c.mu.Lock()
+		for token, plan := range c.retries {
+			plan.at = time.Time{}
+			c.retries[token] = plan
+		}
+		c.mu.Unlock()
+	case <-done:
+	case <-retry:
+	}
+}
+
+// start gives every disk whose time has come to a worker, as many as there may
+// be. It returns the time until the next retry, 0 for none.
+func (c *Cleaner) start(ctx context.Context, workers *sync.WaitGroup, done chan<- struct{}) (time.Duration, error) {
+	released, err := c.Registry.Released(ctx)
+	if err != nil {
+		return 0, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.forget(released)
+	var next time.Duration
+	for _, disk := range released {
+		if disk.Policy == volume.WipeNone || disk.Token == "" || c.working[disk.Name] {
+			continue
+		}
+		if wait := time.Until(c.retries[disk.Token].at); wait > 0 {
+			if next == 0 || wait < next {
+				next = wait
+			}
+			continue
+		}
+		if len(c.working) >= c.Parallelism {
+			continue // the end of a worker comes back here
+		}
+		c.working[disk.Name] = true
+		workers.Go(func() {
+			c.work(ctx, disk)
+			select {
+			case done <- struct{}{}:
+			default: // there is a wake-up waiting already
+			}
+		})
+	}
+	return next, nil
+}
+
+// forget drops the plans of wipes that are not open any more.
+func (c *Cleaner) forget(released []ReleasedDisk) {
+	open := make(map[string]bool, len(released))
+	for _, disk := range released {
+		open[disk.Token] = true
+	}
+	for token := range c.retries {
+		if !open[token] {
+			delete(c.retries, token)
+		}
+	}
+}
+
+// work wipes one disk and tells the registry how it ended.
+func (c *Cleaner) work(ctx context.Context, disk ReleasedDisk) {
+	c.Observer.WipeStarted(disk.Name, disk.Policy)
+	err := c.wipe(ctx, disk)
+	if err == nil {
+		if err = c.Registry.FinishWipe(ctx, disk.Name, disk.Token, true, ""); err != nil {
+			err = fmt.Errorf("record that disk %s is clean: %w", disk.Name, err)
+		} else {
+			c.Log.Info("disk is clean", "disk", disk.Name, "policy", disk.Policy)
+		}
+	}
+	c.Observer.WipeEnded(disk.Name, err)
+
+	var plan retryPlan
+	switch {
+	case err == nil, errors.Is(err, errWipeClosed):
+	case ctx.Err() != nil: // the next process goes on
+	default:
+		c.Log.Warn("disk did not come clean; nobody gets it", "disk", disk.Name, "error", err)
+		if err := c.Registry.FinishWipe(ctx, disk.Name, disk.Token, false, err.Error()); err != nil {
+			c.Log.Error("record why a disk did not come clean", "disk", disk.Name, "error", err)
+		}
+		plan = c.nextPlan(disk.Token)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.working, disk.Name)
+	if plan.after > 0 {
+		c.retries[disk.Token] = plan
+	}
+}
+
+func (c *Cleaner) nextPlan(token string) retryPlan {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	after := c.RetryMin
+	if last := c.retries[token].after; last > 0 {
+		after = min(2*last, c.RetryMax)
+	}
+	return retryPlan{after: after, at: time.Now().Add(after)}
+}
+
+// errWipeClosed: there is no such wipe any more; the list was of yesterday.
+var errWipeClosed = errors.New("this wipe is not open any more")
+
+// wipe proves that the disk is the one that was released, that its wipe is still
+// permitted and that nobody has it, and only then erases it (I2). The proof is
+// made, and holds, while the disk is open exclusively and locked.
+func (c *Cleaner) wipe(ctx context.Context, released ReleasedDisk) error {
+	where, err := c.Registry.Resolve(ctx, released.Name)
+	if err != nil {
+		return fmt.Errorf("resolve disk %s: %w", released.Name, err)
+	}
+	disk, err := c.Disks.Open(ctx, where.Path)
+	if err != nil {
+		return fmt.Errorf("take disk %s: %w", released.Name, err)
+	}
+	err = c.wipeOpen(ctx, disk, released)
+	// Closed before the registry hears of it: whoever claims the disk next must be
+	// able to open it.
+	if closeErr := disk.Close(); closeErr != nil {
+		err = errors.Join(err, fmt.Errorf("close disk %s: %w", released.Name, closeErr))
+	}
+	return err
+}
+
+func (c *Cleaner) wipeOpen(ctx context.Context, disk OpenDisk, released ReleasedDisk) error {
+	now, err := c.Registry.Resolve(ctx, released.Name)
+	if err != nil {
+		return fmt.Errorf("resolve disk %s: %w", released.Name, err)
+	}
+	switch {
+	case now.State != StateReleased || now.WipeToken != released.Token || released.Token == "":
+		return fmt.Errorf("disk %s: %w", released.Name, errWipeClosed)
+	case now.IdentityScheme != released.IdentityScheme || now.IdentityValue != released.IdentityValue:
+		return fmt.Errorf("disk %s says %s %s of itself, released was %s %s; it is not touched: %w", released.Name,
+			now.IdentityScheme, now.IdentityValue, released.IdentityScheme, released.IdentityValue, volume.ErrIdentity)
+	case now.SizeBytes != released.SizeBytes:
+		return fmt.Errorf("disk %s has %d bytes, released were %d; it is not touched: %w", released.Name,
+			now.SizeBytes, released.SizeBytes, volume.ErrIdentity)
+	}
+	if err := sameDisk(disk, now); err != nil {
+		return fmt.Errorf("disk %s: %w", released.Name, err)
+	}
+	c.Log.Info("wiping disk", "disk", now.Name, "path", now.Path, "sizeBytes", now.SizeBytes, "policy", released.Policy, "volume", released.Owner.Name)
+	return disk.Wipe(ctx, now.SizeBytes, released.Policy, func(doneBytes int64) {
+		c.Observer.WipeProgress(now.Name, doneBytes, now.SizeBytes)
+	})
+}
+
+type noObserver struct{}
+
+func (noObserver) WipeStarted(string, volume.WipePolicy) {}
+func (noObserver) WipeProgress(string, int64, int64)     {}
+func (noObserver) WipeEnded(string, error)               {}
