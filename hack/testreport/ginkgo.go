@@ -1,0 +1,67 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/onsi/ginkgo/v2/types"
+)
+
+// ginkgo counts the specs of a report that a suite wrote with
+// --ginkgo.json-report.
+func ginkgo(dir, name, path string) error {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("%s left no report: %w", name, err)
+	}
+	var reports []types.Report
+	if err := json.Unmarshal(content, &reports); err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	r := countSpecs(reports)
+	if err := r.store(dir, name); err != nil {
+		return err
+	}
+	return r.verdict(name)
+}
+
+// countSpecs counts the specs that ran; those that a filter or a label kept out
+// of the run are not part of it. A failure outside of the specs (BeforeSuite,
+// AfterSuite, a time-out) counts as one.
+func countSpecs(reports []types.Report) result {
+	var r result
+	for _, report := range reports {
+		failed := r.Failed
+		r.Seconds += report.RunTime.Seconds()
+		for _, spec := range report.SpecReports {
+			name := strings.Join(append(spec.ContainerHierarchyTexts, spec.LeafNodeText), " ")
+			if spec.LeafNodeType != types.NodeTypeIt {
+				if spec.State.Is(types.SpecStateFailureStates) {
+					r.Failed++
+					r.Failures = append(r.Failures, spec.LeafNodeType.String()+" "+name)
+				}
+				continue
+			}
+			switch {
+			case spec.State.Is(types.SpecStatePassed):
+				r.Passed++
+			case spec.State.Is(types.SpecStateFailureStates):
+				r.Failed++
+				r.Failures = append(r.Failures, name)
+			case spec.Failure.Message != "" || spec.State.Is(types.SpecStatePending):
+				r.Skipped++
+				r.Skips = append(r.Skips, name+": "+spec.Failure.Message)
+			}
+		}
+		if !report.SuiteSucceeded && r.Failed == failed {
+			r.Failed++
+			r.Failures = append(r.Failures, report.SuiteDescription+": "+strings.Join(report.SpecialSuiteFailureReasons, "; "))
+		}
+	}
+	return r
+}

@@ -1,0 +1,176 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/onsi/ginkgo/v2/types"
+)
+
+func TestCount(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name   string
+		events []string
+		want   result
+		shows  []string
+		hides  []string
+	}{{
+		name: "leaves count and groups do not",
+		events: []string{
+			`{"Action":"pass","Package":"p","Test":"TestA/one"}`,
+			`{"Action":"pass","Package":"p","Test":"TestA/two"}`,
+			`{"Action":"pass","Package":"p","Test":"TestA"}`,
+			`{"Action":"output","Package":"p","Test":"TestB","Output":"=== RUN   TestB\n"}`,
+			`{"Action":"pass","Package":"p","Test":"TestB"}`,
+			`{"Action":"output","Package":"p","Output":"PASS\n"}`,
+			`{"Action":"output","Package":"p","Output":"ok  \tp\t0.1s\n"}`,
+			`{"Action":"pass","Package":"p"}`,
+		},
+		want:  result{Passed: 3},
+		shows: []string{"ok  \tp"},
+		hides: []string{"RUN", "PASS"},
+	}, {
+		name: "a failed subtest is one failure",
+		events: []string{
+			`{"Action":"output","Package":"p","Test":"TestA/one","Output":"    a_test.go:1: wrong\n"}`,
+			`{"Action":"fail","Package":"p","Test":"TestA/one"}`,
+			`{"Action":"fail","Package":"p","Test":"TestA"}`,
+			`{"Action":"fail","Package":"p"}`,
+		},
+		want:  result{Failed: 1, Failures: []string{"p.TestA/one"}},
+		shows: []string{"wrong"},
+	}, {
+		name: "a group that fails after its subtests passed",
+		events: []string{
+			`{"Action":"pass","Package":"p","Test":"TestA/one"}`,
+			`{"Action":"fail","Package":"p","Test":"TestA"}`,
+			`{"Action":"fail","Package":"p"}`,
+		},
+		want: result{Passed: 1, Failed: 1, Failures: []string{"p.TestA"}},
+	}, {
+		name: "a package that does not compile",
+		events: []string{
+			`{"ImportPath":"p [p.test]","Action":"build-output","Output":"p/a.go:3: undefined: x\n"}`,
+			`{"ImportPath":"p [p.test]","Action":"build-fail"}`,
+			`{"Action":"output","Package":"p","Output":"FAIL\tp [build failed]\n"}`,
+			`{"Action":"fail","Package":"p","FailedBuild":"p [p.test]"}`,
+		},
+		want:  result{Failed: 1, Failures: []string{"p"}},
+		shows: []string{"undefined: x", "FAIL\tp"},
+	}, {
+		name: "a process that dies in a test",
+		events: []string{
+			`{"Action":"output","Package":"p","Test":"TestA","Output":"panic: boom\n"}`,
+			`{"Action":"fail","Package":"p"}`,
+		},
+		want:  result{Failed: 1, Failures: []string{"p"}},
+		shows: []string{"boom"},
+	}, {
+		name: "a skip tells its reason",
+		events: []string{
+			`{"Action":"output","Package":"p","Test":"TestA","Output":"=== RUN   TestA\n"}`,
+			`{"Action":"output","Package":"p","Test":"TestA","Output":"    a_test.go:9: needs root\n"}`,
+			`{"Action":"skip","Package":"p","Test":"TestA"}`,
+			`{"Action":"pass","Package":"p"}`,
+		},
+		want: result{Skipped: 1, Skips: []string{"p.TestA: a_test.go:9: needs root"}},
+	}}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			var shown strings.Builder
+			got, err := count(strings.NewReader(strings.Join(test.events, "\n")), &shown)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(got, test.want) {
+				t.Errorf("got %+v, want %+v", got, test.want)
+			}
+			for _, text := range test.shows {
+				if !strings.Contains(shown.String(), text) {
+					t.Errorf("%q is not shown in:\n%s", text, shown.String())
+				}
+			}
+			for _, text := range test.hides {
+				if strings.Contains(shown.String(), text) {
+					t.Errorf("%q is shown in:\n%s", text, shown.String())
+				}
+			}
+		})
+	}
+}
+
+func TestCountSpecs(t *testing.T) {
+	t.Parallel()
+	it := func(state types.SpecState, message string) types.SpecReport {
+		return types.SpecReport{LeafNodeType: types.NodeTypeIt, LeafNodeText: "works", State: state, Failure: types.Failure{Message: message}}
+	}
+	tests := []struct {
+		name   string
+		report types.Report
+		want   result
+	}{{
+		name: "specs that a filter left out are not counted",
+		report: types.Report{SuiteSucceeded: true, SpecReports: types.SpecReports{
+			it(types.SpecStatePassed, ""), it(types.SpecStateSkipped, ""), it(types.SpecStateSkipped, "no LVM here"),
+		}},
+		want: result{Passed: 1, Skipped: 1, Skips: []string{"works: no LVM here"}},
+	}, {
+		name: "a failed AfterSuite is a failure",
+		report: types.Report{SpecReports: types.SpecReports{
+			it(types.SpecStatePassed, ""), {LeafNodeType: types.NodeTypeAfterSuite, State: types.SpecStateFailed},
+		}},
+		want: result{Passed: 1, Failed: 1, Failures: []string{"AfterSuite "}},
+	}, {
+		name:   "a suite that failed without a failed spec",
+		report: types.Report{SuiteDescription: "e2e", SpecialSuiteFailureReasons: []string{"timed out"}},
+		want:   result{Failed: 1, Failures: []string{"e2e: timed out"}},
+	}}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			if got := countSpecs([]types.Report{test.report}); !reflect.DeepEqual(got, test.want) {
+				t.Errorf("got %+v, want %+v", got, test.want)
+			}
+		})
+	}
+}
+
+func TestSum(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for name, r := range map[string]result{"unit": {Passed: 3, Skipped: 1}, "e2e": {Passed: 2}, "bad": {Passed: 1, Failed: 2}, "empty": {}} {
+		if err := r.store(dir, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tests := []struct {
+		name    string
+		stages  []string
+		closing string
+		fails   bool
+	}{
+		{"all passed", []string{"unit", "e2e"}, "5 passed, 0 failed, 1 skipped\n", false},
+		{"one failed", []string{"unit", "bad"}, "4 passed, 2 failed, 1 skipped\n", true},
+		{"one did not run", []string{"unit", "lost"}, "3 passed, 1 failed, 1 skipped\n", true},
+		{"one ran nothing", []string{"unit", "empty"}, "3 passed, 1 failed, 1 skipped\n", true},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			var out strings.Builder
+			err := sum(&out, dir, test.stages)
+			if (err != nil) != test.fails {
+				t.Errorf("error %v, want one: %v", err, test.fails)
+			}
+			if !strings.HasSuffix(out.String(), "\n"+test.closing) {
+				t.Errorf("ends not with %q:\n%s", test.closing, out.String())
+			}
+		})
+	}
+}
