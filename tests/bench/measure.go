@@ -1,0 +1,227 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/berth-dev/berth/tests/workload"
+)
+
+// row is what was measured of one class.
+type row struct {
+	class           string
+	bound           samples // seconds, one at a time
+	running         samples // seconds, with a new volume
+	bare            samples // seconds, a pod without a volume, in turn with the others
+	requestsCreate  float64 // per claim, claim and pod together less a bare pod's
+	requestsDelete  float64
+	burst           int
+	boundPerSecond  float64
+	deletePerSecond float64
+	burstCreate     float64 // requests per claim in the burst, no pods involved
+	burstDelete     float64
+}
+
+func measure(ctx context.Context, p plan, out io.Writer) error {
+	config, err := clientcmd.BuildConfigFromFlags("", p.kubeconfig)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", p.kubeconfig, err)
+	}
+	config.QPS, config.Burst = -1, 0
+	counter := &ownRequests{}
+	config.Wrap(counter.wrap)
+	scheme := runtime.NewScheme()
+	if err := workload.AddToScheme(scheme); err != nil {
+		return err
+	}
+	c, err := client.NewWithWatch(config, client.Options{Scheme: scheme})
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	requests, err := newRequestMeter(config, counter)
+	if err != nil {
+		return err
+	}
+	var rows []row
+	for i, class := range p.classes {
+		name, size, found := strings.Cut(class, "=")
+		if !found {
+			size = p.size
+		}
+		space := &workload.Space{Client: c, Namespace: fmt.Sprintf("bench-%d", i), Image: p.image}
+		r, err := measureClass(ctx, p, space, requests, name, size)
+		if err != nil {
+			return fmt.Errorf("measure %s: %w", name, err)
+		}
+		rows = append(rows, r)
+	}
+	printRows(out, p, rows)
+	return nil
+}
+
+func measureClass(ctx context.Context, p plan, space *workload.Space, requests *requestMeter, class, size string) (row, error) {
+	r := row{class: class}
+	if err := space.Ensure(ctx); err != nil {
+		return r, err
+	}
+	defer func() { _ = space.Remove(context.WithoutCancel(ctx)) }()
+	if err := oneAtATime(ctx, p, space, requests, size, &r); err != nil {
+		return r, err
+	}
+	if p.burst > 0 {
+		if err := burst(ctx, p, space, requests, size, &r); err != nil {
+			return r, err
+		}
+	}
+	return r, nil
+}
+
+// oneAtATime makes a claim with its pod, takes both away, and makes a pod without
+// a volume in turn, so that both see the same machine.
+func oneAtATime(ctx context.Context, p plan, space *workload.Space, requests *requestMeter, size string, r *row) error {
+	var create, remove, bare float64
+	for i := range p.single {
+		name := fmt.Sprintf("one-%d", i)
+		before, err := requests.read(ctx)
+		if err != nil {
+			return err
+		}
+		start := time.Now()
+		if _, err := space.CreateClaim(ctx, workload.Claim{Name: name, Class: r.class, Size: size}); err != nil {
+			return err
+		}
+		if _, err := space.CreatePod(ctx, workload.Pod{Name: name, Node: p.node, Claims: []string{name}}); err != nil {
+			return err
+		}
+		bound := make(chan error, 1)
+		var boundAfter time.Duration
+		go func() {
+			_, err := space.AwaitBound(ctx, name)
+			boundAfter = time.Since(start)
+			bound <- err
+		}()
+		if _, err := space.AwaitPod(ctx, name, corev1.PodRunning); err != nil {
+			return err
+		}
+		runningAfter := time.Since(start)
+		if err := <-bound; err != nil {
+			return err
+		}
+		r.bound = append(r.bound, boundAfter.Seconds())
+		r.running = append(r.running, runningAfter.Seconds())
+		volume, err := space.AwaitBound(ctx, name)
+		if err != nil {
+			return err
+		}
+		middle, err := requests.read(ctx)
+		if err != nil {
+			return err
+		}
+		if err := space.DeletePod(ctx, name); err != nil {
+			return err
+		}
+		podGone, err := requests.read(ctx)
+		if err != nil {
+			return err
+		}
+		if err := space.DeleteClaim(ctx, name); err != nil {
+			return err
+		}
+		if err := space.AwaitVolumeGone(ctx, volume.Name); err != nil {
+			return err
+		}
+		after, err := requests.read(ctx)
+		if err != nil {
+			return err
+		}
+		create += middle.since(before)
+		remove += after.since(podGone)
+
+		bareBefore, err := requests.read(ctx)
+		if err != nil {
+			return err
+		}
+		start = time.Now()
+		if _, err := space.CreatePod(ctx, workload.Pod{Name: name, Node: p.node}); err != nil {
+			return err
+		}
+		if _, err := space.AwaitPod(ctx, name, corev1.PodRunning); err != nil {
+			return err
+		}
+		r.bare = append(r.bare, time.Since(start).Seconds())
+		bareAfter, err := requests.read(ctx)
+		if err != nil {
+			return err
+		}
+		bare += bareAfter.since(bareBefore)
+		if err := space.DeletePod(ctx, name); err != nil {
+			return err
+		}
+	}
+	n := float64(p.single)
+	r.requestsCreate, r.requestsDelete = (create-bare)/n, remove/n
+	return nil
+}
+
+// burst makes many claims at once. They are pinned to the node by what the
+// scheduler would write, so that no pod is in the way.
+func burst(ctx context.Context, p plan, space *workload.Space, requests *requestMeter, size string, r *row) error {
+	r.burst = p.burst
+	before, err := requests.read(ctx)
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	errs := make(chan error, p.burst)
+	for i := range p.burst {
+		go func() {
+			name := fmt.Sprintf("burst-%d", i)
+			_, err := space.CreateClaim(ctx, workload.Claim{Name: name, Class: r.class, Size: size,
+				Annotations: map[string]string{"volume.kubernetes.io/selected-node": p.node}})
+			errs <- err
+		}()
+	}
+	for range p.burst {
+		if err := <-errs; err != nil {
+			return err
+		}
+	}
+	volumes, err := awaitAllBound(ctx, space, p.burst)
+	if err != nil {
+		return err
+	}
+	r.boundPerSecond = float64(p.burst) / time.Since(start).Seconds()
+	middle, err := requests.read(ctx)
+	if err != nil {
+		return err
+	}
+	start = time.Now()
+	for i := range p.burst {
+		claim := workload.Claim{Name: fmt.Sprintf("burst-%d", i), Size: size}.Object(space.Namespace)
+		if err := space.Client.Delete(ctx, claim); err != nil {
+			return fmt.Errorf("delete claim %s: %w", claim.Name, err)
+		}
+	}
+	if err := awaitAllGone(ctx, space, volumes); err != nil {
+		return err
+	}
+	r.deletePerSecond = float64(p.burst) / time.Since(start).Seconds()
+	after, err := requests.read(ctx)
+	if err != nil {
+		return err
+	}
+	n := float64(p.burst)
+	r.burstCreate, r.burstDelete = middle.since(before)/n, after.since(middle)/n
+	return nil
+}
