@@ -1,0 +1,314 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/berth-dev/berth/tests/testbed/kube"
+	"github.com/berth-dev/berth/tests/testbed/process"
+	"github.com/berth-dev/berth/tests/testbed/progress"
+)
+
+// MaxNodes is how many nodes the addresses are laid out for.
+const MaxNodes = 9
+
+// UpOptions say what testbed to start.
+type UpOptions struct {
+	// Dir is its folder. Empty means DefaultDir.
+	Dir string
+	// Nodes is how many nodes it has, 1 to MaxNodes. Zero means 3.
+	Nodes int
+	// CPUs and MemoryMiB are each node's. Zero means 2 and 3072.
+	CPUs, MemoryMiB int
+	// ReadyLimit bounds how long the nodes may take to be Ready. Zero means
+	// 10 minutes.
+	ReadyLimit time.Duration
+	// Out takes the progress. Nil means nowhere.
+	Out io.Writer
+}
+
+func (o *UpOptions) complete() error {
+	if o.Dir == "" {
+		var err error
+		if o.Dir, err = DefaultDir(); err != nil {
+			return err
+		}
+	}
+	for value, fallback := range map[*int]int{&o.Nodes: 3, &o.CPUs: 2, &o.MemoryMiB: 3072} {
+		if *value == 0 {
+			*value = fallback
+		}
+	}
+	if o.Nodes < 1 || o.Nodes > MaxNodes {
+		return fmt.Errorf("%d nodes: want 1 to %d", o.Nodes, MaxNodes)
+	}
+	if o.ReadyLimit == 0 {
+		o.ReadyLimit = 10 * time.Minute
+	}
+	if o.Out == nil {
+		o.Out = io.Discard
+	}
+	return nil
+}
+
+// Up builds what is missing and starts a testbed, and returns when its nodes
+// are Ready. If one runs in the folder already, Up changes nothing, says so and
+// returns it. If it fails, nothing that it started is left, and the error may be
+// a *LogError.
+func Up(ctx context.Context, options UpOptions) (*Cluster, error) {
+	if err := options.complete(); err != nil {
+		return nil, err
+	}
+	c := &Cluster{dir: options.Dir}
+	unlock, err := c.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if running, err := Open(options.Dir); err == nil && running.controlPlaneRuns() {
+		return running, running.sayRunning(options)
+	} else if err != nil && !errors.Is(err, ErrNotRunning) {
+		return nil, err
+	}
+	if err := CheckHost(); err != nil {
+		return nil, err
+	}
+	// What a crash left, or a reboot.
+	if err := c.tearDown(ctx); err != nil {
+		return nil, fmt.Errorf("remove what is left of an earlier testbed: %w", err)
+	}
+	repository, err := findRepository()
+	if err != nil {
+		return nil, err
+	}
+	started := time.Now()
+	u := &up{Cluster: c, options: options, repository: repository, printer: progress.New(options.Out, len(kube.Programs)+11)}
+	if err := u.run(ctx); err != nil {
+		explain(options.Out, err)
+		fmt.Fprintln(options.Out, "Removing what was started.")
+		return nil, errors.Join(err, c.tearDown(context.WithoutCancel(ctx)))
+	}
+	fmt.Fprintf(options.Out, "The testbed is up after %s: %d nodes, Kubernetes %s (%s).\n", time.Since(started).Round(time.Second), options.Nodes, kube.Version, c.state.Accel)
+	return c, nil
+}
+
+// explain shows the end of the log that explains an error; the log may go with
+// the testbed.
+func explain(out io.Writer, err error) {
+	var logged *LogError
+	if errors.As(err, &logged) {
+		fmt.Fprintf(out, "--- the end of %s:\n%s---\n", logged.Log, Tail(logged.Log, 25))
+	}
+}
+
+// sayRunning says that nothing needs to be done, and what is not as Up left it.
+func (c *Cluster) sayRunning(options UpOptions) error {
+	if len(c.state.Nodes) != options.Nodes {
+		return fmt.Errorf("a testbed with %d nodes runs here: 'testbed down' first for one with %d", len(c.state.Nodes), options.Nodes)
+	}
+	fmt.Fprintf(options.Out, "The testbed has been running since %s (%d nodes): nothing to do.\n", c.state.CreatedAt.Format(time.DateTime), len(c.state.Nodes))
+	for _, node := range c.Nodes() {
+		if on, err := c.PoweredOn(node); err == nil && !on {
+			fmt.Fprintf(options.Out, "%s is powered off: 'testbed node start %s' starts it.\n", node, node)
+		}
+	}
+	return nil
+}
+
+// up is one run of Up.
+type up struct {
+	*Cluster
+	options    UpOptions
+	repository string
+	printer    *progress.Printer
+}
+
+func (u *up) run(ctx context.Context) error {
+	for _, dir := range []string{u.pidDir(), u.logDir()} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	u.state = state{CreatedAt: time.Now(), Programs: map[string]string{}}
+	for n := 1; n <= u.options.Nodes; n++ {
+		u.state.Nodes = append(u.state.Nodes, kube.Node{Name: fmt.Sprintf("node%d", n), Number: n})
+	}
+	if err := u.save(); err != nil {
+		return err
+	}
+	if err := u.build(ctx); err != nil {
+		return err
+	}
+	if err := u.step("make certificates", "", func(*progress.Step) error { return u.files().Write(u.state.Nodes) }); err != nil {
+		return err
+	}
+	if err := u.step("make the network", "", func(*progress.Step) error { return u.makeNetwork(ctx) }); err != nil {
+		return err
+	}
+	if err := u.save(); err != nil {
+		return err
+	}
+	if err := u.step("start the nodes' machines", "", func(*progress.Step) error { return u.startNodes(ctx) }); err != nil {
+		return err
+	}
+	if err := u.step("start the control plane", "", func(s *progress.Step) error { return u.startControlPlane(ctx, s) }); err != nil {
+		return err
+	}
+	if err := u.step("wait for the nodes", "", func(s *progress.Step) error {
+		ctx, cancel := context.WithTimeout(ctx, u.options.ReadyLimit)
+		defer cancel()
+		return u.waitReady(ctx, nil, func(waiting []string) {
+			if len(waiting) == 0 {
+				s.Detail("all Ready, %s", u.state.Accel)
+			} else {
+				s.Detail("%s not yet Ready, %s", strings.Join(waiting, ", "), u.state.Accel)
+			}
+		})
+	}); err != nil {
+		return err
+	}
+	u.state.Complete = true
+	return u.save()
+}
+
+// step shows a step. A log named explains its failure.
+func (u *up) step(name, log string, do func(*progress.Step) error) error {
+	return u.printer.Run(name, func(s *progress.Step) error {
+		if err := do(s); err != nil {
+			if log != "" {
+				return withLog(err, u.logPath(log))
+			}
+			return err
+		}
+		return nil
+	})
+}
+
+// makeNetwork makes the namespace, and routes to the pods so that the API
+// server reaches webhooks.
+func (u *up) makeNetwork(ctx context.Context) error {
+	if err := u.Namespace().Create(ctx, kube.ServerAddress+"/24"); err != nil {
+		return err
+	}
+	for _, node := range u.state.Nodes {
+		if err := u.Namespace().AddTap(ctx, tapName(node.Number)); err != nil {
+			return err
+		}
+		if err := u.Namespace().AddRoute(ctx, kube.NodePodNetwork(node.Number), kube.NodeAddress(node.Number)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (u *up) startNodes(ctx context.Context) error {
+	for _, node := range u.state.Nodes {
+		if err := u.createNode(ctx, node, u.options.CPUs, u.options.MemoryMiB); err != nil {
+			return err
+		}
+		if err := u.Start(ctx, node.Name, StartOptions{}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// componentLimit bounds how long a component may take to be healthy, beside
+// booting nodes.
+const componentLimit = 3 * time.Minute
+
+func (u *up) startControlPlane(ctx context.Context, s *progress.Step) error {
+	components := kube.Components(u.state.Programs, u.files(), u.runDir())
+	for _, component := range components {
+		s.Detail("%s", component.Name)
+		if err := u.startComponent(ctx, component); err != nil {
+			return err
+		}
+	}
+	s.Detail("roles and CRDs")
+	manifests := []string{"---", string(kube.Bootstrap)}
+	crds, err := filepath.Glob(filepath.Join(u.store().Path(kube.CRDsKey()), "*.yaml"))
+	if err != nil {
+		return err
+	}
+	for _, crd := range crds {
+		content, err := os.ReadFile(crd)
+		if err != nil {
+			return err
+		}
+		manifests = append(manifests, "---", string(content))
+	}
+	if _, err := u.Kubectl(ctx, []byte(strings.Join(manifests, "\n")), "apply", "--server-side", "--filename=-"); err != nil {
+		return withLog(err, u.logPath("kube-apiserver"))
+	}
+	s.Detail("snapshot-controller")
+	if err := u.startComponent(ctx, kube.SnapshotController(u.state.Programs, u.files())); err != nil {
+		return err
+	}
+	s.Detail("healthy")
+	return nil
+}
+
+// startComponent starts a component and waits until it is healthy.
+func (u *up) startComponent(ctx context.Context, component kube.Component) error {
+	log := u.logPath(component.Name)
+	started, err := process.Start(process.Spec{
+		Name: component.Name, Argv: u.Namespace().Command(component.Argv...), Dir: u.runDir(), LogPath: log, PIDPath: u.pidPath(component.Name),
+	})
+	if err != nil {
+		return err
+	}
+	client, err := u.httpClient()
+	if err != nil {
+		return err
+	}
+	defer client.CloseIdleConnections()
+	return withLog(awaitHealthy(ctx, component, started, client), log)
+}
+
+func awaitHealthy(ctx context.Context, component kube.Component, started *process.Process, client *http.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, componentLimit)
+	defer cancel()
+	for {
+		_, err := get(ctx, client, component.HealthURL)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-started.Exited:
+			return fmt.Errorf("%s ended at once", component.Name)
+		case <-ctx.Done():
+			return fmt.Errorf("%s is not healthy: %w", component.Name, err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// controlPlaneRuns tells whether every component runs.
+func (c *Cluster) controlPlaneRuns() bool {
+	for _, name := range c.componentNames() {
+		if running, err := process.Find(c.pidPath(name)); err != nil || running == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// componentNames are the names of the control plane's parts.
+func (c *Cluster) componentNames() []string {
+	var names []string
+	for _, component := range kube.Components(c.state.Programs, c.files(), c.runDir()) {
+		names = append(names, component.Name)
+	}
+	return append(names, "snapshot-controller")
+}
