@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Copyright The Berth Authors.
+# SPDX-License-Identifier: Apache-2.0
+#
+# Runs stages of the tests and closes with one count of all of them:
+#
+#   hack/test.sh unit integration e2e
+#   hack/test.sh soak
+#
+# A testbed that it starts it takes down again, whatever happens; one that was up
+# stays up. Every stage runs, also after one that failed.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+
+testbed=${TESTBED:-build/testbed}
+nodes=${NODES:-2}
+results=build/test
+mine=false
+
+take_down() {
+  if "$mine"; then
+    mine=false
+    echo "==> take the testbed down"
+    "$testbed" down
+  fi
+}
+trap take_down EXIT
+trap 'exit 130' INT TERM
+
+report() { go run ./hack/testreport "$@"; }
+
+# bring_up starts the testbed with Berth on it.
+bring_up() {
+  make --no-print-directory build-image || return
+  if ! "$testbed" status >/dev/null 2>&1; then
+    mine=true
+    "$testbed" up --nodes "$nodes" || return
+  fi
+  hack/install.sh
+}
+
+# suite runs the end-to-end suite as stage $1, with the flags that follow.
+suite() {
+  local name=$1
+  shift
+  bring_up || return
+  CGO_ENABLED=0 go test -c -o build/e2e.test ./tests/e2e || return
+  rm -f "$results/$name-ginkgo.json"
+  "$testbed" run -- build/e2e.test -cluster tests/e2e/testbed.yaml \
+    --ginkgo.no-color --ginkgo.timeout=3h --ginkgo.json-report="$PWD/$results/$name-ginkgo.json" "$@"
+  # The report decides; a suite that died without one is a failure.
+  report ginkgo --name "$name" --report "$results/$name-ginkgo.json"
+}
+
+stage() {
+  case $1 in
+    unit) make --no-print-directory unit ;;
+    integration)
+      KUBEBUILDER_ASSETS=$("$testbed" assets) || return
+      export KUBEBUILDER_ASSETS
+      report run --name integration -- go test -count=1 -timeout 20m ./tests/integration/...
+      ;;
+    e2e) suite e2e ;;
+    soak) suite soak -creations=300 -power-losses=30 --ginkgo.label-filter=chaos ;;
+    *)
+      echo "no such stage: $1" >&2
+      return 2
+      ;;
+  esac
+}
+
+mkdir -p "$results"
+make --no-print-directory build-testbed || exit
+number=0
+for name in "$@"; do
+  number=$((number + 1))
+  rm -f "$results/$name.json"
+  echo "==> [$number/$#] $name tests"
+  started=$SECONDS
+  if stage "$name"; then
+    echo "    [$number/$#] $name: $((SECONDS - started)) s"
+  else
+    echo "    [$number/$#] $name: FAILED after $((SECONDS - started)) s"
+  fi
+done
+take_down
+report sum "$@"
