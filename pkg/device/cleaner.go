@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/berth-dev/berth/pkg/block"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -55,9 +56,12 @@ type Cleaner struct {
 	retries map[string]retryPlan // by token
 }
 
+// retryPlan says when a wipe is tried again.
 type retryPlan struct {
 	after time.Duration
 	at    time.Time
+	// parked waits for a kick and for no time: the disk is not there.
+	parked bool
 }
 
 // NewCleaner returns a cleaner that works while Run does.
@@ -133,7 +137,7 @@ func (c *Cleaner) sleep(ctx context.Context, wait time.Duration, done <-chan str
 	case <-c.kick:
 		c.mu.Lock()
 		for token, plan := range c.retries {
-			plan.at = time.Time{}
+			plan.at, plan.parked = time.Time{}, false
 			c.retries[token] = plan
 		}
 		c.mu.Unlock()
@@ -157,7 +161,11 @@ func (c *Cleaner) start(ctx context.Context, workers *sync.WaitGroup, done chan<
 		if disk.Policy == volume.WipeNone || disk.Token == "" || c.working[disk.Name] {
 			continue
 		}
-		if wait := time.Until(c.retries[disk.Token].at); wait > 0 {
+		plan := c.retries[disk.Token]
+		if plan.parked {
+			continue
+		}
+		if wait := time.Until(plan.at); wait > 0 {
 			if next == 0 || wait < next {
 				next = wait
 			}
@@ -214,6 +222,7 @@ func (c *Cleaner) work(ctx context.Context, disk ReleasedDisk) {
 			c.Log.Error("record why a disk did not come clean", "disk", disk.Name, "error", err)
 		}
 		plan = c.nextPlan(disk.Token)
+		plan.parked = errors.Is(err, volume.ErrNotFound)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -275,10 +284,16 @@ func (c *Cleaner) wipeOpen(ctx context.Context, disk OpenDisk, released Released
 	if err := sameDisk(disk, now); err != nil {
 		return fmt.Errorf("disk %s: %w", released.Name, err)
 	}
-	c.Log.Info("wiping disk", "disk", now.Name, "path", now.Path, "sizeBytes", now.SizeBytes, "policy", released.Policy, "volume", released.Owner.Name)
-	return disk.Wipe(ctx, now.SizeBytes, released.Policy, func(doneBytes int64) {
-		c.Observer.WipeProgress(now.Name, doneBytes, now.SizeBytes)
-	})
+	policy := released.Policy
+	c.Log.Info("wiping disk", "disk", now.Name, "path", now.Path, "sizeBytes", now.SizeBytes, "policy", policy, "volume", released.Owner.Name)
+	progress := func(doneBytes int64) { c.Observer.WipeProgress(now.Name, doneBytes, now.SizeBytes) }
+	err = disk.Wipe(ctx, now.SizeBytes, policy, progress)
+	if policy == volume.WipeDiscard && errors.Is(err, block.ErrDiscardUnsupported) {
+		// Slower, and leaves no less unreadable.
+		c.Log.Info("disk cannot discard, zeroing it", "disk", now.Name)
+		err = disk.Wipe(ctx, now.SizeBytes, volume.WipeZero, progress)
+	}
+	return err
 }
 
 type noObserver struct{}

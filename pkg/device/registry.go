@@ -78,7 +78,7 @@ type Registry interface {
 	// FinishWipe reports how the wipe under this token ended. Clean consumes the
 	// token and makes the disk Unclaimed. Not clean leaves the disk Released and
 	// shows the message, a sentence for the operator; the token stays valid for
-	// another attempt at the same wipe.
+	// another attempt at the same wipe, and the same message again writes nothing.
 	//
 	// ErrNotFound: no wipe with this token is open on the disk. Nothing was changed.
 	FinishWipe(ctx context.Context, diskName, token string, clean bool, message string) error
