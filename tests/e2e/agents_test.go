@@ -1,0 +1,150 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/tests/workload"
+)
+
+func rand5() string {
+	const letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+	var b strings.Builder
+	for range 5 {
+		b.WriteByte(letters[rand.IntN(len(letters))])
+	}
+	return b.String()
+}
+
+// agentPod returns the agent's pod on a node, nil if there is none.
+func agentPod(ctx context.Context, node string) (*corev1.Pod, error) {
+	pods := &corev1.PodList{}
+	err := suite.client.List(ctx, pods, client.InNamespace(suite.description.Namespace),
+		client.MatchingLabels{"app.kubernetes.io/component": "node-agent"},
+		client.MatchingFieldsSelector{Selector: fields.OneTermEqualSelector("spec.nodeName", node)})
+	if err != nil {
+		return nil, fmt.Errorf("list agents: %w", err)
+	}
+	for i := range pods.Items {
+		if pods.Items[i].DeletionTimestamp == nil {
+			return &pods.Items[i], nil
+		}
+	}
+	return nil, nil
+}
+
+// awaitAgent waits until a node's agent is ready and its driver registered.
+func awaitAgent(ctx context.Context, node string) {
+	GinkgoHelper()
+	Eventually(func(g Gomega, ctx context.Context) {
+		pod, err := agentPod(ctx, node)
+		g.Expect(err).NotTo(HaveOccurred())
+		g.Expect(pod).NotTo(BeNil(), "no agent on %s", node)
+		ready := false
+		for _, condition := range pod.Status.Conditions {
+			ready = ready || condition.Type == corev1.PodReady && condition.Status == corev1.ConditionTrue
+		}
+		g.Expect(ready).To(BeTrue(), "the agent on %s is not ready", node)
+		registered := &storagev1.CSINode{}
+		g.Expect(suite.client.Get(ctx, client.ObjectKey{Name: node}, registered)).To(Succeed())
+		names := []string{}
+		for _, driver := range registered.Spec.Drivers {
+			names = append(names, driver.Name)
+		}
+		g.Expect(names).To(ContainElement(v1alpha1.DriverName))
+	}).WithContext(ctx).WithTimeout(patience).WithPolling(time.Second).Should(Succeed())
+}
+
+// killAgentScript kills the agent's process as the kernel would: no warning. Its
+// id is looked for by the file it runs, and only on this node.
+const killAgentScript = `for p in /proc/[0-9]*; do
+  [ "$(readlink $p/exe 2>/dev/null)" = /node-agent ] && kill -9 ${p#/proc/}
+done; true`
+
+// killAgent kills the agent of a node.
+func killAgent(ctx context.Context, node string) {
+	GinkgoHelper()
+	execOn(ctx, node, killAgentScript)
+}
+
+// awaitNode waits until a node is Ready, or is not.
+func awaitNode(ctx context.Context, name string, ready bool) {
+	GinkgoHelper()
+	Eventually(func(g Gomega, ctx context.Context) {
+		node := &corev1.Node{}
+		g.Expect(suite.client.Get(ctx, client.ObjectKey{Name: name}, node)).To(Succeed())
+		is := false
+		for _, condition := range node.Status.Conditions {
+			is = is || condition.Type == corev1.NodeReady && condition.Status == corev1.ConditionTrue
+		}
+		g.Expect(is).To(Equal(ready), "node %s ready", name)
+	}).WithContext(ctx).WithTimeout(patience).WithPolling(time.Second).Should(Succeed())
+}
+
+// volumeOf returns the LocalVolume behind a PersistentVolume.
+func volumeOf(ctx context.Context, volume *corev1.PersistentVolume) *v1alpha1.LocalVolume {
+	GinkgoHelper()
+	local := &v1alpha1.LocalVolume{}
+	Expect(suite.client.Get(ctx, client.ObjectKey{Name: volume.Spec.CSI.VolumeHandle}, local)).To(Succeed())
+	return local
+}
+
+// describeState is what a person would look at first when a spec has failed.
+func describeState(ctx context.Context, space *workload.Space) string {
+	var b strings.Builder
+	claims := &corev1.PersistentVolumeClaimList{}
+	if err := suite.client.List(ctx, claims, client.InNamespace(space.Namespace)); err == nil {
+		for _, claim := range claims.Items {
+			fmt.Fprintf(&b, "claim %s %s volume=%s annotations=%v\n", claim.Name, claim.Status.Phase, claim.Spec.VolumeName, claim.Annotations)
+			events, _ := space.Events(ctx, claim.UID)
+			for _, event := range events {
+				fmt.Fprintf(&b, "    %s\n", event)
+			}
+		}
+	}
+	pods := &corev1.PodList{}
+	if err := suite.client.List(ctx, pods, client.InNamespace(space.Namespace)); err == nil {
+		for _, pod := range pods.Items {
+			fmt.Fprintf(&b, "pod %s %s on %s\n", pod.Name, pod.Status.Phase, pod.Spec.NodeName)
+			events, _ := space.Events(ctx, pod.UID)
+			for _, event := range events {
+				fmt.Fprintf(&b, "    %s\n", event)
+			}
+		}
+	}
+	volumes := &v1alpha1.LocalVolumeList{}
+	if err := suite.client.List(ctx, volumes); err == nil {
+		for _, volume := range volumes.Items {
+			fmt.Fprintf(&b, "localvolume %s on %s mode=%s deleting=%v\n", volume.Name, volume.Spec.NodeName, volume.Spec.Mode, volume.DeletionTimestamp)
+			for _, condition := range volume.Status.Conditions {
+				fmt.Fprintf(&b, "    %s=%s %s: %s\n", condition.Type, condition.Status, condition.Reason, condition.Message)
+			}
+		}
+	}
+	devices := &v1alpha1.BlockDeviceList{}
+	if err := suite.client.List(ctx, devices); err == nil {
+		for _, device := range devices.Items {
+			message := ""
+			for _, condition := range device.Status.Conditions {
+				message += condition.Reason + ": " + condition.Message
+			}
+			fmt.Fprintf(&b, "blockdevice %s %s %s serial=%s %s %s %s\n", device.Name, device.Spec.NodeName, device.Status.Path, device.Status.Serial, device.Status.ClaimState, device.Status.State, message)
+		}
+	}
+	return b.String()
+}

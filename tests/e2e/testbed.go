@@ -1,0 +1,71 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/berth-dev/berth/tests/testbed/cluster"
+)
+
+// TestbedHosts are the nodes of the project's own testbed.
+type TestbedHosts struct{ testbed *cluster.Cluster }
+
+// OpenTestbed opens the testbed that runs in this repository.
+func OpenTestbed() (Hosts, error) {
+	testbed, err := cluster.Open("")
+	if err != nil {
+		return nil, fmt.Errorf("open the testbed: %w", err)
+	}
+	return TestbedHosts{testbed: testbed}, nil
+}
+
+// Exec implements Hosts.
+func (h TestbedHosts) Exec(ctx context.Context, node, script string) (string, error) {
+	result, err := h.testbed.Exec(ctx, node, "sh", "-c", script)
+	if err != nil {
+		return "", fmt.Errorf("run a script on %s: %w", node, err)
+	}
+	if result.ExitCode != 0 {
+		return string(result.Stdout), fmt.Errorf("script on %s exited with %d: %s", node, result.ExitCode, strings.TrimSpace(string(result.Stderr)))
+	}
+	return string(result.Stdout), nil
+}
+
+// PowerOff implements Hosts.
+func (h TestbedHosts) PowerOff(ctx context.Context, node string) error {
+	return h.testbed.Kill(ctx, node)
+}
+
+// PowerOn implements Hosts.
+func (h TestbedHosts) PowerOn(ctx context.Context, node string, shuffle bool) error {
+	options := cluster.StartOptions{}
+	if shuffle {
+		// Reversed, not shuffled: a shuffle may leave the order as it was.
+		options.DiskOrder = cluster.OrderReverse
+	}
+	if err := h.testbed.Start(ctx, node, options); err != nil {
+		return err
+	}
+	return h.testbed.WaitReady(ctx, node)
+}
+
+// ForeignDigests implements Hosts. A disk that is not as it was when the testbed
+// started is an error at once.
+func (h TestbedHosts) ForeignDigests(ctx context.Context) (map[string]string, error) {
+	digests, err := h.testbed.ForeignDigests(ctx)
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]string{}
+	for _, digest := range digests {
+		if !digest.Unchanged {
+			return nil, fmt.Errorf("the foreign disk %s of %s is not as it was when the testbed started", digest.Serial, digest.Node)
+		}
+		found[digest.Node+"/"+digest.Serial] = digest.SHA256
+	}
+	return found, nil
+}
