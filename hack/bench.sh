@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Copyright The Berth Authors.
+# SPDX-License-Identifier: Apache-2.0
+#
+# Measures Berth's classes on the testbed by tests/bench, which can measure any
+# provisioner by the name of its class. Prints Markdown and keeps it in build/.
+# A testbed that it starts it takes down again.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+testbed=${TESTBED:-build/testbed}
+nodes=${NODES:-2}
+
+make --no-print-directory build-testbed build-image
+if ! "$testbed" status >/dev/null 2>&1; then
+  trap '"$testbed" down' EXIT
+  trap 'exit 130' INT TERM
+  "$testbed" up --nodes "$nodes"
+fi
+hack/install.sh
+
+go build -o build/bench ./tests/bench
+{
+  "$testbed" run -- build/bench -node node1 -classes berth-lvm,berth-hostpath -n "${BENCH_N:-10}" -burst "${BENCH_BURST:-100}"
+  # A node has a handful of disks, so whole devices have no burst.
+  "$testbed" run -- build/bench -node node1 -classes berth-device=1Gi -n "${BENCH_N:-10}" -burst 0
+} | tee build/bench.md
+echo "==> kept in build/bench.md"
