@@ -138,9 +138,9 @@ func (c *checker) checkScript(p page, f fence, script string) {
 	if out, err := parse.CombinedOutput(); err != nil {
 		c.add(p, f.line, "shell snippet does not parse: %s", bytes.TrimSpace(out))
 	}
-	for _, line := range strings.SplitSeq(script, "\n") {
+	for line := range strings.SplitSeq(script, "\n") {
 		c.checkText(p, f.line, line)
-		for _, word := range strings.FieldsSeq(line) {
+		for word := range strings.FieldsSeq(line) {
 			if match := pathPattern.FindStringSubmatch(word); match != nil {
 				c.checkPath(p, f.line, match[2])
 			}
@@ -157,7 +157,7 @@ func (c *checker) checkManifests(p page, f fence) {
 		return
 	}
 	decoder := serializer.NewCodecFactory(scheme, serializer.EnableStrict).UniversalDeserializer()
-	for _, document := range strings.SplitSeq(strings.Join(f.lines, "\n"), "\n---\n") {
+	for document := range strings.SplitSeq(strings.Join(f.lines, "\n"), "\n---\n") {
 		var meta struct {
 			APIVersion string `json:"apiVersion"`
 			Kind       string `json:"kind"`
