@@ -1,0 +1,245 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package hostpath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// Options of a Backend.
+type Options struct {
+	// Where the root is.
+	Where
+	// RootID that Init returned for it.
+	RootID string
+	// PoolUID that Init was given.
+	PoolUID string
+	// Reserve returns how much of a filesystem of totalBytes is never handed out;
+	// nil means nothing.
+	Reserve func(totalBytes int64) int64
+	// InUse reports whether a directory, by its path on the host, is mounted
+	// somewhere or has a mount in it. Nil means the host's mount table.
+	InUse func(dir string) (bool, error)
+	// Room returns the size of the root's filesystem and what can still be written to
+	// it. Nil means statfs(2).
+	Room func() (totalBytes, availBytes int64, err error)
+	// Trash bounds and observes the removal of deleted volumes.
+	Trash TrashOptions
+	// Log receives what goes on in the background; nil means slog.Default.
+	Log *slog.Logger
+}
+
+// Backend makes volumes of directories under one root. It implements
+// volume.Backend.
+//
+// It holds nothing open between two calls, so that the root's filesystem can be
+// unmounted, and proves anew in each call that the root is the root.
+type Backend struct {
+	Options
+	// accounting is held from the reading of what was promised to the next promise.
+	accounting sync.Mutex
+	kick       chan struct{}
+	// step is called before each step that changes something; tests end the process
+	// there.
+	step func(name string) error
+}
+
+var _ volume.Backend = (*Backend)(nil)
+
+// New returns a backend over a root that Init has made. It touches nothing yet.
+func New(o Options) (*Backend, error) {
+	if o.RootID == "" || o.PoolUID == "" {
+		return nil, fmt.Errorf("%w: root %s: the pool's UID and the root's ID must be given", volume.ErrInvalid, o.Root)
+	}
+	if o.InUse == nil {
+		o.InUse = HostMounts(o.HostRoot).InUse
+	}
+	if o.Reserve == nil {
+		o.Reserve = func(int64) int64 { return 0 }
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	o.Trash.setDefaults()
+	return &Backend{
+		Options: o,
+		kick:    make(chan struct{}, 1),
+		step:    func(string) error { return nil },
+	}, nil
+}
+
+// open opens the root and proves that it is the pool's.
+func (b *Backend) open(ctx context.Context) (*os.Root, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	root, err := openRoot(b.Where)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: the root %s is not there; is its filesystem mounted?", volume.ErrPoolUnavailable, b.Root)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: open the root %s: %v", volume.ErrPoolUnavailable, b.Root, err)
+	}
+	m, err := readMarker(root)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		err = fmt.Errorf("%w: the root %s has no marker %s; is its filesystem mounted?", volume.ErrPoolUnavailable, b.Root, markerFile)
+	case err != nil:
+		err = fmt.Errorf("%w: the root %s: %v", volume.ErrPoolUnavailable, b.Root, err)
+	case m.RootID != b.RootID || m.PoolUID != b.PoolUID:
+		err = fmt.Errorf("%w: the root %s says that it is %s of pool %s, recorded is %s of pool %s", volume.ErrIdentity,
+			b.Root, m.RootID, m.PoolUID, b.RootID, b.PoolUID)
+	}
+	if err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	return root, nil
+}
+
+// Locate implements volume.Backend.
+func (b *Backend) Locate(ctx context.Context, id string, rec volume.Record) (volume.Location, error) {
+	root, p, err := b.find(ctx, id, &rec)
+	if err != nil {
+		return volume.Location{}, fmt.Errorf("locate volume %s: %w", id, err)
+	}
+	defer root.Close()
+	if err := requireDir(root, id); err != nil {
+		return volume.Location{}, fmt.Errorf("locate volume %s: %w", id, err)
+	}
+	return volume.Location{Directory: path.Join(b.Root, volumeDir(id)), SizeBytes: p.SizeBytes}, nil
+}
+
+// List implements volume.Backend.
+func (b *Backend) List(ctx context.Context) ([]volume.Found, error) {
+	root, err := b.open(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list the volumes: %w", err)
+	}
+	defer root.Close()
+	promises, err := readPromises(root)
+	if err != nil {
+		return nil, fmt.Errorf("list the volumes of %s: %w", b.Root, err)
+	}
+	found := make([]volume.Found, 0, len(promises))
+	for _, p := range promises {
+		found = append(found, volume.Found{ID: p.ID, Record: b.record(p)})
+	}
+	return found, nil
+}
+
+// Capacity implements volume.Backend. What is free is the less of what was not
+// promised yet and what the filesystem has left, for others may write to it too.
+func (b *Backend) Capacity(ctx context.Context) (volume.Capacity, error) {
+	root, err := b.open(ctx)
+	if err != nil {
+		return volume.Capacity{}, fmt.Errorf("read the capacity: %w", err)
+	}
+	defer root.Close()
+	return b.capacity(root)
+}
+
+// capacity is the one function behind Capacity, Create and Grow (I8).
+func (b *Backend) capacity(root *os.Root) (volume.Capacity, error) {
+	var total, avail int64
+	var err error
+	if b.Room != nil {
+		total, avail, err = b.Room()
+	} else {
+		total, avail, err = room(root)
+	}
+	if err != nil {
+		return volume.Capacity{}, fmt.Errorf("read the capacity of %s: %w", b.Root, err)
+	}
+	promises, err := readPromises(root)
+	if err != nil {
+		return volume.Capacity{}, fmt.Errorf("read what %s has promised: %w", b.Root, err)
+	}
+	reserve := b.Reserve(total)
+	c := volume.Capacity{TotalBytes: max(0, total-reserve), Volumes: len(promises)}
+	for _, p := range promises {
+		c.AllocatedBytes += p.SizeBytes
+	}
+	c.FreeBytes = max(0, min(avail-reserve, c.TotalBytes-c.AllocatedBytes))
+	c.MaxVolumeBytes = c.FreeBytes
+	return c, nil
+}
+
+// find opens the root and returns the volume's promise, after comparing it with
+// the record if there is one. The caller closes the root when there is no error.
+// ErrNotFound: nothing was promised to the volume.
+func (b *Backend) find(ctx context.Context, id string, rec *volume.Record) (*os.Root, promise, error) {
+	if err := volume.ValidateID(id); err != nil {
+		return nil, promise{}, err
+	}
+	if rec != nil && (rec.Mode != volume.ModeHostpath || rec.Hostpath == nil) {
+		return nil, promise{}, fmt.Errorf("the record is of mode %q: %w", rec.Mode, volume.ErrInvalid)
+	}
+	root, err := b.open(ctx)
+	if err != nil {
+		return nil, promise{}, err
+	}
+	p, err := readPromise(root, id)
+	switch {
+	case rec != nil && (rec.Hostpath.RootID != b.RootID || rec.Hostpath.Directory != volumeDir(id)):
+		err = fmt.Errorf("recorded is %s in root %s, this is %s in root %s: %w",
+			rec.Hostpath.Directory, rec.Hostpath.RootID, volumeDir(id), b.RootID, volume.ErrIdentity)
+	case errors.Is(err, fs.ErrNotExist):
+		err = requireNoDir(root, id)
+	}
+	if err != nil {
+		return nil, promise{}, errors.Join(err, root.Close())
+	}
+	return root, p, nil
+}
+
+// requireNoDir returns ErrNotFound when there is nothing, and ErrExists when there
+// is a directory to which nothing was promised.
+func requireNoDir(root *os.Root, id string) error {
+	info, err := root.Lstat(volumeDir(id))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%s: %w", volumeDir(id), volume.ErrNotFound)
+	case err != nil:
+		return err
+	}
+	return fmt.Errorf("there is a %s %s that we did not make: %w", kind(info), volumeDir(id), volume.ErrExists)
+}
+
+// requireDir returns nil when the volume's directory is a directory and nothing is
+// mounted over it, ErrNotFound when there is nothing, ErrIdentity otherwise.
+func requireDir(root *os.Root, id string) error {
+	return withDir(root, volumesDir, func(parent int) error {
+		fd, err := openDir(parent, id)
+		switch {
+		case err == nil:
+			return unix.Close(fd)
+		case errors.Is(err, unix.ENOENT):
+			return fmt.Errorf("the directory %s: %w", volumeDir(id), volume.ErrNotFound)
+		case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+			return fmt.Errorf("%s is not a directory: %w", volumeDir(id), volume.ErrIdentity)
+		case errors.Is(err, unix.EXDEV):
+			return fmt.Errorf("something is mounted over %s: %w", volumeDir(id), volume.ErrIdentity)
+		}
+		return fmt.Errorf("open %s: %w", volumeDir(id), err)
+	})
+}
+
+func (b *Backend) record(p promise) volume.Record {
+	return volume.Record{
+		Mode:      volume.ModeHostpath,
+		SizeBytes: p.SizeBytes,
+		Hostpath:  &volume.HostpathRecord{Root: b.Root, Directory: volumeDir(p.ID), RootID: b.RootID},
+	}
+}

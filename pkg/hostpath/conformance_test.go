@@ -1,0 +1,187 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package hostpath_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/berth-dev/berth/pkg/hostpath"
+	"github.com/berth-dev/berth/pkg/volume"
+	"github.com/berth-dev/berth/pkg/volume/volumetest"
+)
+
+const (
+	poolUID     = "11111111-1111-4111-8111-111111111111"
+	volumeBytes = 10 << 20
+	reserve     = 3 << 20
+)
+
+func TestConformance(t *testing.T) {
+	t.Parallel()
+	volumetest.Run(t, volumetest.Harness{
+		Access:  []volume.Access{volume.AccessFilesystem},
+		CanGrow: true,
+		New: func(t *testing.T) *volumetest.Place {
+			p := newPool(t)
+			return &volumetest.Place{
+				Backend:     p.backend,
+				VolumeBytes: volumeBytes,
+				Volumes:     5,
+				Reboot: func(t *testing.T) volume.Backend {
+					p.restart(t)
+					return p.backend
+				},
+				Settle: p.settle,
+				Tamper: func(t *testing.T, _ string, rec volume.Record) {
+					dir := filepath.Join(p.root, rec.Hostpath.Directory)
+					must(t, os.Rename(dir, filepath.Join(p.root, "elsewhere")))
+					must(t, os.Symlink(filepath.Join(p.root, "elsewhere"), dir))
+				},
+				Vanish: func(t *testing.T, _ string, rec volume.Record) {
+					must(t, os.RemoveAll(filepath.Join(p.root, rec.Hostpath.Directory)))
+				},
+				Blind: func(t *testing.T) func() {
+					marker := filepath.Join(p.root, ".berth/root.json")
+					must(t, os.Rename(marker, marker+".away"))
+					return func() { must(t, os.Rename(marker+".away", marker)) }
+				},
+				Hold: func(_ *testing.T, loc volume.Location) func() {
+					p.hold(loc.Directory, true)
+					return func() { p.hold(loc.Directory, false) }
+				},
+				CrashAt: p.crashAt,
+			}
+		},
+	})
+}
+
+// pool is a root and the process over it.
+type pool struct {
+	root    string
+	rootID  string
+	backend *hostpath.Backend
+	stop    func()
+
+	mu     sync.Mutex
+	used   map[string]bool
+	left   int
+	armed  bool
+	killed bool
+}
+
+func newPool(t *testing.T) *pool {
+	t.Helper()
+	p := &pool{root: filepath.Join(t.TempDir(), "pool"), used: map[string]bool{}}
+	id, err := hostpath.Init(t.Context(), hostpath.Where{Root: p.root}, poolUID)
+	must(t, err)
+	p.rootID = id
+	p.start(t)
+	t.Cleanup(func() { p.stop() })
+	return p
+}
+
+func (p *pool) start(t *testing.T) {
+	t.Helper()
+	b, err := hostpath.New(hostpath.Options{
+		Where:   hostpath.Where{Root: p.root},
+		RootID:  p.rootID,
+		PoolUID: poolUID,
+		Reserve: func(int64) int64 { return reserve },
+		InUse: func(dir string) (bool, error) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return p.used[dir], nil
+		},
+		Room: func() (int64, int64, error) {
+			return 5*volumeBytes + reserve, 5*volumeBytes + reserve, nil
+		},
+		Trash: hostpath.TrashOptions{RetryMin: 5 * time.Millisecond, RetryMax: 20 * time.Millisecond},
+		Log:   slog.New(slog.DiscardHandler),
+	})
+	must(t, err)
+	b.SetStep(p.step)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = b.Run(ctx)
+	}()
+	p.backend = b
+	p.stop = func() {
+		cancel()
+		<-done
+	}
+}
+
+func (p *pool) restart(t *testing.T) {
+	t.Helper()
+	p.stop()
+	p.mu.Lock()
+	p.armed, p.killed = false, false
+	p.mu.Unlock()
+	p.start(t)
+}
+
+func (p *pool) step(name string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.armed && p.left == 0 {
+		p.killed = true
+	}
+	if p.killed {
+		return fmt.Errorf("the process was killed before: %s", name)
+	}
+	p.left--
+	return nil
+}
+
+func (p *pool) crashAt(_ *testing.T, n int) func() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.armed, p.left = true, n
+	return p.dead
+}
+
+func (p *pool) dead() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.killed
+}
+
+func (p *pool) hold(dir string, held bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.used[dir] = held
+}
+
+// settle waits until the trash is empty or the process is dead.
+func (p *pool) settle(t *testing.T) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for !p.dead() {
+		names, err := os.ReadDir(filepath.Join(p.root, ".trash"))
+		must(t, err)
+		if len(names) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the trash still holds %v", names)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

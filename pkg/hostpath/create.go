@@ -1,0 +1,185 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package hostpath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// volumeMode of a volume's directory; see the package's documentation.
+const volumeMode = 0o777
+
+// Create implements volume.Backend. Block access is ErrInvalid: a directory is no
+// block device.
+func (b *Backend) Create(ctx context.Context, spec volume.Spec) (volume.Record, error) {
+	if err := spec.Validate(); err != nil {
+		return volume.Record{}, fmt.Errorf("create volume: %w", err)
+	}
+	if spec.Access == volume.AccessBlock {
+		return volume.Record{}, fmt.Errorf("create volume %s: %w: mode hostpath has no block volumes, use mode lvm or device", spec.Name, volume.ErrInvalid)
+	}
+	root, p, err := b.find(ctx, spec.ID, nil)
+	switch {
+	case err == nil:
+	case errors.Is(err, volume.ErrNotFound):
+		if root, err = b.open(ctx); err == nil {
+			p, err = promise{ID: spec.ID, Name: spec.Name, Created: time.Now().UTC().Truncate(time.Second)}, nil
+		}
+	}
+	if err != nil {
+		return volume.Record{}, fmt.Errorf("create volume %s: %w", spec.Name, err)
+	}
+	defer root.Close()
+	p, err = b.promise(ctx, root, p, spec.SizeBytes)
+	if err == nil {
+		err = b.makeDir(root, spec.ID)
+	}
+	if err != nil {
+		return volume.Record{}, fmt.Errorf("create volume %s: %w", spec.Name, err)
+	}
+	return b.record(p), nil
+}
+
+// Grow implements volume.Backend. Nothing enforces the size yet: it is a promise.
+func (b *Backend) Grow(ctx context.Context, id string, rec volume.Record, sizeBytes int64) (volume.Record, error) {
+	root, p, err := b.find(ctx, id, &rec)
+	if err != nil {
+		return volume.Record{}, fmt.Errorf("grow volume %s: %w", id, err)
+	}
+	defer root.Close()
+	if err := requireDir(root, id); err != nil {
+		return volume.Record{}, fmt.Errorf("grow volume %s: %w", id, err)
+	}
+	p, err = b.promise(ctx, root, p, sizeBytes)
+	if err != nil {
+		return volume.Record{}, fmt.Errorf("grow volume %s: %w", id, err)
+	}
+	return b.record(p), nil
+}
+
+// promise raises what the volume was promised to sizeBytes, if there is room, and
+// returns when that is durable. The file is written and synced first, without a
+// lock; deciding and renaming it into place are one step under the lock.
+func (b *Backend) promise(ctx context.Context, root *os.Root, p promise, sizeBytes int64) (promise, error) {
+	byBytes := sizeBytes - p.SizeBytes
+	if byBytes <= 0 {
+		return p, nil
+	}
+	// A look first: a full filesystem is not written to for a refusal.
+	if err := b.admit(root, byBytes); err != nil {
+		return promise{}, err
+	}
+	next := p
+	next.SizeBytes = sizeBytes
+	file := promiseFile(p.ID)
+	if err := b.step("write promise"); err != nil {
+		return promise{}, err
+	}
+	if err := writeFile(root, file, next); err != nil {
+		return promise{}, errors.Join(err, b.dropTmp(root, file))
+	}
+	if err := b.admitAndRename(ctx, root, file, byBytes); err != nil {
+		return promise{}, errors.Join(err, b.dropTmp(root, file))
+	}
+	if err := b.step("sync promise"); err != nil {
+		return promise{}, err
+	}
+	return next, syncDir(root, promiseDir)
+}
+
+func (b *Backend) admitAndRename(ctx context.Context, root *os.Root, file string, byBytes int64) error {
+	b.accounting.Lock()
+	defer b.accounting.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := b.admit(root, byBytes); err != nil {
+		return err
+	}
+	if err := b.step("rename promise"); err != nil {
+		return err
+	}
+	return root.Rename(file+tmpSuffix, file)
+}
+
+func (b *Backend) admit(root *os.Root, byBytes int64) error {
+	c, err := b.capacity(root)
+	if err != nil {
+		return err
+	}
+	if !c.Fits(byBytes) {
+		return fmt.Errorf("%w: %d bytes are needed, %s has %d free of %d", volume.ErrNoSpace, byBytes, b.Root, c.FreeBytes, c.TotalBytes)
+	}
+	return nil
+}
+
+// dropTmp removes a file that was not renamed into place.
+func (b *Backend) dropTmp(root *os.Root, file string) error {
+	if err := b.step("drop " + tmpSuffix); err != nil {
+		return err
+	}
+	if err := root.Remove(file + tmpSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// makeDir makes the volume's directory, if it is not there, and opens it to
+// everybody.
+func (b *Backend) makeDir(root *os.Root, id string) error {
+	err := requireDir(root, id)
+	if err == nil {
+		// It may come from a call that was killed before it set the mode; but what a
+		// pod has set since is the pod's.
+		return b.openToAll(root, id)
+	}
+	if !errors.Is(err, volume.ErrNotFound) {
+		return err
+	}
+	if err := b.step("make directory"); err != nil {
+		return err
+	}
+	if err := root.Mkdir(volumeDir(id), 0o700); err != nil {
+		return outOfSpace(err)
+	}
+	return b.openToAll(root, id)
+}
+
+// freshMode is the mode of a directory that makeDir has made and not opened yet.
+const freshMode = 0o700
+
+func (b *Backend) openToAll(root *os.Root, id string) error {
+	return withDir(root, volumesDir, func(parent int) error {
+		fd, err := openDir(parent, id)
+		if err != nil {
+			return fmt.Errorf("open %s: %w", volumeDir(id), err)
+		}
+		defer unix.Close(fd)
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return fmt.Errorf("stat %s: %w", volumeDir(id), err)
+		}
+		if st.Mode&0o7777 == freshMode && st.Uid == uint32(os.Geteuid()) {
+			if err := b.step("open directory"); err != nil {
+				return err
+			}
+			if err := unix.Fchmod(fd, volumeMode); err != nil {
+				return fmt.Errorf("chmod %s: %w", volumeDir(id), err)
+			}
+		}
+		if err := b.step("sync directory"); err != nil {
+			return err
+		}
+		return errors.Join(unix.Fsync(fd), unix.Fsync(parent))
+	})
+}

@@ -1,0 +1,41 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package hostpath is the backend that makes a volume of a directory under the
+// root of a pool. It runs no program.
+//
+// # What is under a root
+//
+//	.berth/root.json           who owns the root: its ID and the pool's UID
+//	.berth/volumes/<id>.json   what was promised to a volume
+//	volumes/<id>/              the volume, mode 0777
+//	.trash/<id>.<random>/      a deleted volume, being removed in the background
+//
+// .berth, volumes and .trash have mode 0700. A volume's own directory is writable
+// for everybody, as users of local directories expect who run containers under
+// any user without an fsGroup; nobody but root can reach it save through the
+// mount in a pod, for its parent is closed.
+//
+// A root is known by its marker, root.json. Where the marker is missing, the
+// filesystem that should be mounted there is not, and nothing is read or written.
+//
+// # Crashes
+//
+// Creation writes the promise first and makes the directory second; deletion
+// moves the directory into the trash first and removes the promise second. So a
+// volume is what has a promise, with or without its directory; a directory
+// without a promise is not ours. Each step is atomic and synced before the next.
+//
+// # Paths
+//
+// Every path is walked below an open root (os.Root), so that neither a symbolic
+// link nor ".." leads out of it (I12). Where a link inside the root would do harm
+// too, and for everything that pods can write to, openat2(2) refuses links and
+// mount points altogether.
+//
+// # Erasing
+//
+// Deletion removes a volume's files, and the filesystem hands out no block that
+// was not written to first. The wipe policies, which are about block devices,
+// change nothing here.
+package hostpath

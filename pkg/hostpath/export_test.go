@@ -1,0 +1,11 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package hostpath
+
+// SetStep makes the backend call f before each step that changes something. An
+// error ends the call there, as the end of the process would.
+func (b *Backend) SetStep(f func(name string) error) { b.step = f }
+
+// EmptyTrash is one round of Run.
+var EmptyTrash = (*Backend).emptyTrash

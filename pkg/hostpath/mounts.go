@@ -1,0 +1,62 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package hostpath
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+)
+
+// MountTable is a file in the format of /proc/<pid>/mountinfo (proc(5)).
+type MountTable string
+
+// HostMounts returns the host's mount table, as seen by the host's first process;
+// hostRoot as in Where.
+func HostMounts(hostRoot string) MountTable {
+	return MountTable(path.Join("/", hostRoot, "proc/1/mountinfo"))
+}
+
+// InUse reports whether the directory, or anything in it, is mounted anywhere (by
+// a bind mount, which is how volumes get into pods), or whether anything is
+// mounted on it or in it.
+func (t MountTable) InUse(dir string) (bool, error) {
+	f, err := os.Open(string(t))
+	if err != nil {
+		return false, fmt.Errorf("read the mount table: %w", err)
+	}
+	defer f.Close()
+	mounts, err := mountinfo.GetMountsFromReader(f, nil)
+	if err != nil {
+		return false, fmt.Errorf("read the mount table: %w", err)
+	}
+	// The filesystem that the directory is on, and its path there.
+	var on *mountinfo.Info
+	for _, m := range mounts {
+		if beneath(m.Mountpoint, dir) && (on == nil || len(m.Mountpoint) >= len(on.Mountpoint)) {
+			on = m // of two on one mount point the later one covers the other
+		}
+	}
+	if on == nil {
+		return false, fmt.Errorf("read the mount table: no mount holds %s", dir)
+	}
+	within := path.Join(on.Root, strings.TrimPrefix(dir, on.Mountpoint))
+	for _, m := range mounts {
+		if beneath(dir, m.Mountpoint) {
+			return true, nil
+		}
+		if m.Major == on.Major && m.Minor == on.Minor && beneath(within, m.Root) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// beneath reports whether a clean path is the directory or lies in it.
+func beneath(dir, p string) bool {
+	return p == dir || dir == "/" || strings.HasPrefix(p, dir+"/")
+}
