@@ -1,0 +1,285 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package lvm
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// Options configure a Backend.
+type Options struct {
+	// GroupUUID is the volume group's identity; GroupName is how it is called in
+	// messages, the report says how it is called now.
+	GroupUUID string
+	GroupName string
+	// Devices returns the paths of the group's physical volumes right now; every
+	// command sees only these. Nil or an empty answer leaves it to the host's
+	// lvm.conf and devices file.
+	Devices func() []string
+	// Reserve returns how much of the group is never handed out. Nil reserves
+	// nothing.
+	Reserve func(totalBytes int64) int64
+	// Nodes finds device nodes; nil means HostNodes of Root.
+	Nodes Nodes
+	// Seqno reads a device's generation of metadata; nil means DiskSeqno of Root.
+	Seqno SeqnoReader
+	// Root is where the host's /dev and /sys are seen; empty means "/".
+	Root string
+}
+
+// Backend makes volumes of one volume group. It implements volume.Backend.
+type Backend struct {
+	group NodeID // without a volume
+	nodes Nodes
+	queue *queue
+}
+
+var _ volume.Backend = (*Backend)(nil)
+
+// NewBackend returns the backend of a volume group that exists. It looks at
+// nothing yet.
+func NewBackend(client *Client, opts Options) (*Backend, error) {
+	if err := ValidateGroupName(opts.GroupName); err != nil {
+		return nil, err
+	}
+	if !validUUID(opts.GroupUUID) {
+		return nil, fmt.Errorf("%w: %q is not the UUID of a volume group", volume.ErrInvalid, opts.GroupUUID)
+	}
+	if opts.Root == "" {
+		opts.Root = "/"
+	}
+	if opts.Nodes == nil {
+		opts.Nodes = HostNodes{Root: opts.Root}
+	}
+	if opts.Seqno == nil {
+		opts.Seqno = DiskSeqno(opts.Root)
+	}
+	if opts.Devices == nil {
+		opts.Devices = func() []string { return nil }
+	}
+	if opts.Reserve == nil {
+		opts.Reserve = func(int64) int64 { return 0 }
+	}
+	return &Backend{
+		group: NodeID{GroupName: opts.GroupName, GroupUUID: opts.GroupUUID},
+		nodes: opts.Nodes,
+		queue: &queue{
+			client: client, groupName: opts.GroupName, groupUUID: opts.GroupUUID,
+			devices: opts.Devices, reserve: opts.Reserve, seqno: opts.Seqno,
+		},
+	}, nil
+}
+
+// Create implements volume.Backend. It costs one lvm process at most as long as
+// nobody else changes the group, however many calls wait.
+func (b *Backend) Create(ctx context.Context, spec volume.Spec) (volume.Record, error) {
+	if err := spec.Validate(); err != nil {
+		return volume.Record{}, err
+	}
+	g, err := b.queue.do(ctx, &operation{
+		verb: verbCreate, name: spec.ID, sizeBytes: spec.SizeBytes, tag: TagVolume + tagText(spec.Name),
+	})
+	if err != nil {
+		return volume.Record{}, err
+	}
+	lv := g.Volume(spec.ID)
+	if _, err := b.node(ctx, g, lv); err != nil {
+		return volume.Record{}, err
+	}
+	return record(g, lv), nil
+}
+
+// Locate implements volume.Backend. It costs no process when the volume is active.
+func (b *Backend) Locate(ctx context.Context, id string, rec volume.Record) (volume.Location, error) {
+	if err := b.checkRecord(id, rec); err != nil {
+		return volume.Location{}, err
+	}
+	loc, ok, err := b.nodes.Find(ctx, NodeID{
+		GroupName: rec.LVM.VGName, GroupUUID: rec.LVM.VGUUID, Name: rec.LVM.LVName, UUID: rec.LVM.LVUUID,
+	})
+	if err != nil {
+		return volume.Location{}, fmt.Errorf("locate %s/%s: %w", b.group.GroupName, id, err)
+	}
+	if ok && loc.SizeBytes >= rec.SizeBytes {
+		return loc, nil
+	}
+	g, lv, err := b.look(ctx, id, &rec)
+	if err != nil {
+		return volume.Location{}, err
+	}
+	if lv == nil {
+		return volume.Location{}, fmt.Errorf("locate %s/%s: %w in the volume group's metadata", b.group.GroupName, id, volume.ErrNotFound)
+	}
+	if lv.SizeBytes < rec.SizeBytes {
+		return volume.Location{}, fmt.Errorf("locate %s/%s: %w: it has %d bytes, recorded are %d",
+			b.group.GroupName, id, volume.ErrIdentity, lv.SizeBytes, rec.SizeBytes)
+	}
+	return b.node(ctx, g, lv)
+}
+
+// Grow implements volume.Backend.
+func (b *Backend) Grow(ctx context.Context, id string, rec volume.Record, sizeBytes int64) (volume.Record, error) {
+	if err := b.checkRecord(id, rec); err != nil {
+		return volume.Record{}, err
+	}
+	g, err := b.queue.do(ctx, &operation{verb: verbGrow, name: id, uuid: rec.LVM.LVUUID, sizeBytes: sizeBytes})
+	if err != nil {
+		return volume.Record{}, err
+	}
+	lv := g.Volume(id)
+	if _, err := b.node(ctx, g, lv); err != nil {
+		return volume.Record{}, err
+	}
+	return record(g, lv), nil
+}
+
+// Delete implements volume.Backend. The wiping, which may take hours, happens in
+// the caller's time and holds up nobody else; the removal is one lvm process at
+// most, shared with what else waits.
+func (b *Backend) Delete(ctx context.Context, id string, rec *volume.Record, wipe volume.WipePolicy) error {
+	if err := volume.ValidateID(id); err != nil {
+		return err
+	}
+	if rec != nil {
+		if err := b.checkRecord(id, *rec); err != nil {
+			return err
+		}
+	}
+	g, lv, err := b.look(ctx, id, rec)
+	if err != nil || lv == nil {
+		return err
+	}
+	remove := &operation{verb: verbRemove, name: id, uuid: lv.UUID}
+	if err := remove.check(g, lv); err != nil {
+		return err
+	}
+	// To be opened exclusively, which shows that nobody uses it, it must be active.
+	loc, err := b.node(ctx, g, lv)
+	if err != nil {
+		return err
+	}
+	if err := b.nodes.Wipe(ctx, loc, wipe); err != nil {
+		return fmt.Errorf("wipe %s/%s (%s): %w", g.Name, id, loc.Device, err)
+	}
+	_, err = b.queue.do(ctx, remove)
+	return err
+}
+
+// List implements volume.Backend.
+func (b *Backend) List(ctx context.Context) ([]volume.Found, error) {
+	g, err := b.ready(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var found []volume.Found
+	for i := range g.LVs {
+		if lv := &g.LVs[i]; ownedVolume(lv) {
+			found = append(found, volume.Found{ID: lv.Name, Record: record(g, lv)})
+		}
+	}
+	return found, nil
+}
+
+// Capacity implements volume.Backend.
+func (b *Backend) Capacity(ctx context.Context) (volume.Capacity, error) {
+	g, err := b.ready(ctx)
+	if err != nil {
+		return volume.Capacity{}, err
+	}
+	return g.capacity(b.queue.reserveOf(g)), nil
+}
+
+// Group returns how the volume group looks, also in a condition in which it cannot
+// be changed. volume.ErrPoolUnavailable: it was not found on its devices.
+func (b *Backend) Group(ctx context.Context) (*Group, error) {
+	return b.queue.do(ctx, &operation{verb: verbObserve})
+}
+
+func (b *Backend) ready(ctx context.Context) (*Group, error) {
+	g, err := b.Group(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return g, g.usable()
+}
+
+// look finds a volume in the metadata. A nil volume is proven absent.
+func (b *Backend) look(ctx context.Context, id string, rec *volume.Record) (*Group, *LogicalVolume, error) {
+	g, err := b.queue.do(ctx, &operation{verb: verbObserve, name: id})
+	if err != nil {
+		return nil, nil, err
+	}
+	lv := g.Volume(id)
+	if rec == nil {
+		if lv == nil {
+			return g, nil, g.usable()
+		}
+		return g, lv, nil
+	}
+	byUUID := g.volumeByUUID(rec.LVM.LVUUID)
+	switch {
+	case lv == nil && byUUID == nil:
+		return g, nil, g.usable()
+	case byUUID == nil:
+		return nil, nil, fmt.Errorf("volume %s/%s: %w: its UUID is %s, recorded is %s",
+			g.Name, id, volume.ErrIdentity, lv.UUID, rec.LVM.LVUUID)
+	case lv != byUUID:
+		return nil, nil, fmt.Errorf("volume %s/%s: %w: the volume with the recorded UUID %s is called %s",
+			g.Name, id, volume.ErrIdentity, byUUID.UUID, byUUID.Name)
+	}
+	return g, lv, nil
+}
+
+// node returns the device of a volume, active and as large as the metadata says.
+func (b *Backend) node(ctx context.Context, g *Group, lv *LogicalVolume) (volume.Location, error) {
+	id := NodeID{GroupName: g.Name, GroupUUID: g.UUID, Name: lv.Name, UUID: lv.UUID}
+	var said string
+	for tried := false; ; tried = true {
+		loc, active, err := b.nodes.Find(ctx, id)
+		if err != nil {
+			return volume.Location{}, fmt.Errorf("find the device of %s: %w", id, err)
+		}
+		if active && loc.SizeBytes >= lv.SizeBytes {
+			return loc, nil
+		}
+		op := &operation{verb: verbActivate, name: lv.Name, uuid: lv.UUID}
+		if active {
+			op.verb = verbRefresh
+		}
+		if tried {
+			return volume.Location{}, fmt.Errorf("%s %s: the device has %d of %d bytes; lvm said %q", op.verb, id, loc.SizeBytes, lv.SizeBytes, said)
+		}
+		if _, err := b.queue.do(ctx, op); err != nil {
+			return volume.Location{}, err
+		}
+		said = op.said
+	}
+}
+
+// checkRecord returns volume.ErrIdentity for a record that is not of this volume
+// in this group.
+func (b *Backend) checkRecord(id string, rec volume.Record) error {
+	if err := volume.ValidateID(id); err != nil {
+		return err
+	}
+	if rec.LVM != nil && ValidateGroupName(rec.LVM.VGName) != nil {
+		return fmt.Errorf("volume %s/%s: %w: the record names a volume group %q", b.group.GroupName, id, volume.ErrIdentity, rec.LVM.VGName)
+	}
+	if rec.Mode != volume.ModeLVM || rec.LVM == nil || rec.LVM.LVName != id ||
+		rec.LVM.VGUUID != b.group.GroupUUID || !validUUID(rec.LVM.LVUUID) {
+		return fmt.Errorf("volume %s/%s: %w: the record is of another volume", b.group.GroupName, id, volume.ErrIdentity)
+	}
+	return nil
+}
+
+func record(g *Group, lv *LogicalVolume) volume.Record {
+	return volume.Record{
+		Mode:      volume.ModeLVM,
+		SizeBytes: lv.SizeBytes,
+		LVM:       &volume.LVMRecord{VGName: g.Name, VGUUID: g.UUID, LVName: lv.Name, LVUUID: lv.UUID},
+	}
+}

@@ -1,0 +1,150 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package lvm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/berth-dev/berth/pkg/hostexec"
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// Runner runs one program on the host; *hostexec.Host is one.
+type Runner interface {
+	Run(ctx context.Context, cmd hostexec.Command) (hostexec.Result, error)
+}
+
+const (
+	// baseTimeout bounds one lvm process, and lineTimeout is added for each command
+	// in it. Beside the work they cover waiting for the lock of the volume group,
+	// which an operator's pvmove or vgcfgbackup may hold for a while.
+	baseTimeout = time.Minute
+	lineTimeout = 10 * time.Second
+)
+
+// Client drives the host's lvm. It holds no state and is safe for concurrent use;
+// lvm itself locks each volume group on the host.
+type Client struct {
+	runner Runner
+}
+
+// NewClient returns a Client that runs lvm by the runner.
+func NewClient(runner Runner) *Client {
+	return &Client{runner: runner}
+}
+
+// Observe returns a report of the volume groups on the given devices, or, when
+// there are none, on every device that the host's lvm.conf and devices file let
+// lvm see. An error means that nothing was learned.
+func (c *Client) Observe(ctx context.Context, devices []string) (*Report, error) {
+	report, stderr, err := c.shell(ctx, devices, nil)
+	if err != nil {
+		return nil, fmt.Errorf("observe volume groups: %w", explain(stderr, err))
+	}
+	return report, nil
+}
+
+// shell runs commands in one lvm process, by lvm's own command shell, and then
+// the two reports. A command that fails does not stop the next one. The process's
+// exit code says nothing about them: what was done is in the report, why
+// something was not is on stderr. The error is nil only with a complete report.
+//
+// A command in the shell must not ask anything: lvm would take the following
+// lines of its input for the answer (yes_no_prompt in lib/display/display.c). So
+// only commands with --yes, or those that never ask, may be given.
+func (c *Client) shell(ctx context.Context, devices []string, commands [][]string) (*Report, []byte, error) {
+	input, err := script(devices, commands)
+	if err != nil {
+		return nil, nil, err
+	}
+	result, err := c.runner.Run(ctx, hostexec.Command{
+		Name:  "lvm",
+		Stdin: input,
+		Env: []string{
+			"LVM_REPORT_FD=3",
+			"LVM_SUPPRESS_FD_WARNINGS=1",
+			// The shell keeps a history of its lines in $HOME, and in the working directory
+			// when there is no $HOME (tools/lvm.c: _hist_file).
+			"HOME=/dev/null",
+		},
+		ReportFD: true,
+		Timeout:  baseTimeout + time.Duration(len(commands))*lineTimeout,
+	})
+	if err != nil {
+		return nil, result.Stderr, err
+	}
+	report, err := ParseReport(result.Report)
+	if err != nil {
+		return nil, result.Stderr, err
+	}
+	report.markDuplicates(result.Stderr)
+	return report, result.Stderr, nil
+}
+
+// script is the shell's input: a line per command, and the reports.
+func script(devices []string, commands [][]string) ([]byte, error) {
+	if err := validatePaths(devices); err != nil {
+		return nil, err
+	}
+	var restrict []string
+	if len(devices) > 0 {
+		restrict = []string{"--devices", strings.Join(devices, ",")}
+	}
+	report := []string{"--noheadings", "--nameprefixes", "--units", "b", "--nosuffix"}
+	lines := append(append([][]string(nil), commands...),
+		append(append([]string{"lvs"}, report...), "-o", volumeFields),
+		// --foreign, --shared: show groups that other hosts own as what they are.
+		append(append([]string{"pvs", "--foreign", "--shared"}, report...), "-o", deviceFields),
+	)
+	var input bytes.Buffer
+	for _, line := range lines {
+		words := append(line[:1:1], restrict...)
+		words = append(words, line[1:]...)
+		for _, word := range words {
+			if !wordPattern.MatchString(word) {
+				return nil, fmt.Errorf("%w: %q cannot stand in a command for lvm", volume.ErrInvalid, word)
+			}
+		}
+		input.WriteString(strings.Join(words, " "))
+		input.WriteByte('\n')
+	}
+	return input.Bytes(), nil
+}
+
+// markDuplicates notes what lvm only warns of.
+func (r *Report) markDuplicates(stderr []byte) {
+	twice := duplicates(stderr)
+	for _, g := range r.Groups {
+		for _, pv := range g.PVs {
+			// Some messages show the UUID without its hyphens.
+			g.duplicates = g.duplicates || twice[pv.UUID] || twice[strings.ReplaceAll(pv.UUID, "-", "")]
+		}
+	}
+}
+
+// single runs one command in a process of its own, with nothing on its standard
+// input, so that every question it asks is answered by no. It is for commands
+// that may meet content that is not ours: they get no --yes and no --force.
+func (c *Client) single(ctx context.Context, args ...string) error {
+	result, err := c.runner.Run(ctx, hostexec.Command{
+		Name:    "lvm",
+		Args:    args,
+		Env:     []string{"LVM_SUPPRESS_FD_WARNINGS=1"},
+		Timeout: baseTimeout,
+	})
+	if err == nil {
+		return nil
+	}
+	var exit *hostexec.ExitError
+	if errors.As(err, &exit) && exit.TimedOut {
+		// Words printed before the end do not explain an end by force.
+		return err
+	}
+	return explain(result.Stderr, err)
+}

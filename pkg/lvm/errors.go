@@ -1,0 +1,117 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package lvm
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/berth-dev/berth/pkg/hostexec"
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// message is something that lvm says on stderr and what it means to us.
+type message struct {
+	pattern  *regexp.Regexp
+	sentinel error
+}
+
+// messages are searched in order; the first that matches counts. The comments
+// name the file of lvm2 2.03.31 that prints them, and the test has a sample of
+// each. What lvm says explains a failure; it never decides whether something was
+// done: that is read from the report afterwards.
+var messages = []message{
+	// lib/metadata/lv_manip.c: lvcreate, all extents counted.
+	{regexp.MustCompile(`has insufficient free space \(\d+ extents\): \d+ required`), volume.ErrNoSpace},
+	// lib/metadata/lv_manip.c: lvextend, and allocation with constraints.
+	{regexp.MustCompile(`Insufficient free space: \d+ extents needed`), volume.ErrNoSpace},
+	{regexp.MustCompile(`Insufficient suitable .*allocatable extents`), volume.ErrNoSpace},
+	// lib/format_text/format-text.c: the metadata area is full.
+	{regexp.MustCompile(`metadata on .* too large for circular buffer`), volume.ErrNoSpace},
+	// lib/metadata/lv_manip.c.
+	{regexp.MustCompile(`Logical Volume "[^"]*" already exists in volume group`), volume.ErrExists},
+	// tools/vgcreate.c and tools/toollib.c.
+	{regexp.MustCompile(`A volume group called \S+ already exists`), volume.ErrExists},
+	{regexp.MustCompile(`Physical volume '[^']*' is already in volume group`), volume.ErrExists},
+	// lib/activate/activate.c: lv_check_not_in_use.
+	{regexp.MustCompile(`Logical volume \S+ (is used by another device|contains a filesystem in use|in use)\.`), volume.ErrInUse},
+	// lib/label/label.c: somebody has the device open with O_EXCL.
+	{regexp.MustCompile(`Can't open \S+ exclusively`), volume.ErrInUse},
+	// lib/device/dev-type.c: a prompt that nobody answered.
+	{regexp.MustCompile(`signature detected on|existing signatures? left on the device|Aborted wiping of`), volume.ErrNotBlank},
+	// lib/filters, through tools/toollib.c: pvcreate_each_device.
+	{regexp.MustCompile(`Cannot use \S+: device is (partitioned|an md component|a multipath component)`), volume.ErrNotBlank},
+	// tools/toollib.c: the device is not there, or the host's lvm.conf keeps it from us.
+	{regexp.MustCompile(`Cannot use \S+: `), volume.ErrPoolUnavailable},
+	// lib/metadata/metadata.c: vg_read and vg_write.
+	{regexp.MustCompile(`Cannot change VG \S+ while PVs are missing`), volume.ErrPoolUnavailable},
+	{regexp.MustCompile(`Cannot update volume group \S+ with duplicate PV devices`), volume.ErrPoolUnavailable},
+	{regexp.MustCompile(`Cannot access VG \S+ with (system ID|lock type)`), volume.ErrPoolUnavailable},
+	{regexp.MustCompile(`Volume group "?[^" ]+"? is exported`), volume.ErrPoolUnavailable},
+	// tools/toollib.c and lib/metadata/metadata.c.
+	{regexp.MustCompile(`Multiple VGs found with the same name`), volume.ErrPoolUnavailable},
+	{regexp.MustCompile(`Volume group "[^"]+" not found`), volume.ErrPoolUnavailable},
+	// lib/misc/lvm-file.c and locking/file_locking.c: another lvm holds the lock.
+	{regexp.MustCompile(`Can't get lock for|Failed to lock`), volume.ErrBusy},
+	// getopt, in tools/lvmcmdline.c: --devices came with 2.03.12.
+	{regexp.MustCompile(`unrecognized option '--devices'`), volume.ErrToolMissing},
+	// tools/lvm.c built without a line editor: there is no command shell.
+	{regexp.MustCompile(`Please supply an LVM command`), volume.ErrToolMissing},
+}
+
+// duplicatePV finds the warnings about a physical volume that is on two devices
+// (lib/cache/lvmcache.c), as after a disk was cloned.
+var duplicatePV = regexp.MustCompile(`WARNING: (?:PV (\S+) on \S+ was already found on|Not using device \S+ for PV (\S+)\.)`)
+
+func duplicates(stderr []byte) map[string]bool {
+	found := map[string]bool{}
+	for _, m := range duplicatePV.FindAllSubmatch(stderr, -1) {
+		found[string(m[1])+string(m[2])] = true
+	}
+	return found
+}
+
+// classify returns the sentinel that lvm's words stand for, or nil.
+func classify(stderr []byte) error {
+	for _, m := range messages {
+		if m.pattern.Match(stderr) {
+			return m.sentinel
+		}
+	}
+	return nil
+}
+
+// explain makes an error of what lvm said: its sentinel, if the words are known,
+// and the words.
+func explain(stderr []byte, cause error) error {
+	words := said(stderr)
+	sentinel := classify(stderr)
+	switch {
+	case sentinel != nil && cause != nil:
+		return fmt.Errorf("%w: lvm said %q: %w", sentinel, words, cause)
+	case sentinel != nil:
+		return fmt.Errorf("%w: lvm said %q", sentinel, words)
+	case cause != nil:
+		return cause
+	case words != "":
+		return fmt.Errorf("lvm said %q", words)
+	}
+	return fmt.Errorf("lvm did not do it and did not say why")
+}
+
+// said returns the last lines of stderr that are not mere warnings.
+func said(stderr []byte) string {
+	const most = 3
+	var lines []string
+	for _, line := range hostexec.Lines(stderr) {
+		if !strings.HasPrefix(line, "WARNING:") {
+			lines = append(lines, line)
+		}
+	}
+	if len(lines) > most {
+		lines = lines[len(lines)-most:]
+	}
+	return strings.Join(lines, "; ")
+}

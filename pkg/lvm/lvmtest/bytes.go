@@ -1,0 +1,125 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package lvmtest
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+)
+
+// A volume's bytes are in the files of its disks. While it is active they are in
+// one file that stands for its device node, and go back when it is deactivated:
+// so the next owner of an extent sees what the last one left there.
+
+func (h *Host) activate(g *group, lv *logicalVolume) {
+	if lv.node != "" {
+		h.resizeNode(g, lv)
+		return
+	}
+	lv.node = filepath.Join(h.dir, "node-"+lv.name)
+	out := h.create(lv.node)
+	defer h.close(out)
+	for i, e := range lv.extents {
+		h.load(out, int64(i), g, e)
+	}
+	h.truncate(out, int64(len(lv.extents))*g.extent)
+}
+
+// resizeNode brings extents that the volume has got into its node.
+func (h *Host) resizeNode(g *group, lv *logicalVolume) {
+	out := h.open(lv.node)
+	defer h.close(out)
+	info, err := out.Stat()
+	h.must(err)
+	for i := info.Size() / g.extent; i < int64(len(lv.extents)); i++ {
+		e := lv.extents[i]
+		h.load(out, i, g, e)
+	}
+	h.truncate(out, int64(len(lv.extents))*g.extent)
+}
+
+func (h *Host) deactivate(lv *logicalVolume) {
+	if lv.node == "" {
+		return
+	}
+	in := h.open(lv.node)
+	info, err := in.Stat()
+	h.must(err)
+	size := info.Size() / int64(len(lv.extents))
+	for _, g := range h.groups {
+		if g.volume(lv.name) == lv {
+			size = g.extent
+		}
+	}
+	for i, e := range lv.extents {
+		if int64(i)*size >= info.Size() {
+			break
+		}
+		out := h.open(e.disk.file)
+		h.copyExtent(out, dataStart+e.index*size, in, int64(i)*size, size)
+		h.close(out)
+	}
+	h.close(in)
+	h.must(os.Remove(lv.node))
+	lv.node = ""
+}
+
+// wipeStart is what lvcreate --zero y --wipesignatures y leaves of the start.
+func (h *Host) wipeStart(lv *logicalVolume) {
+	const startBytes = 64 << 10
+	f := h.open(lv.node)
+	defer h.close(f)
+	_, err := f.WriteAt(make([]byte, startBytes), 0)
+	h.must(err)
+}
+
+// load copies one extent of a disk to a node.
+func (h *Host) load(node *os.File, index int64, g *group, e extent) {
+	in := h.open(e.disk.file)
+	defer h.close(in)
+	h.copyExtent(node, index*g.extent, in, dataStart+e.index*g.extent, g.extent)
+}
+
+// copyExtent copies what is not zero, so that the files stay sparse.
+func (h *Host) copyExtent(out *os.File, outAt int64, in *os.File, inAt, length int64) {
+	data, zero := make([]byte, length), make([]byte, length)
+	n, err := in.ReadAt(data, inAt)
+	if err != nil && err != io.EOF {
+		h.must(err)
+	}
+	clear(data[n:])
+	if string(data) == string(zero) {
+		current := make([]byte, length)
+		n, err := out.ReadAt(current, outAt)
+		if (err == nil || err == io.EOF) && string(current[:n]) == string(zero[:n]) {
+			return
+		}
+	}
+	_, err = out.WriteAt(data, outAt)
+	h.must(err)
+}
+
+func (h *Host) create(path string) *os.File {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|os.O_TRUNC, 0o600)
+	h.must(err)
+	return f
+}
+
+func (h *Host) open(path string) *os.File {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	h.must(err)
+	return f
+}
+
+func (h *Host) close(f *os.File) { h.must(f.Close()) }
+
+func (h *Host) truncate(f *os.File, size int64) { h.must(f.Truncate(size)) }
+
+// must ends the test when the fake itself does not work.
+func (h *Host) must(err error) {
+	if err != nil {
+		panic("lvmtest: " + err.Error())
+	}
+}

@@ -1,0 +1,283 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package lvmtest
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// Host is a host with disks and lvm. It is safe for concurrent use.
+type Host struct {
+	t   testing.TB
+	dir string
+
+	mu     sync.Mutex
+	disks  map[string]*disk
+	groups []*group
+	serial int
+	boot   int
+	blind  bool
+	held   map[string]bool
+	faults []Fault
+	// countdown to the loss of power; negative: not armed.
+	countdown int
+	dead      bool
+
+	processes int
+	commands  []string
+	// running, if not nil, is called at the start of each process, without the lock.
+	running func(commands []string)
+}
+
+// disk is a file of bytes, with what is on it.
+type disk struct {
+	path    string
+	size    int64
+	file    string
+	content string // a foreign signature; "" is none
+	pvUUID  string
+	group   *group
+	missing bool
+	// start of the extents, and how many are on it.
+	extents int64
+}
+
+type group struct {
+	name, uuid, systemID string
+	exported             bool
+	extent               int64
+	seqno                uint64
+	tags                 []string
+	disks                []*disk
+	volumes              []*logicalVolume
+}
+
+type logicalVolume struct {
+	name, uuid string
+	tags       []string
+	role       []string
+	extents    []extent
+	// node is the file that stands for the device node, "" when inactive. Its size
+	// may lag behind the metadata after a crash.
+	node string
+}
+
+type extent struct {
+	disk  *disk
+	index int64
+}
+
+// dataStart is where a disk's extents begin: after the label and 64 MiB of
+// metadata on a real disk. Nothing is stored there by the fake.
+const dataStart = 1 << 20
+
+// NewHost returns a host without disks. What it stores is in a directory of the
+// test.
+func NewHost(t testing.TB) *Host {
+	t.Helper()
+	return &Host{t: t, dir: t.TempDir(), disks: map[string]*disk{}, held: map[string]bool{}, countdown: -1}
+}
+
+// AddDisk plugs a blank disk in, or one with a foreign signature ("ext4").
+func (h *Host) AddDisk(path string, sizeBytes int64, signature string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	file := filepath.Join(h.dir, "disk"+strings.ReplaceAll(path, "/", "_"))
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := os.Truncate(file, sizeBytes); err != nil {
+		h.t.Fatal(err)
+	}
+	h.disks[path] = &disk{path: path, size: sizeBytes, file: file, content: signature}
+}
+
+// SetMissing unplugs a disk or plugs it in again.
+func (h *Host) SetMissing(path string, missing bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.disks[path].missing = missing
+}
+
+// Rename gives a disk another kernel name, as a reboot may.
+func (h *Host) Rename(from, to string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d := h.disks[from]
+	delete(h.disks, from)
+	d.path = to
+	h.disks[to] = d
+}
+
+// Signature returns what a disk holds: a foreign signature, "LVM2_member" or "".
+func (h *Host) Signature(path string) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d := h.disks[path]
+	if d.pvUUID != "" {
+		return "LVM2_member"
+	}
+	return d.content
+}
+
+// Edit changes a volume group behind everybody's back, as an operator does.
+func (h *Host) Edit(groupName string, change func(*Editor)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	g := h.groupNamed(groupName)
+	if g == nil {
+		h.t.Fatalf("no volume group %s", groupName)
+	}
+	g.seqno++
+	change(&Editor{h: h, g: g})
+}
+
+// Editor is what an operator does to a volume group.
+type Editor struct {
+	h *Host
+	g *group
+}
+
+// SetUUID makes it another group of the same name.
+func (e *Editor) SetUUID() { e.g.uuid = e.h.newUUID() }
+
+// Rename is vgrename.
+func (e *Editor) Rename(name string) { e.g.name = name }
+
+// SetExported is vgexport.
+func (e *Editor) SetExported(exported bool) { e.g.exported = exported }
+
+// SetSystemID is vgchange --systemid.
+func (e *Editor) SetSystemID(id string) { e.g.systemID = id }
+
+// Replace makes another volume of the same name and size, with the same tags.
+func (e *Editor) Replace(name string) {
+	lv := e.g.volume(name)
+	lv.uuid = e.h.newUUID()
+}
+
+// Remove is lvremove.
+func (e *Editor) Remove(name string) { e.h.drop(e.g, e.g.volume(name)) }
+
+// SetRole makes the volume an origin of a snapshot, or plain again.
+func (e *Editor) SetRole(name string, role ...string) { e.g.volume(name).role = role }
+
+// SetTags is lvchange --deltag and --addtag.
+func (e *Editor) SetTags(name string, tags ...string) { e.g.volume(name).tags = tags }
+
+// Add makes a volume that is not ours.
+func (e *Editor) Add(name string, extents int) {
+	free := e.g.free()
+	e.g.volumes = append(e.g.volumes, &logicalVolume{
+		name: name, uuid: e.h.newUUID(), role: []string{"public"}, extents: free[:extents],
+	})
+}
+
+// Deactivate takes the device node away.
+func (e *Editor) Deactivate(name string) { e.h.deactivate(e.g.volume(name)) }
+
+// Processes returns how many programs were started so far.
+func (h *Host) Processes() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.processes
+}
+
+// Commands returns the command lines given to lvm so far, reports left out.
+func (h *Host) Commands() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.commands)
+}
+
+// OnProcess calls f at the start of each process with its changing commands. The
+// process waits for f.
+func (h *Host) OnProcess(f func(commands []string)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.running = f
+}
+
+// Reboot deactivates every volume, ends every process of the old boot, gives the
+// power back, and lets go of everything held.
+func (h *Host) Reboot() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, g := range h.groups {
+		for _, lv := range g.volumes {
+			h.deactivate(lv)
+		}
+	}
+	h.boot++
+	h.countdown, h.dead, h.faults = -1, false, nil
+	h.held = map[string]bool{}
+}
+
+// SetBlind makes every observation fail.
+func (h *Host) SetBlind(blind bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.blind = blind
+}
+
+func (h *Host) groupNamed(name string) *group {
+	i := slices.IndexFunc(h.groups, func(g *group) bool { return g.name == name })
+	if i < 0 {
+		return nil
+	}
+	return h.groups[i]
+}
+
+// newUUID makes UUIDs that are unique and alike in each run.
+func (h *Host) newUUID() string {
+	h.serial++
+	text := fmt.Sprintf("%032d", h.serial)
+	return strings.Join([]string{text[:6], text[6:10], text[10:14], text[14:18], text[18:22], text[22:26], text[26:]}, "-")
+}
+
+func (g *group) volume(name string) *logicalVolume {
+	i := slices.IndexFunc(g.volumes, func(lv *logicalVolume) bool { return lv.name == name })
+	if i < 0 {
+		return nil
+	}
+	return g.volumes[i]
+}
+
+func (g *group) total() int64 {
+	var n int64
+	for _, d := range g.disks {
+		n += d.extents
+	}
+	return n
+}
+
+// free returns the extents that no volume has.
+func (g *group) free() []extent {
+	used := map[extent]bool{}
+	for _, lv := range g.volumes {
+		for _, e := range lv.extents {
+			used[e] = true
+		}
+	}
+	var free []extent
+	for _, d := range g.disks {
+		for i := range d.extents {
+			if e := (extent{d, i}); !used[e] {
+				free = append(free, e)
+			}
+		}
+	}
+	return free
+}
+
+func (h *Host) drop(g *group, lv *logicalVolume) {
+	h.deactivate(lv)
+	g.volumes = slices.DeleteFunc(g.volumes, func(o *logicalVolume) bool { return o == lv })
+}

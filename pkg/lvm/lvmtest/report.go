@@ -1,0 +1,134 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package lvmtest
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// answer prints what lvs or pvs prints.
+func (p *process) answer(c command) {
+	switch c.name {
+	case "lvs":
+		for _, g := range p.visible(c) {
+			if g.exported || g.systemID != "" {
+				continue
+			}
+			for _, lv := range g.volumes {
+				p.print(c, lvFields(g, lv))
+			}
+		}
+	case "pvs":
+		for _, g := range p.visible(c) {
+			for _, d := range g.disks {
+				p.print(c, p.pvFields(c, g, d))
+			}
+		}
+		for _, d := range p.h.disks {
+			if d.group == nil && d.pvUUID != "" && p.seen(c, d) {
+				p.print(c, p.pvFields(c, nil, d))
+			}
+		}
+	}
+}
+
+func (p *process) print(c command, fields map[string]string) {
+	for i, name := range strings.Split(c.value("-o"), ",") {
+		value, ok := fields[name]
+		if !ok {
+			fmt.Fprintf(&p.stderr, "  Unrecognised field: %s\n", name)
+			return
+		}
+		separator := " "
+		if i == 0 {
+			separator = "  "
+		}
+		fmt.Fprintf(&p.report, "%sLVM2_%s='%s'", separator, strings.ToUpper(name), value)
+	}
+	p.report.WriteByte('\n')
+}
+
+func lvFields(g *group, lv *logicalVolume) map[string]string {
+	return map[string]string{
+		"vg_uuid": g.uuid, "vg_seqno": strconv.FormatUint(g.seqno, 10),
+		"lv_uuid": lv.uuid, "lv_name": lv.name, "lv_tags": strings.Join(lv.tags, ","),
+		"lv_size":   strconv.FormatInt(int64(len(lv.extents))*g.extent, 10),
+		"lv_layout": "linear", "lv_role": strings.Join(lv.role, ","),
+	}
+}
+
+func (p *process) pvFields(c command, g *group, d *disk) map[string]string {
+	fields := map[string]string{"pv_uuid": d.pvUUID, "pv_name": d.path, "pv_missing": "", "dev_size": strconv.FormatInt(d.size, 10)}
+	if !p.seen(c, d) {
+		fields["pv_name"], fields["pv_missing"], fields["dev_size"] = "[unknown]", "missing", "0"
+	}
+	text := func(name, value string) { fields[name] = value }
+	number := func(name string, value int64) { fields[name] = strconv.FormatInt(value, 10) }
+	const metadataBytes = 64 << 20
+	if g == nil {
+		g = &group{}
+	}
+	text("vg_uuid", g.uuid)
+	text("vg_name", g.name)
+	text("vg_tags", strings.Join(g.tags, ","))
+	text("vg_systemid", g.systemID)
+	text("vg_exported", map[bool]string{true: "exported"}[g.exported])
+	number("vg_seqno", int64(g.seqno))
+	number("vg_size", g.total()*g.extent)
+	number("vg_extent_size", g.extent)
+	number("vg_extent_count", g.total())
+	number("vg_free_count", int64(len(g.free())))
+	number("vg_missing_pv_count", int64(p.missing(c, g)))
+	number("pv_count", int64(len(g.disks)))
+	number("lv_count", int64(len(g.volumes)))
+	number("vg_mda_size", metadataBytes)
+	number("vg_mda_free", metadataBytes-int64(len(g.volumes))<<9)
+	return fields
+}
+
+// seen reports whether a command sees a disk.
+func (p *process) seen(c command, d *disk) bool {
+	if d.missing {
+		return false
+	}
+	return !c.has("--devices") || slices.Contains(strings.Split(c.value("--devices"), ","), d.path)
+}
+
+// visible returns the groups of which a command sees at least one disk.
+func (p *process) visible(c command) []*group {
+	return slices.DeleteFunc(slices.Clone(p.h.groups), func(g *group) bool {
+		return !slices.ContainsFunc(g.disks, func(d *disk) bool { return p.seen(c, d) })
+	})
+}
+
+func (p *process) missing(c command, g *group) int {
+	n := 0
+	for _, d := range g.disks {
+		if !p.seen(c, d) {
+			n++
+		}
+	}
+	return n
+}
+
+// Report prints the report of the whole host, for tests of its reader.
+func (h *Host) Report() []byte {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := &process{h: h}
+	for _, line := range []string{
+		"lvs -o vg_uuid,vg_seqno,lv_uuid,lv_name,lv_size,lv_tags,lv_layout,lv_role",
+		"pvs -o pv_uuid,pv_name,pv_missing,dev_size,vg_uuid,vg_name,vg_seqno,vg_size,vg_extent_size,vg_extent_count," +
+			"vg_free_count,vg_tags,vg_systemid,vg_exported,vg_missing_pv_count,pv_count,lv_count,vg_mda_size,vg_mda_free",
+	} {
+		c, err := parse(strings.Fields(line))
+		h.must(err)
+		p.answer(c)
+	}
+	return bytes.Clone(p.report.Bytes())
+}

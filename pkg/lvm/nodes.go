@@ -1,0 +1,164 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package lvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-dev/berth/pkg/block"
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// Nodes are the device nodes of active logical volumes.
+type Nodes interface {
+	// Find returns where the logical volume can be opened. ok is false when it is
+	// not active; that is proven, an error is not.
+	Find(ctx context.Context, id NodeID) (loc volume.Location, ok bool, err error)
+	// Wipe makes the content unreadable as the policy asks. volume.ErrInUse: somebody
+	// has the node open for himself (a mount, device-mapper, us); nothing was touched.
+	Wipe(ctx context.Context, loc volume.Location, policy volume.WipePolicy) error
+}
+
+// NodeID names a logical volume in device-mapper.
+type NodeID struct {
+	GroupName, GroupUUID string
+	Name, UUID           string
+}
+
+func (id NodeID) String() string { return id.GroupName + "/" + id.Name }
+
+// HostNodes finds nodes in the host's sysfs, without starting any process. What
+// identifies a node is its device-mapper UUID, which holds the UUIDs of the group
+// and of the volume; its name alone proves nothing.
+type HostNodes struct {
+	// Root is the directory under which the host's /sys and /dev are seen: "/" on
+	// the host itself.
+	Root string
+}
+
+// Find implements Nodes.
+//
+// The path it returns is /dev/mapper/NAME where that is the right device: the
+// name holds the volume's ID, so it cannot come to mean another volume between
+// now and its use, as /dev/dm-N could. /dev/dm-N is made by the kernel itself and
+// stands in while udev is late.
+func (h HostNodes) Find(ctx context.Context, id NodeID) (volume.Location, bool, error) {
+	if err := ctx.Err(); err != nil {
+		return volume.Location{}, false, err
+	}
+	want := dmUUID(id.GroupUUID, id.UUID)
+	mapper := "/dev/mapper/" + dmName(id.GroupName, id.Name)
+	number, isNode, err := h.deviceNumber(mapper)
+	if err != nil {
+		return volume.Location{}, false, err
+	}
+	if isNode {
+		dir := h.path("/sys/dev/block", number)
+		if uuid, err := readText(filepath.Join(dir, "dm/uuid")); err == nil && uuid == want {
+			return h.location(mapper, dir)
+		}
+	}
+	return h.scan(want)
+}
+
+// scan looks at every device-mapper device.
+func (h HostNodes) scan(want string) (volume.Location, bool, error) {
+	dirs, err := os.ReadDir(h.path("/sys/block"))
+	if err != nil {
+		return volume.Location{}, false, fmt.Errorf("look for active logical volumes: %w", err)
+	}
+	for _, entry := range dirs {
+		if !strings.HasPrefix(entry.Name(), "dm-") {
+			continue
+		}
+		dir := h.path("/sys/block", entry.Name())
+		uuid, err := readText(filepath.Join(dir, "dm/uuid"))
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+			// Removed while we looked.
+			continue
+		}
+		if err != nil {
+			return volume.Location{}, false, fmt.Errorf("look for active logical volumes: %w", err)
+		}
+		if uuid != want {
+			continue
+		}
+		path := "/dev/" + entry.Name()
+		sysNumber, err := readText(filepath.Join(dir, "dev"))
+		if err != nil {
+			return volume.Location{}, false, fmt.Errorf("read the number of %s: %w", path, err)
+		}
+		number, isNode, err := h.deviceNumber(path)
+		if err != nil {
+			return volume.Location{}, false, err
+		}
+		if !isNode || number != sysNumber {
+			return volume.Location{}, false, fmt.Errorf("%s is not the node of device %s", path, sysNumber)
+		}
+		return h.location(path, dir)
+	}
+	return volume.Location{}, false, nil
+}
+
+func (h HostNodes) location(path, dir string) (volume.Location, bool, error) {
+	const sectorBytes = 512 // the unit of sysfs's size, whatever the device's own sector is
+	text, err := readText(filepath.Join(dir, "size"))
+	if err != nil {
+		return volume.Location{}, false, fmt.Errorf("read the size of %s: %w", path, err)
+	}
+	sectors, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || sectors <= 0 {
+		return volume.Location{}, false, fmt.Errorf("the size of %s is %q", path, text)
+	}
+	return volume.Location{Device: path, SizeBytes: sectors * sectorBytes}, true, nil
+}
+
+// deviceNumber returns "major:minor" of a block device's node, following links.
+func (h HostNodes) deviceNumber(path string) (string, bool, error) {
+	var st unix.Stat_t
+	err := unix.Stat(h.path(path), &st)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", false, nil
+	}
+	if err != nil {
+		return "", false, fmt.Errorf("stat %s: %w", path, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return "", false, nil
+	}
+	return fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)), true, nil
+}
+
+// Wipe implements Nodes, by pkg/block. Where a volume cannot be discarded it is
+// zeroed: the next owner must not read it.
+func (h HostNodes) Wipe(ctx context.Context, loc volume.Location, policy volume.WipePolicy) (err error) {
+	file, err := block.OpenExclusive(h.path(loc.Device))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	err = block.Wipe(ctx, file, loc.SizeBytes, policy, nil)
+	if errors.Is(err, block.ErrDiscardUnsupported) {
+		err = block.Wipe(ctx, file, loc.SizeBytes, volume.WipeZero, nil)
+	}
+	return err
+}
+
+func (h HostNodes) path(parts ...string) string {
+	return filepath.Join(append([]string{h.Root, "/"}, parts...)...)
+}
+
+func readText(path string) (string, error) {
+	data, err := os.ReadFile(path)
+	return strings.TrimSpace(string(data)), err
+}

@@ -1,0 +1,208 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package lvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// queue does everything that changes one volume group, one process after the
+// other, and knows how the group looks. What waits while a process runs goes into
+// the next one together: a burst is batched without anybody waiting for company.
+type queue struct {
+	client    *Client
+	groupName string
+	groupUUID string
+	devices   func() []string
+	reserve   func(totalBytes int64) int64
+	seqno     SeqnoReader
+
+	mu      sync.Mutex
+	pending []*operation
+	working bool
+
+	// known is how the group looked last, nil when that is not known. Only the
+	// worker touches it.
+	known *Group
+}
+
+// mostPerProcess bounds a batch, and with it how long one process may take.
+const mostPerProcess = 64
+
+// do queues an operation and waits for its outcome. When the context ends first,
+// an operation that no process has been started for is taken back; another goes
+// on to its end, and the next call for the same volume will see what it did.
+func (q *queue) do(ctx context.Context, op *operation) (*Group, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("%s %s/%s: not started: %w", op.verb, q.groupName, op.name, context.Cause(ctx))
+	}
+	op.done = make(chan outcome, 1)
+	q.mu.Lock()
+	q.pending = append(q.pending, op)
+	if !q.working {
+		q.working = true
+		//nolint:contextcheck // A batch serves many callers and outlives each of them; every process has its own deadline.
+		go q.work()
+	}
+	q.mu.Unlock()
+
+	select {
+	case out := <-op.done:
+		return out.group, out.err
+	case <-ctx.Done():
+		q.mu.Lock()
+		q.pending = slices.DeleteFunc(q.pending, func(o *operation) bool { return o == op })
+		q.mu.Unlock()
+		return nil, fmt.Errorf("%s %s/%s: %w", op.verb, q.groupName, op.name, context.Cause(ctx))
+	}
+}
+
+// work runs until nothing waits.
+func (q *queue) work() {
+	for {
+		q.mu.Lock()
+		batch := q.pending[:min(len(q.pending), mostPerProcess)]
+		q.pending = q.pending[len(batch):]
+		if len(batch) == 0 {
+			q.pending = nil
+			q.working = false
+			q.mu.Unlock()
+			return
+		}
+		q.mu.Unlock()
+		for batch = slices.Clone(batch); len(batch) > 0; {
+			batch = q.process(context.Background(), batch)
+		}
+	}
+}
+
+// process decides, acts in at most one process, observes, and answers. It returns
+// the operations that need another process.
+func (q *queue) process(ctx context.Context, batch []*operation) []*operation {
+	before, err := q.current(ctx)
+	if err != nil {
+		for _, op := range batch {
+			op.answer(nil, fmt.Errorf("%s %s/%s: %w", op.verb, q.groupName, op.name, err))
+		}
+		return nil
+	}
+	p := makePlan(before, q.reserveOf(before), batch)
+	for op, err := range p.refused {
+		op.answer(nil, err)
+	}
+	after, stderr, actErr := before, []byte(nil), error(nil)
+	if len(p.commands) > 0 {
+		after, stderr, actErr = q.act(ctx, p.commands)
+	}
+	if after == nil {
+		for _, op := range append(p.acting, p.watching...) {
+			op.answer(nil, fmt.Errorf("%s %s/%s: the outcome is not known: %w", op.verb, q.groupName, op.name, actErr))
+		}
+		return p.later
+	}
+	for _, op := range p.watching {
+		op.answer(after, nil)
+	}
+	var again []*operation
+	for _, op := range p.acting {
+		op.tried++
+		op.said = said(stderr)
+		switch done := op.met(after); {
+		case done, actErr == nil && !op.inMetadata():
+			op.answer(after, nil)
+		case actErr == nil && len(p.acting) > 1 && op.tried == 1:
+			// Which of the commands lvm complained of is not known: try it alone.
+			again = append(again, op)
+		default:
+			op.answer(nil, fmt.Errorf("%s %s/%s: %w", op.verb, q.groupName, op.name, explain(stderr, actErr)))
+		}
+	}
+	for _, op := range again {
+		p.later = append(q.process(ctx, []*operation{op}), p.later...)
+	}
+	return p.later
+}
+
+// act runs the commands. It returns how the group looks afterwards, and the error
+// that kept the process from telling so itself. The group is nil when that could
+// not be found out.
+func (q *queue) act(ctx context.Context, commands [][]string) (*Group, []byte, error) {
+	q.known = nil
+	report, stderr, actErr := q.client.shell(ctx, q.devices(), commands)
+	if actErr == nil {
+		g, err := q.pick(report)
+		if err != nil {
+			return nil, stderr, err
+		}
+		q.known = g
+		return g, stderr, nil
+	}
+	if errors.Is(actErr, volume.ErrToolMissing) || errors.Is(actErr, volume.ErrInvalid) {
+		// Nothing was started.
+		return nil, stderr, actErr
+	}
+	g, err := q.observe(ctx)
+	if err != nil {
+		return nil, stderr, errors.Join(explain(stderr, actErr), err)
+	}
+	return g, stderr, actErr
+}
+
+// current returns how the group looks now: as it was seen last, if the metadata
+// on its devices is still of that generation.
+func (q *queue) current(ctx context.Context) (*Group, error) {
+	if q.known != nil && unchanged(q.known, q.seqno) {
+		return q.known, nil
+	}
+	return q.observe(ctx)
+}
+
+func (q *queue) observe(ctx context.Context) (*Group, error) {
+	q.known = nil
+	report, stderr, err := q.client.shell(ctx, q.devices(), nil)
+	if err != nil {
+		return nil, explain(stderr, err)
+	}
+	q.known, err = q.pick(report)
+	return q.known, err
+}
+
+// pick finds the group by its UUID. One that is not among the devices shown is
+// unavailable, not absent; one of the same name is not ours.
+func (q *queue) pick(report *Report) (*Group, error) {
+	if g := report.Group(q.groupUUID); g != nil {
+		return g, nil
+	}
+	where := "the devices that the host shows to lvm"
+	if devices := q.devices(); len(devices) > 0 {
+		where = strings.Join(devices, ", ")
+	}
+	for _, g := range report.Groups {
+		if g.Name == q.groupName {
+			return nil, fmt.Errorf("%w: %w: a volume group %s with UUID %s is on %s, the pool's has UUID %s",
+				volume.ErrPoolUnavailable, volume.ErrIdentity, g.Name, g.UUID, where, q.groupUUID)
+		}
+	}
+	return nil, fmt.Errorf("%w: volume group %s (%s) was not found on %s", volume.ErrPoolUnavailable, q.groupName, q.groupUUID, where)
+}
+
+func (q *queue) reserveOf(g *Group) int64 {
+	return max(0, q.reserve(g.Extents*g.ExtentBytes))
+}
+
+// inMetadata reports whether the effect of the operation shows in the metadata.
+func (op *operation) inMetadata() bool {
+	return op.verb != verbActivate && op.verb != verbRefresh
+}
+
+func (op *operation) answer(g *Group, err error) {
+	op.done <- outcome{group: g, err: err}
+}

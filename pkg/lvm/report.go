@@ -1,0 +1,305 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package lvm
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// errReport: what lvm printed is no complete report. It proves nothing, neither
+// presence nor absence (I4).
+var errReport = errors.New("lvm gave no complete report")
+
+// Report is one complete and consistent look at the volume groups on the devices
+// that a command was shown.
+type Report struct {
+	// Groups by UUID.
+	Groups []*Group
+	// Orphans are physical volumes without a volume group.
+	Orphans []PhysicalVolume
+}
+
+// Group is a volume group as one report shows it. It is never changed afterwards.
+type Group struct {
+	Name string
+	UUID string
+	// Seqno counts the changes of the group's metadata.
+	Seqno uint64
+	// SizeBytes, ExtentBytes: the group has Extents extents of ExtentBytes each.
+	SizeBytes   int64
+	ExtentBytes int64
+	Extents     int64
+	FreeExtents int64
+	Tags        []string
+	// SystemID is the host that the group belongs to, if it says so.
+	SystemID string
+	Exported bool
+	// MissingPVs is how many physical volumes were not found on the devices shown.
+	MissingPVs int
+	// MetadataBytes and MetadataFreeBytes are the size of the smallest metadata area
+	// and what is free in the fullest.
+	MetadataBytes     int64
+	MetadataFreeBytes int64
+	PVs               []PhysicalVolume
+	LVs               []LogicalVolume
+
+	// hidden is true when lvm showed the group but not its logical volumes: it is
+	// exported, or belongs to another host.
+	hidden bool
+	// duplicates is true when a physical volume was found on more than one device.
+	duplicates bool
+	pvCount    int
+	lvCount    int
+}
+
+// PhysicalVolume is a device of a volume group.
+type PhysicalVolume struct {
+	UUID string
+	// Path on the host right now; empty when the device is missing.
+	Path      string
+	SizeBytes int64
+}
+
+// LogicalVolume is a volume of a volume group, as its metadata describes it.
+type LogicalVolume struct {
+	Name      string
+	UUID      string
+	SizeBytes int64
+	Tags      []string
+	Layout    []string
+	Role      []string
+
+	groupUUID  string
+	groupSeqno uint64
+}
+
+// Volume returns the logical volume of that name, or nil.
+func (g *Group) Volume(name string) *LogicalVolume {
+	return g.find(func(lv *LogicalVolume) bool { return lv.Name == name })
+}
+
+func (g *Group) volumeByUUID(uuid string) *LogicalVolume {
+	return g.find(func(lv *LogicalVolume) bool { return lv.UUID == uuid })
+}
+
+func (g *Group) find(match func(*LogicalVolume) bool) *LogicalVolume {
+	for i := range g.LVs {
+		if match(&g.LVs[i]) {
+			return &g.LVs[i]
+		}
+	}
+	return nil
+}
+
+// Group returns the group with that UUID, or nil.
+func (r *Report) Group(uuid string) *Group {
+	if i := slices.IndexFunc(r.Groups, func(g *Group) bool { return g.UUID == uuid }); i >= 0 {
+		return r.Groups[i]
+	}
+	return nil
+}
+
+// The fields that are asked for. None of them makes lvm ask device-mapper, so a
+// report costs little also with thousands of volumes.
+const (
+	volumeFields = "vg_uuid,vg_seqno,lv_uuid,lv_name,lv_size,lv_tags,lv_layout,lv_role"
+	deviceFields = "pv_uuid,pv_name,pv_missing,dev_size,vg_uuid,vg_name,vg_seqno,vg_size,vg_extent_size,vg_extent_count," +
+		"vg_free_count,vg_tags,vg_systemid,vg_exported,vg_missing_pv_count,pv_count,lv_count,vg_mda_size,vg_mda_free"
+)
+
+// ParseReport reads what the two report commands of a Client print: a row per
+// logical volume and then one per physical volume with the fields of its group,
+// as KEY='value' pairs (--nameprefixes, lib/report in libdevmapper:
+// _output_field). It returns an error unless the rows are complete and
+// contradict each other nowhere.
+func ParseReport(out []byte) (*Report, error) {
+	var volumes []LogicalVolume
+	report := &Report{}
+	for line := range bytes.Lines(out) {
+		text := strings.TrimSpace(string(line))
+		if text == "" {
+			continue
+		}
+		row, err := parseRow(text)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", errReport, err)
+		}
+		if _, ok := row.fields["LV_UUID"]; ok {
+			volumes = append(volumes, row.volume())
+		} else {
+			report.addDevice(row)
+		}
+		if err := row.err; err != nil {
+			return nil, fmt.Errorf("%w: %w", errReport, err)
+		}
+	}
+	if len(report.Groups) == 0 && len(volumes) > 0 {
+		return nil, fmt.Errorf("%w: volumes without a volume group", errReport)
+	}
+	if err := report.complete(volumes); err != nil {
+		return nil, fmt.Errorf("%w: %w", errReport, err)
+	}
+	return report, nil
+}
+
+// complete attaches the volumes to their groups and proves that nothing is
+// missing: the counts that lvm keeps agree with the rows, and all rows show the
+// same generation of the metadata.
+func (r *Report) complete(volumes []LogicalVolume) error {
+	for _, lv := range volumes {
+		g := r.Group(lv.groupUUID)
+		switch {
+		case g == nil:
+			return fmt.Errorf("volume %s belongs to a volume group that is not shown", lv.Name)
+		case g.Seqno != lv.groupSeqno:
+			return fmt.Errorf("volume group %s changed from %d to %d while it was read", g.Name, lv.groupSeqno, g.Seqno)
+		case g.volumeByUUID(lv.UUID) != nil || g.Volume(lv.Name) != nil:
+			return fmt.Errorf("volume %s/%s is shown twice", g.Name, lv.Name)
+		}
+		g.LVs = append(g.LVs, lv)
+	}
+	for _, g := range r.Groups {
+		if len(g.PVs) != g.pvCount {
+			return fmt.Errorf("volume group %s has %d physical volumes, %d are shown", g.Name, g.pvCount, len(g.PVs))
+		}
+		g.hidden = g.Exported || g.SystemID != "" && g.lvCount > 0 && len(g.LVs) == 0
+		if len(g.LVs) != g.lvCount && !g.hidden {
+			return fmt.Errorf("volume group %s has %d volumes, %d are shown", g.Name, g.lvCount, len(g.LVs))
+		}
+	}
+	return nil
+}
+
+func (r *Report) addDevice(row *row) {
+	pv := PhysicalVolume{UUID: row.uuid("PV_UUID"), Path: row.text("PV_NAME"), SizeBytes: row.number("DEV_SIZE")}
+	if row.text("PV_MISSING") != "" {
+		pv.Path, pv.SizeBytes = "", 0
+	}
+	if row.text("VG_NAME") == "" {
+		r.Orphans = append(r.Orphans, pv)
+		return
+	}
+	g := &Group{
+		Name:              row.text("VG_NAME"),
+		UUID:              row.uuid("VG_UUID"),
+		Seqno:             uint64(row.number("VG_SEQNO")),
+		SizeBytes:         row.number("VG_SIZE"),
+		ExtentBytes:       row.number("VG_EXTENT_SIZE"),
+		Extents:           row.number("VG_EXTENT_COUNT"),
+		FreeExtents:       row.number("VG_FREE_COUNT"),
+		Tags:              row.list("VG_TAGS"),
+		SystemID:          row.text("VG_SYSTEMID"),
+		Exported:          row.text("VG_EXPORTED") != "",
+		MissingPVs:        int(row.number("VG_MISSING_PV_COUNT")),
+		MetadataBytes:     row.number("VG_MDA_SIZE"),
+		MetadataFreeBytes: row.number("VG_MDA_FREE"),
+		pvCount:           int(row.number("PV_COUNT")),
+		lvCount:           int(row.number("LV_COUNT")),
+	}
+	if row.err == nil && (g.ExtentBytes == 0 || g.FreeExtents > g.Extents) {
+		row.err = fmt.Errorf("volume group %s has %d free of %d extents of %d bytes", g.Name, g.FreeExtents, g.Extents, g.ExtentBytes)
+	}
+	known := r.Group(g.UUID)
+	switch {
+	case known == nil:
+		known = g
+		r.Groups = append(r.Groups, g)
+	case known.Seqno != g.Seqno || known.Name != g.Name:
+		row.err = fmt.Errorf("volume group %s is shown as two", g.Name)
+	}
+	known.PVs = append(known.PVs, pv)
+}
+
+// row is one line of a report; the first thing wrong with it is kept in err.
+type row struct {
+	fields map[string]string
+	err    error
+}
+
+const fieldPrefix = "LVM2_"
+
+func parseRow(text string) (*row, error) {
+	r := &row{fields: map[string]string{}}
+	for rest := text; rest != ""; {
+		key, after, ok := strings.Cut(rest, "='")
+		name, prefixed := strings.CutPrefix(key, fieldPrefix)
+		if !ok || !prefixed || strings.ContainsAny(name, " '") {
+			return nil, fmt.Errorf("%q is no row of a report", short(text))
+		}
+		value, next, ok := strings.Cut(after, "'")
+		if !ok || next != "" && next[0] != ' ' {
+			return nil, fmt.Errorf("the value of %s has no end in %q", name, short(text))
+		}
+		if _, twice := r.fields[name]; twice {
+			return nil, fmt.Errorf("%s stands twice in %q", name, short(text))
+		}
+		r.fields[name] = value
+		rest = strings.TrimLeft(next, " ")
+	}
+	return r, nil
+}
+
+func (r *row) volume() LogicalVolume {
+	return LogicalVolume{
+		Name:       r.text("LV_NAME"),
+		UUID:       r.uuid("LV_UUID"),
+		SizeBytes:  r.number("LV_SIZE"),
+		Tags:       r.list("LV_TAGS"),
+		Layout:     r.list("LV_LAYOUT"),
+		Role:       r.list("LV_ROLE"),
+		groupUUID:  r.uuid("VG_UUID"),
+		groupSeqno: uint64(r.number("VG_SEQNO")),
+	}
+}
+
+func (r *row) fail(format string, args ...any) {
+	if r.err == nil {
+		r.err = fmt.Errorf(format, args...)
+	}
+}
+
+func (r *row) text(name string) string {
+	value, ok := r.fields[name]
+	if !ok {
+		r.fail("a row lacks %s", name)
+	}
+	return value
+}
+
+func (r *row) number(name string) int64 {
+	n, err := strconv.ParseInt(r.text(name), 10, 64)
+	if err != nil || n < 0 {
+		r.fail("%s is %q, not a number", name, short(r.fields[name]))
+		return 0
+	}
+	return n
+}
+
+func (r *row) list(name string) []string {
+	if text := r.text(name); text != "" {
+		return strings.Split(text, ",")
+	}
+	return nil
+}
+
+func (r *row) uuid(name string) string {
+	text := r.text(name)
+	if !validUUID(text) && (name != "VG_UUID" || text != "") {
+		r.fail("%s is %q, not a UUID of LVM", name, short(text))
+	}
+	return text
+}
+
+func short(text string) string {
+	const limit = 80
+	if len(text) > limit {
+		return text[:limit] + "…"
+	}
+	return text
+}
