@@ -1,0 +1,92 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package mount
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// The functions of this file run on a thread in the host's mount namespace. There
+// /proc/thread-self/mountinfo, which mountinfo reads, is the host's mount table.
+
+// tableReads bounds how often the table is read again when the kernel says that a
+// path is a mount point and the table does not show it. Before Linux 5.8 a table
+// that changes while it is read can lack entries.
+const tableReads = 5
+
+// resolve makes the path as the mount table spells it: links in its parent are
+// followed, the path itself is left as it is.
+func resolve(path string) (string, error) {
+	if err := requirePath(path); err != nil {
+		return "", err
+	}
+	parent, err := filepath.EvalSymlinks(filepath.Dir(path))
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(parent, filepath.Base(path)), nil
+}
+
+// mountAt returns the topmost mount at a resolved path, nil when there is none.
+func mountAt(path string) (*mountinfo.Info, error) {
+	for range tableReads {
+		infos, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) { return i.Mountpoint != path, false })
+		if err != nil {
+			return nil, fmt.Errorf("read the mount table: %w", err)
+		}
+		if top := topmost(infos); top != nil {
+			return top, nil
+		}
+		mounted, sure, err := mountinfo.MountedFast(path)
+		if errors.Is(err, fs.ErrNotExist) || sure && err == nil && !mounted || !sure {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("is %s a mount point: %w", path, err)
+		}
+	}
+	return nil, fmt.Errorf("%s is a mount point and is not in the mount table", path)
+}
+
+// topmost of the mounts at one path is the one on which no other is mounted.
+func topmost(infos []*mountinfo.Info) *mountinfo.Info {
+	for _, i := range infos {
+		covered := false
+		for _, o := range infos {
+			covered = covered || o.Parent == i.ID && o.ID != i.ID
+		}
+		if !covered {
+			return i
+		}
+	}
+	return nil
+}
+
+// deviceNumber returns the number of a block device; volume.ErrNotFound when there
+// is no such node.
+func deviceNumber(path string) (uint64, error) {
+	var st unix.Stat_t
+	switch err := unix.Stat(path, &st); {
+	case err == unix.ENOENT:
+		return 0, fmt.Errorf("device %s: %w", path, volume.ErrNotFound)
+	case err != nil:
+		return 0, fmt.Errorf("stat %s: %w", path, err)
+	case st.Mode&unix.S_IFMT != unix.S_IFBLK:
+		return 0, fmt.Errorf("%w: %s is not a block device", volume.ErrInvalid, path)
+	}
+	return st.Rdev, nil
+}
+
+// mountsDevice reports whether a mount shows a filesystem of the device.
+func mountsDevice(i *mountinfo.Info, device uint64) bool {
+	return i.Major == int(unix.Major(device)) && i.Minor == int(unix.Minor(device))
+}
