@@ -56,7 +56,7 @@ stage() {
   case $1 in
     unit) make --no-print-directory unit ;;
     integration)
-      KUBEBUILDER_ASSETS=$("$testbed" assets) || return
+      KUBEBUILDER_ASSETS=$(go run ./hack/assets) || return
       export KUBEBUILDER_ASSETS
       report run --name integration -- go test -count=1 -timeout 20m ./tests/integration/...
       ;;

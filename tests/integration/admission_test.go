@@ -1,0 +1,125 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"strings"
+	"testing"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+)
+
+func blockDevice(name, node string) *v1alpha1.BlockDevice {
+	return &v1alpha1.BlockDevice{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec:       v1alpha1.BlockDeviceSpec{NodeName: node},
+	}
+}
+
+func localVolume(name, node string) *v1alpha1.LocalVolume {
+	return &v1alpha1.LocalVolume{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: v1alpha1.LocalVolumeSpec{
+			NodeName: node, Mode: v1alpha1.ModeLVM, Pool: "fast", SizeBytes: 1 << 20,
+			VolumeMode: v1alpha1.VolumeFilesystem, FSType: "ext4", Wipe: v1alpha1.WipeZero,
+		},
+	}
+}
+
+// wantRefused fails the test unless err says why.
+func wantRefused(t *testing.T, err error, why string) {
+	t.Helper()
+	if err == nil {
+		t.Fatalf("allowed, want a refusal with %q", why)
+	}
+	if !strings.Contains(err.Error(), why) {
+		t.Fatalf("refused with %q, want %q", err, why)
+	}
+}
+
+func TestLocalVolumeDeletion(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name       string
+		user       string
+		annotation string
+		refused    string
+	}{
+		{"by an administrator", "admin", "", "delete the PersistentVolumeClaim instead"},
+		{"by the agent", nodeAgent, "", "delete the PersistentVolumeClaim instead"},
+		{"by an administrator who insists", "admin", "true", ""},
+		{"by an administrator who does not", "admin", "false", "delete the PersistentVolumeClaim instead"},
+		{"by the provisioner", provisioner, "", ""},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			volume := localVolume("lv-"+strings.ReplaceAll(test.name, " ", "-"), "node1")
+			if test.annotation != "" {
+				volume.Annotations = map[string]string{"berth.dev/allow-delete": test.annotation}
+			}
+			if err := server.admin.Create(t.Context(), volume); err != nil {
+				t.Fatal(err)
+			}
+			err := as(t, test.user, "node1").Delete(t.Context(), volume)
+			if test.refused != "" {
+				wantRefused(t, err, test.refused)
+			} else if err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// A deletion of a whole list names no object; the guard holds all the same.
+func TestLocalVolumeDeletionOfAll(t *testing.T) {
+	t.Parallel()
+	volume := localVolume("lv-of-all", "node1")
+	volume.Labels = map[string]string{"of": "all"}
+	if err := server.admin.Create(t.Context(), volume); err != nil {
+		t.Fatal(err)
+	}
+	err := server.admin.DeleteAllOf(t.Context(), &v1alpha1.LocalVolume{}, client.MatchingLabels{"of": "all"})
+	wantRefused(t, err, "delete the PersistentVolumeClaim instead")
+}
+
+func TestCRDDeletion(t *testing.T) {
+	t.Parallel()
+	for _, plural := range []string{"localvolumes", "blockdevices", "pools", "poolsets"} {
+		crd := &unstructured.Unstructured{}
+		crd.SetGroupVersionKind(apiextensionsv1.SchemeGroupVersion.WithKind("CustomResourceDefinition"))
+		crd.SetName(plural + ".berth.dev")
+		wantRefused(t, server.admin.Delete(t.Context(), crd, client.DryRunAll), "annotate crd")
+	}
+}
+
+func TestAgentWritesItsOwnNode(t *testing.T) {
+	t.Parallel()
+	const refused = "may not write an object of node"
+	mine, theirs := blockDevice("bd-mine", "node1"), blockDevice("bd-theirs", "node2")
+	if err := as(t, nodeAgent, "node1").Create(t.Context(), mine); err != nil {
+		t.Errorf("create on its own node: %v", err)
+	}
+	wantRefused(t, as(t, nodeAgent, "node1").Create(t.Context(), theirs), refused)
+	wantRefused(t, as(t, nodeAgent, "").Create(t.Context(), theirs), refused)
+	if err := server.admin.Create(t.Context(), theirs); err != nil {
+		t.Errorf("create by an administrator: %v", err)
+	}
+	wantRefused(t, as(t, nodeAgent, "node1").Delete(t.Context(), theirs), refused)
+
+	volume := localVolume("lv-status", "node2")
+	if err := server.admin.Create(t.Context(), volume); err != nil {
+		t.Fatal(err)
+	}
+	volume.Status.Formatted = true
+	wantRefused(t, as(t, nodeAgent, "node1").Status().Update(t.Context(), volume), refused)
+	if err := as(t, nodeAgent, "node2").Status().Update(t.Context(), volume); err != nil {
+		t.Errorf("update a status of its own node: %v", err)
+	}
+}
