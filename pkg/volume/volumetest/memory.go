@@ -1,0 +1,408 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package volumetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// MemoryOptions of a Memory.
+type MemoryOptions struct {
+	// Dir is where the volumes' bytes are kept, in sparse files or, in mode hostpath,
+	// in directories; an absolute path, usually t.TempDir().
+	Dir string
+	// Mode whose records and locations it makes; empty means lvm.
+	Mode volume.Mode
+	// TotalBytes it may promise.
+	TotalBytes int64
+}
+
+// Memory is a backend for the tests of what stands on backends. It has effects:
+// volumes take space, hold bytes, can be held open, tampered with and lost. It
+// passes the conformance suite.
+//
+// What it has made outlives "processes": Reboot moves every device to another
+// path, as a reboot does, and forgets nothing else. Methods are safe for
+// concurrent use.
+type Memory struct {
+	opts MemoryOptions
+
+	mu      sync.Mutex
+	volumes map[string]*memoryVolume
+	made    int // volumes ever made, for identities that never come again
+	boots   int
+	blind   error
+	hook    func(context.Context, Step) error
+	left    int // steps until the crash; negative for none
+	killed  bool
+}
+
+type memoryVolume struct {
+	record   volume.Record
+	store    string // file or directory with its bytes; empty when it has vanished
+	tampered bool
+	holders  int
+}
+
+// Step is a moment in a call that changes something.
+type Step struct {
+	// Op is Create, Grow or Delete.
+	Op string
+	// ID of the volume.
+	ID string
+	// Done is false before the change and true after it.
+	Done bool
+}
+
+var _ volume.Backend = (*Memory)(nil)
+
+// errMemoryKilled is what a call gets after CrashAt has come.
+var errMemoryKilled = errors.New("the backend was killed here")
+
+const memoryRootID = "memory-root"
+
+// NewMemory returns an empty backend.
+func NewMemory(o MemoryOptions) *Memory {
+	if o.Mode == "" {
+		o.Mode = volume.ModeLVM
+	}
+	return &Memory{opts: o, volumes: map[string]*memoryVolume{}, left: -1}
+}
+
+// SetHook makes every call that changes something call hook before and after the
+// change; nil ends it. An error of the hook is the call's: before, nothing was
+// changed; after, it was, and the caller does not know. A hook that blocks makes
+// the backend slow; no lock is held meanwhile.
+func (m *Memory) SetHook(hook func(context.Context, Step) error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.hook = hook
+}
+
+// Blind makes every call fail with the error, without an effect, until it is
+// called with nil.
+func (m *Memory) Blind(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.blind = err
+}
+
+// Tamper makes the volume be another than was recorded.
+func (m *Memory) Tamper(id string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if v := m.volumes[id]; v != nil {
+		v.tampered = true
+	}
+}
+
+// Vanish takes the volume's storage away.
+func (m *Memory) Vanish(id string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v := m.volumes[id]
+	if v == nil {
+		return nil
+	}
+	store := v.store
+	v.store = ""
+	return os.RemoveAll(store)
+}
+
+// Hold keeps the volume in use until release is called.
+func (m *Memory) Hold(id string) (release func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v := m.volumes[id]
+	if v == nil {
+		return func() {}
+	}
+	v.holders++
+	return sync.OnceFunc(func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		v.holders--
+	})
+}
+
+// Reboot moves every device to another path and ends a crash.
+func (m *Memory) Reboot() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.boots++
+	m.left, m.killed = -1, false
+}
+
+// CrashAt kills the backend at the n-th step from now, counted from 0: there is
+// one before and one after each change. Reboot revives it.
+func (m *Memory) CrashAt(n int) (crashed func() bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.left = n
+	return func() bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return m.killed
+	}
+}
+
+// Create implements volume.Backend.
+func (m *Memory) Create(ctx context.Context, spec volume.Spec) (rec volume.Record, err error) {
+	if err := spec.Validate(); err != nil {
+		return volume.Record{}, err
+	}
+	if m.opts.Mode == volume.ModeHostpath && spec.Access == volume.AccessBlock {
+		return volume.Record{}, fmt.Errorf("a directory is no block device: %w", volume.ErrInvalid)
+	}
+	err = m.change(ctx, Step{Op: "Create", ID: spec.ID}, func() error {
+		v := m.volumes[spec.ID]
+		if v == nil {
+			v, err = m.add(spec)
+		} else {
+			err = m.resize(v, spec.SizeBytes)
+		}
+		if err == nil {
+			rec = v.record
+			_, err = m.locate(spec.ID, v)
+		}
+		return err
+	})
+	return rec, err
+}
+
+// Locate implements volume.Backend.
+func (m *Memory) Locate(ctx context.Context, id string, rec volume.Record) (volume.Location, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.observe(ctx); err != nil {
+		return volume.Location{}, err
+	}
+	v, err := m.find(id, &rec)
+	if err != nil {
+		return volume.Location{}, err
+	}
+	return m.locate(id, v)
+}
+
+// Grow implements volume.Backend.
+func (m *Memory) Grow(ctx context.Context, id string, rec volume.Record, sizeBytes int64) (volume.Record, error) {
+	var grown volume.Record
+	err := m.change(ctx, Step{Op: "Grow", ID: id}, func() error {
+		v, err := m.find(id, &rec)
+		if err != nil {
+			return err
+		}
+		err = m.resize(v, sizeBytes)
+		grown = v.record
+		return err
+	})
+	if err != nil {
+		return volume.Record{}, err
+	}
+	return grown, nil
+}
+
+// Delete implements volume.Backend.
+func (m *Memory) Delete(ctx context.Context, id string, rec *volume.Record, _ volume.WipePolicy) error {
+	return m.change(ctx, Step{Op: "Delete", ID: id}, func() error {
+		if _, err := m.find(id, rec); err != nil && !errors.Is(err, volume.ErrNotFound) {
+			return err
+		}
+		v := m.volumes[id]
+		if v == nil {
+			return nil
+		}
+		if v.holders > 0 {
+			return fmt.Errorf("volume %s is held: %w", id, volume.ErrInUse)
+		}
+		if v.store != "" {
+			if err := os.RemoveAll(v.store); err != nil {
+				return err
+			}
+		}
+		delete(m.volumes, id)
+		return nil
+	})
+}
+
+// List implements volume.Backend.
+func (m *Memory) List(ctx context.Context) ([]volume.Found, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.observe(ctx); err != nil {
+		return nil, err
+	}
+	var found []volume.Found
+	for id, v := range m.volumes {
+		found = append(found, volume.Found{ID: id, Record: v.record})
+	}
+	slices.SortFunc(found, func(a, b volume.Found) int { return strings.Compare(a.ID, b.ID) })
+	return found, nil
+}
+
+// Capacity implements volume.Backend.
+func (m *Memory) Capacity(ctx context.Context) (volume.Capacity, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.observe(ctx); err != nil {
+		return volume.Capacity{}, err
+	}
+	return m.capacity(), nil
+}
+
+func (m *Memory) capacity() volume.Capacity {
+	c := volume.Capacity{TotalBytes: m.opts.TotalBytes, Volumes: len(m.volumes)}
+	for _, v := range m.volumes {
+		c.AllocatedBytes += v.record.SizeBytes
+	}
+	c.FreeBytes = max(0, c.TotalBytes-c.AllocatedBytes)
+	c.MaxVolumeBytes = c.FreeBytes
+	return c
+}
+
+// observe fails when nothing can be seen.
+func (m *Memory) observe(ctx context.Context) error {
+	if m.killed {
+		return errMemoryKilled
+	}
+	return errors.Join(ctx.Err(), m.blind)
+}
+
+// change runs apply under the lock, between the two steps.
+func (m *Memory) change(ctx context.Context, step Step, apply func() error) error {
+	if err := m.pass(ctx, step); err != nil {
+		return err
+	}
+	if err := func() error {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if err := m.observe(ctx); err != nil {
+			return err
+		}
+		return apply()
+	}(); err != nil {
+		return err
+	}
+	step.Done = true
+	return m.pass(ctx, step)
+}
+
+func (m *Memory) pass(ctx context.Context, step Step) error {
+	m.mu.Lock()
+	hook := m.hook
+	if m.left == 0 {
+		m.killed = true
+	}
+	if m.left > 0 {
+		m.left--
+	}
+	killed := m.killed
+	m.mu.Unlock()
+	if killed {
+		return errMemoryKilled
+	}
+	if hook == nil {
+		return nil
+	}
+	return hook(ctx, step)
+}
+
+func (m *Memory) find(id string, rec *volume.Record) (*memoryVolume, error) {
+	v := m.volumes[id]
+	switch {
+	case v == nil:
+		return nil, fmt.Errorf("volume %s: %w", id, volume.ErrNotFound)
+	case rec != nil && !rec.SameStorage(v.record), v.tampered:
+		return nil, fmt.Errorf("volume %s: %w", id, volume.ErrIdentity)
+	case v.store == "":
+		return nil, fmt.Errorf("the storage of volume %s: %w", id, volume.ErrNotFound)
+	}
+	return v, nil
+}
+
+func (m *Memory) add(spec volume.Spec) (*memoryVolume, error) {
+	if c := m.capacity(); !c.Fits(spec.SizeBytes) {
+		return nil, fmt.Errorf("%w: %d bytes were asked for, %d are free", volume.ErrNoSpace, spec.SizeBytes, c.FreeBytes)
+	}
+	m.made++
+	v := &memoryVolume{record: volume.Record{Mode: m.opts.Mode, SizeBytes: spec.SizeBytes}}
+	unique := fmt.Sprintf("%s-%d", spec.ID, m.made)
+	switch m.opts.Mode {
+	case volume.ModeLVM:
+		v.record.LVM = &volume.LVMRecord{VGName: "memory", VGUUID: "memory-vg", LVName: spec.ID, LVUUID: unique}
+	case volume.ModeDevice:
+		v.record.Device = &volume.DeviceRecord{
+			Name: fmt.Sprintf("bd-%d", m.made), IdentityScheme: "serial", IdentityValue: unique, SizeBytes: spec.SizeBytes,
+		}
+	case volume.ModeHostpath:
+		v.record.Hostpath = &volume.HostpathRecord{Root: m.opts.Dir, Directory: filepath.Join("volumes", unique), RootID: memoryRootID}
+		v.store = filepath.Join(m.opts.Dir, v.record.Hostpath.Directory)
+		if err := os.MkdirAll(v.store, 0o777); err != nil {
+			return nil, err
+		}
+		m.volumes[spec.ID] = v
+		return v, nil
+	default:
+		return nil, fmt.Errorf("mode %q: %w", m.opts.Mode, volume.ErrInvalid)
+	}
+	v.store = filepath.Join(m.opts.Dir, "store", unique)
+	if err := os.MkdirAll(filepath.Dir(v.store), 0o700); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(v.store, nil, 0o600); err != nil {
+		return nil, err
+	}
+	if err := os.Truncate(v.store, spec.SizeBytes); err != nil {
+		return nil, err
+	}
+	m.volumes[spec.ID] = v
+	return v, nil
+}
+
+func (m *Memory) resize(v *memoryVolume, sizeBytes int64) error {
+	by := sizeBytes - v.record.SizeBytes
+	if by <= 0 {
+		return nil
+	}
+	if c := m.capacity(); !c.Fits(by) {
+		return fmt.Errorf("%w: %d more bytes were asked for, %d are free", volume.ErrNoSpace, by, c.FreeBytes)
+	}
+	if m.opts.Mode != volume.ModeHostpath {
+		if err := os.Truncate(v.store, sizeBytes); err != nil {
+			return err
+		}
+	}
+	v.record.SizeBytes = sizeBytes
+	return nil
+}
+
+// locate makes the volume reachable under this boot's name.
+func (m *Memory) locate(id string, v *memoryVolume) (volume.Location, error) {
+	if m.opts.Mode == volume.ModeHostpath {
+		return volume.Location{Directory: v.store, SizeBytes: v.record.SizeBytes}, nil
+	}
+	device := filepath.Join(m.opts.Dir, fmt.Sprintf("boot%d", m.boots), id)
+	if err := os.MkdirAll(filepath.Dir(device), 0o700); err != nil {
+		return volume.Location{}, err
+	}
+	if have, err := os.Readlink(device); err != nil || have != v.store {
+		if err := os.Remove(device); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return volume.Location{}, err
+		}
+		if err := os.Symlink(v.store, device); err != nil {
+			return volume.Location{}, err
+		}
+	}
+	return volume.Location{Device: device, SizeBytes: v.record.SizeBytes}, nil
+}
