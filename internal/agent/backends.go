@@ -1,0 +1,141 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// ErrPoolNotFound: no PoolSet of that name gives this node a pool, and there is
+// none left over from one. Nothing of a volume can be there.
+var ErrPoolNotFound = errors.New("no such pool on this node")
+
+// PoolBackend is one pool of the node as its volumes see it.
+type PoolBackend struct {
+	// Name of the PoolSet.
+	Name string
+	Mode volume.Mode
+	// Backend carves its volumes; nil while the pool cannot be used.
+	Backend volume.Backend
+	// Reason says why Backend is nil, or why the pool takes no new volumes.
+	Reason string
+	// Closed pools serve the volumes they have and take no new ones: the PoolSet is
+	// gone, or does not want this node any more.
+	Closed bool
+}
+
+// Backends finds the backend of a volume. It is filled by the pool reconciler and
+// safe for concurrent use.
+type Backends struct {
+	mu     sync.RWMutex
+	synced bool
+	device volume.Backend
+	pools  map[string]PoolBackend
+
+	watchers []func()
+}
+
+// NewBackends returns a registry that knows no pool yet. device serves the volumes
+// that are whole disks; nil means that the node has none.
+func NewBackends(device volume.Backend) *Backends {
+	return &Backends{device: device, pools: map[string]PoolBackend{}}
+}
+
+// OnChange registers a function that is called after every change of the set or of
+// the room in a pool. It must return at once. Call it before anything runs.
+func (b *Backends) OnChange(f func()) { b.watchers = append(b.watchers, f) }
+
+// Touch tells the watchers that room was taken or given back.
+func (b *Backends) Touch() {
+	for _, f := range b.watchers {
+		f()
+	}
+}
+
+// Set adds or replaces a pool.
+func (b *Backends) Set(p PoolBackend) {
+	b.mu.Lock()
+	b.pools[p.Name] = p
+	b.mu.Unlock()
+	b.Touch()
+}
+
+// Forget drops a pool that was proven gone.
+func (b *Backends) Forget(name string) {
+	b.mu.Lock()
+	delete(b.pools, name)
+	b.mu.Unlock()
+	b.Touch()
+}
+
+// SetSynced says that every pool of the node was looked at once: from now on a name
+// that is not there is an answer.
+func (b *Backends) SetSynced() {
+	b.mu.Lock()
+	b.synced = true
+	b.mu.Unlock()
+	b.Touch()
+}
+
+// Synced reports whether SetSynced was called.
+func (b *Backends) Synced() bool {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.synced
+}
+
+// Pools returns the pools, ordered by name.
+func (b *Backends) Pools() []PoolBackend {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return slices.SortedFunc(maps.Values(b.pools), func(x, y PoolBackend) int {
+		if x.Name < y.Name {
+			return -1
+		}
+		return 1
+	})
+}
+
+// ForNew returns the backend that makes a new volume. ErrPoolNotFound and
+// volume.ErrInvalid are answers for good; volume.ErrPoolUnavailable is one for now.
+func (b *Backends) ForNew(mode volume.Mode, pool string) (volume.Backend, error) {
+	return b.find(mode, pool, true)
+}
+
+// ForExisting returns the backend that a volume was made by. It serves closed pools
+// too.
+func (b *Backends) ForExisting(mode volume.Mode, pool string) (volume.Backend, error) {
+	return b.find(mode, pool, false)
+}
+
+func (b *Backends) find(mode volume.Mode, pool string, forNew bool) (volume.Backend, error) {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	if mode == volume.ModeDevice {
+		if b.device == nil {
+			return nil, fmt.Errorf("mode device: %w", volume.ErrPoolUnavailable)
+		}
+		return b.device, nil
+	}
+	p, ok := b.pools[pool]
+	switch {
+	case !ok && !b.synced:
+		return nil, fmt.Errorf("pool %q: the agent has not looked at its pools yet: %w", pool, volume.ErrPoolUnavailable)
+	case !ok:
+		return nil, fmt.Errorf("pool %q: no PoolSet of that name selects this node: %w", pool, ErrPoolNotFound)
+	case p.Mode != mode:
+		return nil, fmt.Errorf("pool %q is of kind %s and the volume of mode %s: %w", pool, p.Mode, mode, volume.ErrInvalid)
+	case p.Backend == nil:
+		return nil, fmt.Errorf("pool %q: %s: %w", pool, p.Reason, volume.ErrPoolUnavailable)
+	case p.Closed && forNew:
+		return nil, fmt.Errorf("pool %q takes no new volumes: %s: %w", pool, p.Reason, ErrPoolNotFound)
+	}
+	return p.Backend, nil
+}

@@ -1,0 +1,332 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/berth-dev/berth/internal/ledger"
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// Journal is what the Carver needs of the ledger.
+type Journal interface {
+	// Get returns ledger.ErrNotFound when nothing was ever begun; any other error
+	// says nothing about the volume.
+	Get(uid string) (ledger.Entry, error)
+	// Put is durable when it returns nil.
+	Put(e ledger.Entry) error
+	// Remove is durable when it returns nil.
+	Remove(uid string) error
+}
+
+// Carver makes, grows and removes the volumes of this node. Every method may be
+// called again after being killed at any point, and converges (I7). It is safe for
+// concurrent use; calls for one volume wait for each other.
+type Carver struct {
+	Journal   Journal
+	Backends  *Backends
+	Formatter Formatter
+	Tools     Tools
+	// InUse reports whether the host has the location mounted; nil leaves that to
+	// the backends alone.
+	InUse func(ctx context.Context, uid string, loc volume.Location) (bool, error)
+	// MachineID is the host's /etc/machine-id.
+	MachineID string
+	// Locks by volume name, shared with the CSI node service.
+	Locks *Locks
+}
+
+// Wish is what a LocalVolume asks for and what its status remembers.
+type Wish struct {
+	UID        string
+	Name       string
+	Mode       volume.Mode
+	Pool       string
+	Access     volume.Access
+	FSType     string
+	Wipe       volume.WipePolicy
+	SizeBytes  int64
+	SelectDisk func(volume.Disk) bool
+
+	// Recorded, Formatted, FSUUID and MachineID are what the status says was made. A
+	// status can be older than the disk (etcd restored), never newer.
+	Recorded  *volume.Record
+	Formatted bool
+	FSUUID    string
+	MachineID string
+}
+
+var (
+	// errDeletionBegan: the ledger says that the volume's deletion had begun, and the
+	// object says that it lives. Its data may be wiped in part.
+	errDeletionBegan = errors.New("its deletion had begun before the object was restored; its data must be taken for lost")
+	// errRefused marks a refusal that was proven to have left nothing behind.
+	errRefused = errors.New("refused, nothing was made")
+)
+
+// Make brings a volume to Ready and returns its entry. A volume that is Ready
+// already is verified, not changed: not made again when it is missing
+// (volume.ErrNotFound), not formatted again whatever is on it.
+//
+// An error that wraps errRefused promises that nothing of the volume is on the
+// node.
+func (c *Carver) Make(ctx context.Context, w Wish) (ledger.Entry, error) {
+	unlock, err := c.Locks.Lock(ctx, w.Name)
+	if err != nil {
+		return ledger.Entry{}, err
+	}
+	defer unlock()
+
+	e, known, err := c.recall(w)
+	if err != nil {
+		return ledger.Entry{}, err
+	}
+	if !known {
+		if err := validate(w); err != nil {
+			return ledger.Entry{}, fmt.Errorf("%w: %w", errRefused, err)
+		}
+	}
+	if e.State == ledger.Deleting {
+		return ledger.Entry{}, fmt.Errorf("volume %s: %w", w.Name, errDeletionBegan)
+	}
+
+	find := c.Backends.ForNew
+	if known {
+		find = c.Backends.ForExisting
+	}
+	b, err := find(w.Mode, w.Pool)
+	if err != nil {
+		if !known && (errors.Is(err, ErrPoolNotFound) || errors.Is(err, volume.ErrInvalid)) {
+			err = fmt.Errorf("%w: %w", errRefused, err)
+		}
+		return ledger.Entry{}, err
+	}
+	switch e.State {
+	case ledger.Ready:
+		return c.verify(ctx, b, e)
+	case ledger.Carving:
+		e, err = c.carve(ctx, b, e, w, known)
+	default:
+		e, err = c.resume(ctx, b, e, w)
+	}
+	if err != nil {
+		return ledger.Entry{}, err
+	}
+	return c.finish(ctx, b, e)
+}
+
+// recall combines the ledger with the status. Whichever of the two says that the
+// volume was handed out is believed. known is false when neither knows anything.
+func (c *Carver) recall(w Wish) (e ledger.Entry, known bool, err error) {
+	if w.MachineID != "" && w.MachineID != c.MachineID {
+		return e, false, fmt.Errorf("volume %s was made on the machine %s and this is %s: %w", w.Name, w.MachineID, c.MachineID, volume.ErrIdentity)
+	}
+	e, err = c.Journal.Get(w.UID)
+	switch {
+	case errors.Is(err, ledger.ErrNotFound):
+		e = c.newEntry(w)
+	case err != nil:
+		return e, false, err
+	default:
+		known = true
+	}
+	if e.MachineID != c.MachineID {
+		return e, false, fmt.Errorf("volume %s was recorded on the machine %s and this is %s: %w", w.Name, e.MachineID, c.MachineID, volume.ErrIdentity)
+	}
+	if w.Recorded == nil {
+		return e, known, nil
+	}
+	if e.Record != nil && !e.Record.SameStorage(*w.Recorded) {
+		return e, false, fmt.Errorf("volume %s: the ledger and the status name different storage: %w", w.Name, volume.ErrIdentity)
+	}
+	if e.Record == nil {
+		e.Record = w.Recorded
+	}
+	if e.State != ledger.Deleting && (w.Formatted || e.FSType == "") {
+		e.State = ledger.Ready
+	} else if e.State == ledger.Carving {
+		e.State = ledger.Carved
+	}
+	return e, true, nil
+}
+
+// newEntry is where a volume begins. The UUID of its filesystem is its own UID, so
+// that a filesystem of ours is known before it is made.
+func (c *Carver) newEntry(w Wish) ledger.Entry {
+	e := ledger.Entry{
+		SchemaVersion: ledger.SchemaVersion,
+		UID:           w.UID, Name: w.Name, MachineID: c.MachineID, State: ledger.Carving,
+		Mode: w.Mode, Pool: w.Pool, Access: w.Access, FSType: w.FSType, Wipe: w.Wipe,
+	}
+	if e.FSType != "" {
+		e.FSUUID = w.UID
+	}
+	return e
+}
+
+func validate(w Wish) error {
+	switch w.Mode {
+	case volume.ModeLVM, volume.ModeHostpath, volume.ModeDevice:
+	default:
+		return fmt.Errorf("mode %q is unknown: %w", w.Mode, volume.ErrInvalid)
+	}
+	if (w.Pool == "") != (w.Mode == volume.ModeDevice) {
+		return fmt.Errorf("pool %q in mode %s: %w", w.Pool, w.Mode, volume.ErrInvalid)
+	}
+	if w.SizeBytes <= 0 {
+		return fmt.Errorf("a size of %d bytes: %w", w.SizeBytes, volume.ErrInvalid)
+	}
+	switch w.Access {
+	case volume.AccessBlock:
+		if w.Mode == volume.ModeHostpath {
+			return fmt.Errorf("mode hostpath has no block volumes: %w", volume.ErrInvalid)
+		}
+		if w.FSType != "" {
+			return fmt.Errorf("filesystem %q on a block volume: %w", w.FSType, volume.ErrInvalid)
+		}
+	case volume.AccessFilesystem:
+		if (w.FSType == "") != (w.Mode == volume.ModeHostpath) {
+			return fmt.Errorf("filesystem %q in mode %s: %w", w.FSType, w.Mode, volume.ErrInvalid)
+		}
+	default:
+		return fmt.Errorf("volume mode %q is unknown: %w", w.Access, volume.ErrInvalid)
+	}
+	switch w.Wipe {
+	case volume.WipeZero, volume.WipeDiscard, volume.WipeSignatures, volume.WipeNone:
+	default:
+		return fmt.Errorf("wipe policy %q is unknown: %w", w.Wipe, volume.ErrInvalid)
+	}
+	return nil
+}
+
+// verify looks whether a volume that was handed out is still there, and renews the
+// ledger's entry if it was the status that knew.
+func (c *Carver) verify(ctx context.Context, b volume.Backend, e ledger.Entry) (ledger.Entry, error) {
+	if _, err := b.Locate(ctx, e.UID, *e.Record); err != nil {
+		return ledger.Entry{}, fmt.Errorf("verify volume %s: %w", e.Name, err)
+	}
+	return e, c.putIfChanged(e)
+}
+
+func (c *Carver) putIfChanged(e ledger.Entry) error {
+	old, err := c.Journal.Get(e.UID)
+	if err == nil && old.State == e.State && old.Record != nil && e.Record != nil && old.Record.SizeBytes == e.Record.SizeBytes {
+		return nil
+	}
+	return c.Journal.Put(e)
+}
+
+// carve asks the backend for the volume. The ledger is written first.
+func (c *Carver) carve(ctx context.Context, b volume.Backend, e ledger.Entry, w Wish, begun bool) (ledger.Entry, error) {
+	if err := c.requireMkfs(ctx, e.FSType); err != nil {
+		return e, c.refuse(ctx, b, e, fmt.Errorf("make volume %s: %w", w.Name, err))
+	}
+	if !begun {
+		if err := c.Journal.Put(e); err != nil {
+			return e, err
+		}
+	}
+	rec, err := b.Create(ctx, volume.Spec{
+		ID: w.UID, Name: w.Name, SizeBytes: w.SizeBytes, Access: w.Access, SelectDisk: w.SelectDisk,
+	})
+	if err != nil {
+		return e, c.refuse(ctx, b, e, fmt.Errorf("make volume %s: %w", w.Name, err))
+	}
+	c.Backends.Touch()
+	e.Record, e.State = &rec, ledger.Carved
+	return e, nil
+}
+
+// refuse turns an error of a backend that promises to have made nothing into one
+// that proves it: the volume is not among those that the backend holds, and the
+// ledger has forgotten it. It looks and does not delete, for what is found there
+// may be a volume that only the ledger had lost.
+func (c *Carver) refuse(ctx context.Context, b volume.Backend, e ledger.Entry, cause error) error {
+	if !errors.Is(cause, volume.ErrNoSpace) && !errors.Is(cause, volume.ErrInvalid) && !errors.Is(cause, volume.ErrToolMissing) {
+		return cause
+	}
+	found, err := b.List(ctx)
+	if err != nil {
+		return fmt.Errorf("%v; whether anything was made is not known: %w", cause, err)
+	}
+	for _, f := range found {
+		if f.ID == e.UID {
+			return fmt.Errorf("volume %s is on the node already and cannot be finished: %v", e.Name, cause)
+		}
+	}
+	if err := c.Journal.Remove(e.UID); err != nil {
+		return errors.Join(cause, err)
+	}
+	return fmt.Errorf("%w: %w", errRefused, cause)
+}
+
+// resume takes up a volume whose storage is recorded and that was never handed out.
+func (c *Carver) resume(ctx context.Context, b volume.Backend, e ledger.Entry, w Wish) (ledger.Entry, error) {
+	if _, err := b.Locate(ctx, e.UID, *e.Record); err != nil {
+		if errors.Is(err, volume.ErrNotFound) && w.Recorded == nil {
+			// Proven absent and never handed out: begin again, at the next attempt.
+			if err := c.Journal.Remove(e.UID); err != nil {
+				return e, err
+			}
+			return e, fmt.Errorf("volume %s vanished before it was finished; it is made anew: %v", e.Name, err)
+		}
+		return e, fmt.Errorf("take up volume %s: %w", e.Name, err)
+	}
+	if e.Record.SizeBytes >= w.SizeBytes {
+		return e, nil
+	}
+	rec, err := b.Grow(ctx, e.UID, *e.Record, w.SizeBytes)
+	if err != nil {
+		return e, fmt.Errorf("grow volume %s: %w", e.Name, err)
+	}
+	c.Backends.Touch()
+	e.Record = &rec
+	return e, nil
+}
+
+// finish formats where asked and writes Ready.
+func (c *Carver) finish(ctx context.Context, b volume.Backend, e ledger.Entry) (ledger.Entry, error) {
+	if e.FSType != "" {
+		if err := c.format(ctx, b, &e); err != nil {
+			return ledger.Entry{}, err
+		}
+	}
+	e.State = ledger.Ready
+	if err := c.Journal.Put(e); err != nil {
+		return ledger.Entry{}, err
+	}
+	return e, nil
+}
+
+// Grow makes a volume that is Ready at least sizeBytes large and returns its entry.
+// The filesystem in it is grown by kubelet's NodeExpandVolume.
+func (c *Carver) Grow(ctx context.Context, w Wish) (ledger.Entry, error) {
+	unlock, err := c.Locks.Lock(ctx, w.Name)
+	if err != nil {
+		return ledger.Entry{}, err
+	}
+	defer unlock()
+
+	e, _, err := c.recall(w)
+	if err != nil {
+		return ledger.Entry{}, err
+	}
+	if e.State != ledger.Ready {
+		return ledger.Entry{}, fmt.Errorf("grow volume %s in state %s: %w", w.Name, e.State, volume.ErrBusy)
+	}
+	b, err := c.Backends.ForExisting(w.Mode, w.Pool)
+	if err != nil {
+		return ledger.Entry{}, err
+	}
+	rec, err := b.Grow(ctx, e.UID, *e.Record, w.SizeBytes)
+	if err != nil {
+		return ledger.Entry{}, fmt.Errorf("grow volume %s: %w", w.Name, err)
+	}
+	c.Backends.Touch()
+	e.Record = &rec
+	return e, c.putIfChanged(e)
+}

@@ -1,0 +1,118 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/berth-dev/berth/internal/ledger"
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// Remove makes a volume's bytes unreadable, gives its space back and forgets it. It
+// returns nil when nothing of the volume is on the node, also when it was so
+// before. volume.ErrInUse when somebody holds it: nothing was touched.
+func (c *Carver) Remove(ctx context.Context, w Wish) error {
+	unlock, err := c.Locks.Lock(ctx, w.Name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+
+	e, known, err := c.recall(w)
+	if err != nil {
+		return err
+	}
+	b, err := c.Backends.ForExisting(w.Mode, w.Pool)
+	if err != nil {
+		if !known && (errors.Is(err, ErrPoolNotFound) || errors.Is(err, volume.ErrInvalid)) {
+			// Neither the ledger nor the status knows of it, and there is no place where it
+			// could be.
+			return nil
+		}
+		return err
+	}
+	e.Wipe = w.Wipe
+	return c.remove(ctx, b, e, known)
+}
+
+// FinishRemoval completes a deletion that had begun, for a volume whose object is
+// gone. An entry in any other state is left alone: its data are somebody's until an
+// operator says otherwise (I5).
+func (c *Carver) FinishRemoval(ctx context.Context, uid string) error {
+	e, err := c.Journal.Get(uid)
+	if errors.Is(err, ledger.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	unlock, err := c.Locks.Lock(ctx, e.Name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	e, err = c.Journal.Get(uid)
+	switch {
+	case errors.Is(err, ledger.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	case e.State != ledger.Deleting:
+		return fmt.Errorf("volume %s (%s) has no LocalVolume and is kept", e.Name, e.UID)
+	case e.MachineID != c.MachineID:
+		return fmt.Errorf("volume %s was recorded on the machine %s: %w", e.Name, e.MachineID, volume.ErrIdentity)
+	}
+	b, err := c.Backends.ForExisting(e.Mode, e.Pool)
+	if err != nil {
+		return err
+	}
+	return c.remove(ctx, b, e, true)
+}
+
+func (c *Carver) remove(ctx context.Context, b volume.Backend, e ledger.Entry, known bool) error {
+	if err := c.refuseInUse(ctx, b, e); err != nil {
+		return err
+	}
+	if known {
+		e.State = ledger.Deleting
+		if err := c.Journal.Put(e); err != nil {
+			return err
+		}
+	}
+	if err := b.Delete(ctx, e.UID, e.Record, e.Wipe); err != nil {
+		return fmt.Errorf("delete volume %s: %w", e.Name, err)
+	}
+	if err := c.Journal.Remove(e.UID); err != nil {
+		return err
+	}
+	c.Backends.Touch()
+	return nil
+}
+
+// refuseInUse asks the host's mount table. The backends look too, for what they can
+// see; a directory's bind mounts are seen only here.
+func (c *Carver) refuseInUse(ctx context.Context, b volume.Backend, e ledger.Entry) error {
+	if c.InUse == nil || e.Record == nil {
+		return nil
+	}
+	var loc volume.Location
+	if e.State != ledger.Deleting && e.Mode == volume.ModeHostpath {
+		var err error
+		loc, err = b.Locate(ctx, e.UID, *e.Record)
+		if err != nil && !errors.Is(err, volume.ErrNotFound) {
+			return fmt.Errorf("delete volume %s: %w", e.Name, err)
+		}
+	}
+	used, err := c.InUse(ctx, e.UID, loc)
+	if err != nil {
+		return fmt.Errorf("delete volume %s: %w", e.Name, err)
+	}
+	if used {
+		return fmt.Errorf("delete volume %s: %w", e.Name, volume.ErrInUse)
+	}
+	return nil
+}

@@ -1,0 +1,260 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/ledger"
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// settledRetry is how often a failure is looked at again that only something
+// outside can mend, and of which no event may come (a disk put back, a ledger file
+// repaired).
+const settledRetry = 5 * time.Minute
+
+// VolumeReconciler keeps the LocalVolumes of this node. It reads from the
+// informers' cache only, and writes one status per creation and one finalizer per
+// deletion, nothing when nothing changed.
+type VolumeReconciler struct {
+	// Client reads from the cache and writes to the API server.
+	Client client.Client
+	Carver *Carver
+	Ledger *ledger.Ledger
+	// SelectDisk turns a volume's selector into a function; nil selectors are not
+	// given to it. An error means that the selector itself is wrong.
+	SelectDisk func(*v1alpha1.DeviceSelector) (func(volume.Disk) bool, error)
+
+	written expectations
+	live    queueHandle
+	deleted queueHandle
+
+	mu sync.Mutex
+	// waiting are the volumes to look at again when a pool changes.
+	waiting map[types.NamespacedName]bool
+}
+
+// ReconcileLive handles a LocalVolume that is wanted, and one that is gone.
+func (r *VolumeReconciler) ReconcileLive(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	lv := &v1alpha1.LocalVolume{}
+	if err := r.Client.Get(ctx, req.NamespacedName, lv); err != nil {
+		if apierrors.IsNotFound(err) {
+			return reconcile.Result{}, r.finishGone(ctx, req.Name)
+		}
+		return reconcile.Result{}, fmt.Errorf("read LocalVolume %s: %w", req.Name, err)
+	}
+	if !lv.DeletionTimestamp.IsZero() || r.written.isBehind(lv) || r.isSettled(lv) || isFinal(lv) {
+		return reconcile.Result{}, nil
+	}
+	if !controllerutil.ContainsFinalizer(lv, v1alpha1.AgentFinalizer) {
+		// The provisioner sets it at creation. Without it a deletion would leave the
+		// storage behind, so nothing is made before it stands.
+		base := lv.DeepCopy()
+		controllerutil.AddFinalizer(lv, v1alpha1.AgentFinalizer)
+		return reconcile.Result{}, r.patch(ctx, lv, base, false)
+	}
+
+	base := lv.DeepCopy()
+	err := r.bringUp(ctx, lv)
+	if errors.Is(err, volume.ErrPoolUnavailable) && !r.Carver.Backends.Synced() {
+		// The agent has just started. Not worth a write: the pools are being looked at.
+		r.wait(req.NamespacedName)
+		return reconcile.Result{}, nil
+	}
+	if ctx.Err() != nil {
+		return reconcile.Result{}, ctx.Err()
+	}
+	return r.conclude(ctx, lv, base, err)
+}
+
+// bringUp makes or grows the volume and writes the result into lv's status, not yet
+// to the API server.
+func (r *VolumeReconciler) bringUp(ctx context.Context, lv *v1alpha1.LocalVolume) error {
+	w, err := r.wish(lv)
+	var e ledger.Entry
+	if err == nil {
+		e, err = r.Carver.Make(ctx, w)
+	}
+	if err != nil {
+		f := classify(err)
+		setCondition(lv, v1alpha1.LocalVolumeReady, f.status, f.reason, err.Error())
+		return err
+	}
+	setMade(lv, e)
+	return r.grow(ctx, lv, w, e)
+}
+
+// conclude writes the status if it changed and decides when to look again.
+func (r *VolumeReconciler) conclude(ctx context.Context, lv, base *v1alpha1.LocalVolume, cause error) (reconcile.Result, error) {
+	changed := !apiequality.Semantic.DeepEqual(base.Status, lv.Status)
+	if changed {
+		if err := r.patch(ctx, lv, base, true); err != nil {
+			return reconcile.Result{}, errors.Join(cause, err)
+		}
+	}
+	if cause == nil {
+		return reconcile.Result{}, nil
+	}
+	f := classify(cause)
+	if !f.settled {
+		return reconcile.Result{}, cause
+	}
+	if changed {
+		log.FromContext(ctx).Info("Volume waits", "reason", f.reason, "cause", cause.Error())
+	}
+	if isFinal(lv) {
+		return reconcile.Result{}, nil
+	}
+	r.wait(client.ObjectKeyFromObject(lv))
+	return reconcile.Result{RequeueAfter: settledRetry}, nil
+}
+
+// isSettled reports whether status, ledger and spec agree, so that neither the disks
+// nor the API server need be asked.
+func (r *VolumeReconciler) isSettled(lv *v1alpha1.LocalVolume) bool {
+	if !isReady(lv) || lv.Status.MachineID != r.Carver.MachineID ||
+		lv.Status.Capacity == nil || lv.Status.Capacity.Value() < lv.Spec.SizeBytes {
+		return false
+	}
+	e, err := r.Ledger.Get(string(lv.UID))
+	rec := recordOf(lv)
+	return err == nil && e.State == ledger.Ready && e.MachineID == r.Carver.MachineID &&
+		rec != nil && e.Record.SameStorage(*rec) && e.Record.SizeBytes == rec.SizeBytes
+}
+
+// finishGone ends what is left of a volume whose object is gone: nothing, unless the
+// finalizer was taken away by force.
+func (r *VolumeReconciler) finishGone(ctx context.Context, name string) error {
+	r.written.forget(name)
+	e, err := r.Ledger.ByName(name)
+	switch {
+	case errors.Is(err, ledger.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	case e.State != ledger.Deleting:
+		log.FromContext(ctx).Info("A volume has no LocalVolume; it is kept as it is", "uid", e.UID, "state", e.State)
+		return nil
+	}
+	return r.Carver.FinishRemoval(ctx, e.UID)
+}
+
+// ReconcileDeleted handles a LocalVolume whose deletion was asked for. The object
+// goes last.
+func (r *VolumeReconciler) ReconcileDeleted(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	lv := &v1alpha1.LocalVolume{}
+	if err := r.Client.Get(ctx, req.NamespacedName, lv); err != nil {
+		return reconcile.Result{}, client.IgnoreNotFound(err)
+	}
+	if lv.DeletionTimestamp.IsZero() || r.written.isBehind(lv) || !controllerutil.ContainsFinalizer(lv, v1alpha1.AgentFinalizer) {
+		return reconcile.Result{}, nil
+	}
+	base := lv.DeepCopy()
+	if err := r.Carver.Remove(ctx, wishOf(lv)); err != nil {
+		if errors.Is(err, volume.ErrPoolUnavailable) && !r.Carver.Backends.Synced() {
+			r.wait(req.NamespacedName)
+			return reconcile.Result{}, nil
+		}
+		if ctx.Err() != nil {
+			return reconcile.Result{}, ctx.Err()
+		}
+		f := classify(err)
+		setCondition(lv, v1alpha1.LocalVolumeReady, f.status, f.reason, "the deletion waits: "+err.Error())
+		return r.conclude(ctx, lv, base, err)
+	}
+	controllerutil.RemoveFinalizer(lv, v1alpha1.AgentFinalizer)
+	return reconcile.Result{}, r.patch(ctx, lv, base, false)
+}
+
+// patch writes what changed, if the object is still the one that was read.
+func (r *VolumeReconciler) patch(ctx context.Context, lv, base *v1alpha1.LocalVolume, status bool) error {
+	before := lv.ResourceVersion
+	patch := client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})
+	var err error
+	if status {
+		err = r.Client.Status().Patch(ctx, lv, patch)
+	} else {
+		err = r.Client.Patch(ctx, lv, patch)
+	}
+	if err != nil {
+		if !status {
+			err = client.IgnoreNotFound(err)
+		}
+		return err
+	}
+	r.written.wrote(lv, before)
+	return nil
+}
+
+// wish translates a LocalVolume.
+func (r *VolumeReconciler) wish(lv *v1alpha1.LocalVolume) (Wish, error) {
+	w := wishOf(lv)
+	if lv.Spec.DeviceSelector == nil || w.Mode != volume.ModeDevice {
+		return w, nil
+	}
+	selects, err := r.SelectDisk(lv.Spec.DeviceSelector)
+	if err != nil {
+		err = fmt.Errorf("spec.deviceSelector: %w: %w", err, volume.ErrInvalid)
+		if _, e := r.Ledger.Get(string(lv.UID)); errors.Is(e, ledger.ErrNotFound) && recordOf(lv) == nil {
+			err = fmt.Errorf("%w: %w", errRefused, err)
+		}
+		return w, err
+	}
+	w.SelectDisk = selects
+	return w, nil
+}
+
+func wishOf(lv *v1alpha1.LocalVolume) Wish {
+	w := Wish{
+		UID: string(lv.UID), Name: lv.Name,
+		Mode: volume.Mode(lv.Spec.Mode), Pool: lv.Spec.Pool, Access: volume.Access(lv.Spec.VolumeMode), FSType: lv.Spec.FSType,
+		Wipe: volume.WipePolicy(lv.Spec.Wipe), SizeBytes: lv.Spec.SizeBytes,
+		Recorded: recordOf(lv), Formatted: lv.Status.Formatted, FSUUID: lv.Status.FilesystemUUID, MachineID: lv.Status.MachineID,
+	}
+	if w.Wipe == "" {
+		w.Wipe = volume.WipeZero
+	}
+	return w
+}
+
+// wait remembers to look at a volume when a pool changes.
+func (r *VolumeReconciler) wait(key types.NamespacedName) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.waiting == nil {
+		r.waiting = map[types.NamespacedName]bool{}
+	}
+	r.waiting[key] = true
+}
+
+// PoolsChanged looks again at the volumes that wait for a pool or for room.
+func (r *VolumeReconciler) PoolsChanged() {
+	r.mu.Lock()
+	keys := r.waiting
+	r.waiting = nil
+	r.mu.Unlock()
+	for key := range keys {
+		r.Enqueue(key.Name)
+	}
+}
+
+// Enqueue looks at a volume soon: it was unstaged, or grown by somebody else.
+func (r *VolumeReconciler) Enqueue(name string) {
+	r.live.add(name)
+	r.deleted.add(name)
+}
