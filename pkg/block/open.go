@@ -82,3 +82,25 @@ func SizeBytes(file *os.File) (int64, error) {
 	}
 	return int64(size), nil
 }
+
+// RequireNumber makes sure that an open device is the one with these numbers: its
+// path may have come to lead to another one. volume.ErrIdentity if not.
+func RequireNumber(file *os.File, major, minor uint32) error {
+	var stat unix.Stat_t
+	conn, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var statErr error
+	if err := conn.Control(func(fd uintptr) { statErr = unix.Fstat(int(fd), &stat) }); err != nil {
+		return err
+	}
+	if statErr != nil {
+		return fmt.Errorf("stat %s: %w", file.Name(), statErr)
+	}
+	if unix.Major(stat.Rdev) != major || unix.Minor(stat.Rdev) != minor {
+		return fmt.Errorf("%s is device %d:%d, not %d:%d: %w", file.Name(),
+			unix.Major(stat.Rdev), unix.Minor(stat.Rdev), major, minor, volume.ErrIdentity)
+	}
+	return nil
+}

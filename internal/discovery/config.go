@@ -1,0 +1,164 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package discovery
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
+	toolscache "k8s.io/client-go/tools/cache"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+)
+
+// SetConfig takes a new version of the ConfigMap berth-config, nil when there is
+// none. One that is not valid, or none, changes nothing: the last good filters
+// stay in force (I10), with an Event and a metric; while there never was one, no
+// disk is usable. It says so in its log and returns what is wrong.
+func (inv *Inventory) SetConfig(config *corev1.ConfigMap) error {
+	if config == nil {
+		inv.metrics.filtersValid.Set(0)
+		err := fmt.Errorf("ConfigMap %s/%s is not there", inv.opts.Namespace, v1alpha1.ConfigMapName)
+		inv.log.Error(err, "the last good filters stay in force")
+		inv.requeue()
+		return err
+	}
+	filters, err := FromConfigMap(config.Data)
+	if err != nil {
+		inv.metrics.filtersValid.Set(0)
+		err = fmt.Errorf("ConfigMap %s/%s: %w", inv.opts.Namespace, v1alpha1.ConfigMapName, err)
+		inv.log.Error(err, "the last good filters stay in force")
+		inv.opts.Recorder.Eventf(config, nil, corev1.EventTypeWarning, "InvalidFilters", "LoadFilters",
+			"node %s keeps the last good filters: %v", inv.opts.NodeName, err)
+		inv.requeue()
+		return err
+	}
+	inv.metrics.filtersValid.Set(1)
+	for _, note := range filters.Notes {
+		inv.log.Info("filters", "note", note)
+	}
+	inv.mu.Lock()
+	inv.filters = filters
+	inv.reindex(nil) // which devices have an object depends on the filters
+	inv.mu.Unlock()
+	inv.log.Info("filters are in force", "resourceVersion", config.ResourceVersion)
+	inv.requeue()
+	return nil
+}
+
+// requeue has every disk judged again.
+func (inv *Inventory) requeue() {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	for name := range inv.disks {
+		inv.queue.Add(name)
+	}
+}
+
+// ObserveObject takes a version of an object that somebody else may have written,
+// and passes over those that are older than what is known.
+func (inv *Inventory) ObserveObject(bd *v1alpha1.BlockDevice) {
+	if bd.Spec.NodeName != inv.opts.NodeName {
+		return
+	}
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	d := inv.disk(bd.Name)
+	if d.object != nil && !newer(bd.ResourceVersion, d.object.ResourceVersion) {
+		return
+	}
+	d.object, d.stale = bd.DeepCopy(), false
+	inv.notify()
+	inv.queue.Add(bd.Name)
+}
+
+// ObserveDeletion takes note that an object is gone. A disk that is there gets a
+// new one.
+func (inv *Inventory) ObserveDeletion(bd *v1alpha1.BlockDevice) {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	d := inv.disks[bd.Name]
+	if d == nil || d.object == nil || d.object.UID != bd.UID {
+		return
+	}
+	d.object = nil
+	inv.notify()
+	inv.queue.Add(bd.Name)
+}
+
+// newer compares resource versions, which are numbers that grow (KEP-5504).
+func newer(a, b string) bool {
+	order, err := resourceversion.CompareResourceVersion(a, b)
+	return err != nil && a != b || order > 0
+}
+
+// listen follows the ConfigMap and the objects through the informers.
+func (inv *Inventory) listen(ctx context.Context) error {
+	if inv.opts.Informers == nil {
+		return nil
+	}
+	objects, err := inv.opts.Informers.GetInformer(ctx, &v1alpha1.BlockDevice{})
+	if err != nil {
+		return fmt.Errorf("watch the BlockDevices: %w", err)
+	}
+	configs, err := inv.opts.Informers.GetInformer(ctx, &corev1.ConfigMap{})
+	if err != nil {
+		return fmt.Errorf("watch ConfigMap %s: %w", v1alpha1.ConfigMapName, err)
+	}
+	if _, err := objects.AddEventHandler(inv.objectHandler()); err != nil {
+		return fmt.Errorf("watch the BlockDevices: %w", err)
+	}
+	registration, err := configs.AddEventHandler(inv.configHandler())
+	if err != nil {
+		return fmt.Errorf("watch ConfigMap %s: %w", v1alpha1.ConfigMapName, err)
+	}
+	// Judge once, with the filters, and not first without them.
+	if !toolscache.WaitForCacheSync(ctx.Done(), registration.HasSynced) {
+		return ctx.Err()
+	}
+	return nil
+}
+
+func (inv *Inventory) objectHandler() toolscache.ResourceEventHandler {
+	return toolscache.ResourceEventHandlerFuncs{
+		AddFunc:    func(object any) { observe(object, inv.ObserveObject) },
+		UpdateFunc: func(_, object any) { observe(object, inv.ObserveObject) },
+		DeleteFunc: func(object any) { observe(object, inv.ObserveDeletion) },
+	}
+}
+
+func (inv *Inventory) configHandler() toolscache.ResourceEventHandler {
+	set := func(config *corev1.ConfigMap) {
+		if inv.isConfig(config) {
+			_ = inv.SetConfig(config) // it has told itself
+		}
+	}
+	return toolscache.ResourceEventHandlerFuncs{
+		AddFunc:    func(object any) { observe(object, set) },
+		UpdateFunc: func(_, object any) { observe(object, set) },
+		DeleteFunc: func(object any) {
+			observe(object, func(config *corev1.ConfigMap) {
+				if inv.isConfig(config) {
+					_ = inv.SetConfig(nil)
+				}
+			})
+		},
+	}
+}
+
+func (inv *Inventory) isConfig(config *corev1.ConfigMap) bool {
+	return config.Namespace == inv.opts.Namespace && config.Name == v1alpha1.ConfigMapName
+}
+
+// observe unwraps what an informer hands out.
+func observe[T any](object any, f func(T)) {
+	if tombstone, ok := object.(toolscache.DeletedFinalStateUnknown); ok {
+		object = tombstone.Obj
+	}
+	if o, ok := object.(T); ok {
+		f(o)
+	}
+}

@@ -1,0 +1,130 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package discovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/pkg/block"
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// examineTimeout is how long a disk may take to answer. One that hangs stays
+// unreadable; the read that hangs in the kernel cannot be ended.
+const examineTimeout = 30 * time.Second
+
+// examination is what was seen on a disk.
+type examination struct {
+	// blank is true when head and tail are zero; offset is where they are not.
+	blank  bool
+	offset int64
+	// found is what libblkid makes of what is there.
+	found block.Content
+	// volumeGroup that an LVM member says it is part of.
+	volumeGroup string
+	// err is why nothing is known; probeErr why only the offset is known.
+	err, probeErr error
+}
+
+// words turn an examination into a reason and a message.
+func (e *examination) words() (reason, message string) {
+	c := e.found
+	label := ""
+	if c.Label != "" {
+		label = fmt.Sprintf(" %q", c.Label)
+	}
+	switch {
+	case errors.Is(e.err, volume.ErrBusy):
+		return v1alpha1.ReasonInUse, "locked by another program (flock); it is looked at again"
+	case e.err != nil:
+		return v1alpha1.ReasonUnreadable, fmt.Sprintf("cannot be read, so nothing is known: %v", e.err)
+	case e.blank:
+		return v1alpha1.ReasonBlank, "blank"
+	case c.PartitionTable != "":
+		return v1alpha1.ReasonPartitioned, fmt.Sprintf("has a partition table (%s)", c.PartitionTable)
+	case c.Ambivalent:
+		return v1alpha1.ReasonHasContent, "holds signatures that contradict each other; wipe it to use it"
+	case c.Type == "LVM2_member" && e.volumeGroup != "":
+		return v1alpha1.ReasonHasContent, fmt.Sprintf("member of volume group %q", e.volumeGroup)
+	case c.Type == "LVM2_member":
+		return v1alpha1.ReasonHasContent, "holds an LVM physical volume; wipe it to use it"
+	case c.Type == "swap":
+		return v1alpha1.ReasonHasContent, "holds a swap area" + label + "; wipe it to use it"
+	case c.Kind == "raid":
+		return v1alpha1.ReasonHasContent, fmt.Sprintf("member of a RAID array (%s%s); wipe it to use it", c.Type, label)
+	case c.Kind == "crypto":
+		return v1alpha1.ReasonHasContent, fmt.Sprintf("holds an encrypted volume (%s%s); wipe it to use it", c.Type, label)
+	case c.Type != "":
+		return v1alpha1.ReasonHasContent, fmt.Sprintf("holds %s%s since before Berth; wipe it to use it", c.Type, label)
+	case e.probeErr != nil:
+		return v1alpha1.ReasonHasContent, fmt.Sprintf("not blank: data at offset %d (what it is could not be found out: %v)", e.offset, e.probeErr)
+	}
+	return v1alpha1.ReasonHasContent, fmt.Sprintf("not blank: data at offset %d", e.offset)
+}
+
+// examiner looks at the content of disks, read-only.
+type examiner struct {
+	sysfs  block.Sysfs
+	prober block.Prober
+	// content reads a disk: read, but for tests without disks.
+	content func(context.Context, *block.Device) *examination
+}
+
+func newExaminer(sysfs block.Sysfs, prober block.Prober) *examiner {
+	x := &examiner{sysfs: sysfs, prober: prober}
+	x.content = x.read
+	return x
+}
+
+// examine reads a disk under udev's lock. It returns within examineTimeout, also
+// when the disk does not answer.
+func (x *examiner) examine(ctx context.Context, d *block.Device) *examination {
+	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
+	defer cancel()
+	result := make(chan *examination, 1)
+	go func() { result <- x.content(ctx, d) }()
+	select {
+	case e := <-result:
+		return e
+	case <-ctx.Done():
+		return &examination{err: fmt.Errorf("%s did not answer: %w", d.Path, ctx.Err())}
+	}
+}
+
+func (x *examiner) read(ctx context.Context, d *block.Device) *examination {
+	node := x.sysfs.Node(d)
+	lock, err := block.SharedLock(node)
+	if err != nil {
+		return &examination{err: err}
+	}
+	defer lock.Close()
+	file, err := block.OpenReadOnly(node)
+	if err != nil {
+		return &examination{err: err}
+	}
+	defer file.Close()
+	if err := block.RequireNumber(file, d.Major, d.Minor); err != nil {
+		return &examination{err: err}
+	}
+	size, err := block.SizeBytes(file)
+	if err != nil {
+		return &examination{err: err}
+	}
+	offset, blank, err := block.Blank(file, size)
+	if err != nil || blank {
+		return &examination{blank: blank && err == nil, err: err}
+	}
+	e := &examination{offset: offset}
+	// What libblkid knows lies where Blank has read (block.EdgeBytes): a blank disk
+	// needs no program to be started.
+	e.found, e.probeErr = x.prober.Probe(ctx, d.Path)
+	if e.found.Type == "LVM2_member" {
+		e.volumeGroup = block.VolumeGroupOnDisk(file)
+	}
+	return e
+}

@@ -1,0 +1,287 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package discovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/berth-dev/berth/pkg/block"
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+const (
+	// udevPatience is how long a new disk waits for udev to finish with it, so that
+	// its object is written once, with its links.
+	udevPatience = 500 * time.Millisecond
+	// weakPatience is the same for a disk that says nothing of itself: its name may
+	// depend on what udev finds out.
+	weakPatience = 3 * time.Second
+)
+
+// follow takes the hints of the watcher, collects those of one moment, and looks
+// again at what they name.
+func (inv *Inventory) follow(ctx context.Context, watcher *block.Watcher) error {
+	var timer <-chan time.Time
+	dirty := map[string]bool{} // kernel name to "content may be new"
+	all := false
+	for {
+		select {
+		case change, open := <-watcher.Changes():
+			if !open {
+				if ctx.Err() != nil {
+					return nil
+				}
+				return fmt.Errorf("watch the block devices: %w", watcher.Err())
+			}
+			inv.metrics.uevents.Inc()
+			if change.Rescan {
+				all = true
+			} else {
+				dirty[change.KernelName] = dirty[change.KernelName] || !change.Udev
+			}
+			if timer == nil {
+				timer = time.After(settle)
+			}
+		case <-timer:
+			timer = nil
+			var again time.Duration
+			var err error
+			if all {
+				err = inv.rescan(ctx)
+			} else {
+				again, err = inv.refresh(ctx, dirty)
+			}
+			if err != nil && ctx.Err() == nil {
+				inv.log.Error(err, "cannot look at the block devices; trying again")
+				all, again = true, time.Second
+			} else {
+				all = false
+				clear(dirty)
+			}
+			if again > 0 {
+				timer = time.After(again)
+				for name := range inv.unsettled() {
+					dirty[name] = dirty[name] || false
+				}
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// rescan reads every device.
+func (inv *Inventory) rescan(ctx context.Context) error {
+	began := time.Now()
+	devices, err := inv.sysfs.Devices(ctx)
+	inv.metrics.scanned(time.Since(began), err)
+	if err != nil {
+		return err
+	}
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	mirror := block.NewTopology(devices)
+	for name := range mirror {
+		inv.generation[name]++
+	}
+	for name := range inv.devices {
+		if mirror[name] == nil {
+			inv.forget(name)
+		}
+	}
+	for name := range mirror {
+		if _, found := inv.seen[name]; !found {
+			// What was there before us has had its time with udev.
+			inv.seen[name] = began.Add(-weakPatience)
+		}
+	}
+	inv.mirror(mirror)
+	inv.reindex(nil)
+	for name := range inv.disks {
+		inv.queue.Add(name)
+	}
+	return nil
+}
+
+// refresh reads the devices that are named, and those that stand below them:
+// nobody tells a disk that it got a holder. It returns when to come back for
+// devices that udev has not finished with, 0 if there are none.
+func (inv *Inventory) refresh(ctx context.Context, dirty map[string]bool) (again time.Duration, err error) {
+	wanted := map[string]bool{}
+	read := map[string]*block.Device{}
+	inv.mu.Lock()
+	for name := range dirty {
+		wanted[name] = true
+		if old := inv.devices[name]; old != nil {
+			addRelatives(wanted, old)
+		}
+	}
+	inv.mu.Unlock()
+	for name := range dirty {
+		d, err := inv.sysfs.Device(ctx, name)
+		switch {
+		case errors.Is(err, volume.ErrNotFound):
+			read[name] = nil
+		case err != nil:
+			return 0, err
+		default:
+			read[name] = &d
+			addRelatives(wanted, &d)
+		}
+	}
+	for name := range wanted {
+		if _, done := read[name]; done {
+			continue
+		}
+		d, err := inv.sysfs.Device(ctx, name)
+		switch {
+		case errors.Is(err, volume.ErrNotFound):
+			read[name] = nil
+		case err != nil:
+			return 0, err
+		default:
+			read[name] = &d
+		}
+	}
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	now := time.Now()
+	mirror := maps.Clone(inv.devices)
+	for name, d := range read {
+		if d == nil {
+			delete(mirror, name)
+			inv.forget(name)
+			continue
+		}
+		old := inv.devices[name]
+		if old == nil || old.DiskSeq != d.DiskSeq {
+			inv.seen[name] = now
+		}
+		if dirty[name] || old == nil {
+			inv.generation[name]++
+		}
+		mirror[name] = d
+	}
+	inv.mirror(mirror)
+	return inv.reindex(read), nil
+}
+
+// mirror replaces the mirror of sysfs. inv.mu is held.
+func (inv *Inventory) mirror(devices block.Topology) {
+	inv.devices = devices
+	inv.version++
+}
+
+func (inv *Inventory) forget(name string) {
+	delete(inv.seen, name)
+	inv.generation[name]++
+}
+
+func addRelatives(wanted map[string]bool, d *block.Device) {
+	if d.Parent != "" {
+		wanted[d.Parent] = true
+	}
+	for _, names := range [][]string{d.Slaves, d.Partitions} {
+		for _, name := range names {
+			wanted[name] = true
+		}
+	}
+}
+
+// reindex works out which device belongs to which object, and queues the objects
+// of the devices that were read and those whose devices are others now. inv.mu is
+// held.
+func (inv *Inventory) reindex(read map[string]*block.Device) (again time.Duration) {
+	old := inv.index
+	inv.index = make(map[string][]string, len(old))
+	now := time.Now()
+	for kernelName, d := range inv.devices {
+		if !inv.published(d) {
+			continue
+		}
+		identity := inv.identify(d)
+		if wait := inv.patience(d, identity, now); wait > 0 {
+			if again == 0 || wait < again {
+				again = wait
+			}
+			continue
+		}
+		name := block.Name(inv.opts.NodeName, identity)
+		inv.index[name] = append(inv.index[name], kernelName)
+	}
+	for name, kernelNames := range inv.index {
+		slices.Sort(kernelNames)
+		inv.disk(name)
+		touched := slices.ContainsFunc(kernelNames, func(k string) bool { _, found := read[k]; return found })
+		if touched || !slices.Equal(kernelNames, old[name]) {
+			inv.queue.Add(name)
+		}
+	}
+	for name := range old {
+		if inv.index[name] == nil {
+			inv.queue.Add(name)
+		}
+	}
+	return again
+}
+
+// patience is how long a device still waits for udev.
+func (inv *Inventory) patience(d *block.Device, identity block.Identity, now time.Time) time.Duration {
+	if d.UdevInitialized || !inv.hasUdev() {
+		return 0
+	}
+	limit := udevPatience
+	if identity.Weak {
+		limit = weakPatience
+	}
+	return max(0, limit-now.Sub(inv.seen[d.KernelName]))
+}
+
+// unsettled are the devices that still wait for udev.
+func (inv *Inventory) unsettled() map[string]bool {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	names := map[string]bool{}
+	now := time.Now()
+	for name, d := range inv.devices {
+		if inv.published(d) && inv.patience(d, inv.identify(d), now.Add(-time.Millisecond)) > 0 {
+			names[name] = true
+		}
+	}
+	return names
+}
+
+// identify finds the identity of a device of the mirror. inv.mu is held.
+func (inv *Inventory) identify(d *block.Device) block.Identity {
+	if d.Type == block.TypePartition {
+		if parent := inv.devices[d.Parent]; parent != nil {
+			return block.IdentifyPartition(d, parent)
+		}
+	}
+	return block.Identify(d)
+}
+
+// published says which devices have an object: hardware disks and their
+// partitions always; what is made by software only if the filters keep it, for
+// every logical volume would be one. inv.mu is held.
+func (inv *Inventory) published(d *block.Device) bool {
+	if d.Hidden || d.SizeBytes == 0 {
+		return false
+	}
+	switch d.Type {
+	case block.TypeDisk:
+		return true
+	case block.TypePartition:
+		parent := inv.devices[d.Parent]
+		return parent != nil && parent.Type == block.TypeDisk
+	case block.TypeLVM:
+		return false
+	}
+	return inv.filters != nil && !volatile.MatchString(d.KernelName) && !inv.filters.Decide(d, nil).Drop
+}

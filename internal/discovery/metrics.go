@@ -1,0 +1,82 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package discovery
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+)
+
+type metrics struct {
+	disks        *prometheus.GaugeVec
+	filtersValid prometheus.Gauge
+	uevents      prometheus.Counter
+	probes       prometheus.Counter
+	scans        *prometheus.CounterVec
+	scanSeconds  prometheus.Histogram
+}
+
+func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		disks: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "berth_block_devices", Help: "BlockDevices of this node by state, claim state and the reason of their condition Usable.",
+		}, []string{"state", "claim_state", "reason"}),
+		filtersValid: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "berth_filters_valid", Help: "1 if the ConfigMap berth-config is there and valid, 0 if an older configuration, or none, is in force.",
+		}),
+		uevents: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "berth_block_events_total", Help: "Events of the kernel and of udev about block devices.",
+		}),
+		probes: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "berth_block_examinations_total", Help: "Times that the content of a disk was read.",
+		}),
+		scans: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "berth_block_scans_total", Help: "Complete walks over the block devices by result.",
+		}, []string{"result"}),
+		scanSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "berth_block_scan_duration_seconds", Help: "Duration of complete walks over the block devices.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 4, 8),
+		}),
+	}
+	if registerer == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{m.disks, m.filtersValid, m.uevents, m.probes, m.scans, m.scanSeconds} {
+		if err := registerer.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+func (m *metrics) scanned(duration time.Duration, err error) {
+	result := "ok"
+	if err != nil {
+		result = "error"
+	}
+	m.scans.WithLabelValues(result).Inc()
+	m.scanSeconds.Observe(duration.Seconds())
+}
+
+// count sets the gauges anew from all disks.
+func (m *metrics) count(disks map[string]*disk) {
+	m.disks.Reset()
+	for _, d := range disks {
+		if d.object == nil {
+			continue
+		}
+		reason := ""
+		if c := condition(&d.object.Status); c != nil {
+			reason = c.Reason
+		}
+		claimState := d.object.Status.ClaimState
+		if claimState == "" {
+			claimState = v1alpha1.ClaimStateUnclaimed
+		}
+		m.disks.WithLabelValues(string(d.object.Status.State), string(claimState), reason).Inc()
+	}
+}
