@@ -1,0 +1,232 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package provision
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	berth "github.com/berth-dev/berth/api/v1alpha1"
+)
+
+const (
+	// eventReason of the Advisor's events.
+	eventReason = "CannotProvision"
+	eventAction = "Advise"
+	// maxNote is what the API takes (validateEvent allows 1 kB).
+	maxNote = 1000
+	// capacityGrace is how long agents have to publish capacity for a class before
+	// its absence is a problem.
+	capacityGrace = 30 * time.Second
+)
+
+// Advisor tells users why a claim that waits for its first consumer will never be
+// provisioned. With that binding mode the scheduler chooses a node first, and
+// while none fits, or none has capacity because the class is wrong, the library
+// never hears of the claim: nobody would say anything.
+//
+// It writes one Warning event for each distinct problem of a claim, and nothing
+// else.
+type Advisor struct {
+	// Reader of a cache with claims, classes, PoolSets and CSIStorageCapacities.
+	Reader client.Reader
+	// Namespace of the CSIStorageCapacities.
+	Namespace string
+	Recorder  events.EventRecorder
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+
+	waiting waitingClaims
+}
+
+// Reconcile looks at one claim.
+func (a *Advisor) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	claim := &corev1.PersistentVolumeClaim{}
+	err := a.Reader.Get(ctx, req.NamespacedName, claim)
+	if apierrors.IsNotFound(err) || err == nil && !waits(claim) {
+		a.waiting.forget(req.NamespacedName)
+		return reconcile.Result{}, nil
+	}
+	if err != nil {
+		return reconcile.Result{}, fmt.Errorf("read claim %s: %w", req.NamespacedName, err)
+	}
+	a.waiting.remember(req.NamespacedName, className(claim), claim.UID)
+	problem, again, err := a.judge(ctx, claim)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if problem != "" && a.waiting.isNew(req.NamespacedName, claim.UID, problem) {
+		a.Recorder.Eventf(claim, nil, corev1.EventTypeWarning, eventReason, eventAction, "%s", truncate(problem, maxNote))
+	}
+	return reconcile.Result{RequeueAfter: again}, nil
+}
+
+// waits reports whether the claim waits for somebody to choose its node.
+func waits(claim *corev1.PersistentVolumeClaim) bool {
+	return claim.Spec.VolumeName == "" && claim.DeletionTimestamp == nil &&
+		claim.Annotations[annotationSelectedNode] == "" && className(claim) != ""
+}
+
+func className(claim *corev1.PersistentVolumeClaim) string {
+	if name, ok := claim.Annotations[corev1.BetaStorageClassAnnotation]; ok {
+		return name
+	}
+	if claim.Spec.StorageClassName != nil {
+		return *claim.Spec.StorageClassName
+	}
+	return ""
+}
+
+// judge returns what stands in the claim's way, or nothing; and when to look
+// again, if that should be without an event.
+func (a *Advisor) judge(ctx context.Context, claim *corev1.PersistentVolumeClaim) (problem string, again time.Duration, err error) {
+	class := &storagev1.StorageClass{}
+	if err := a.Reader.Get(ctx, types.NamespacedName{Name: className(claim)}, class); err != nil {
+		// A class that does not exist is told by kube-controller-manager.
+		return "", 0, client.IgnoreNotFound(err)
+	}
+	delayed := class.VolumeBindingMode != nil && *class.VolumeBindingMode == storagev1.VolumeBindingWaitForFirstConsumer
+	if source, _ := SourceOf(claim); class.Provisioner != berth.DriverName || !delayed || source == SourceOther {
+		return "", 0, nil // Provision itself answers for classes that bind immediately
+	}
+	params, err := ParseParameters(class.Parameters)
+	if err != nil {
+		return fmt.Sprintf("StorageClass %q: %v. Parameters cannot be changed: make the class anew", class.Name, err), 0, nil
+	}
+	if err := CheckClaim(claim, params); err != nil {
+		return err.Error(), 0, nil
+	}
+	if problem, err := a.judgePool(ctx, class.Name, params); problem != "" || err != nil {
+		return problem, 0, err
+	}
+	return a.judgeCapacity(ctx, claim, class, params)
+}
+
+// judgePool says whether the class names a PoolSet that exists and fits its mode.
+func (a *Advisor) judgePool(ctx context.Context, class string, params Parameters) (string, error) {
+	if params.Mode == berth.ModeDevice {
+		return "", nil
+	}
+	sets := &berth.PoolSetList{}
+	if err := a.Reader.List(ctx, sets); err != nil {
+		return "", fmt.Errorf("list PoolSets: %w", err)
+	}
+	var others []string
+	for _, set := range sets.Items {
+		switch {
+		case set.Name == params.Pool && string(set.Spec.Kind) == string(params.Mode):
+			return "", nil
+		case set.Name == params.Pool:
+			return fmt.Sprintf("PoolSet %q is of kind %s and StorageClass %q asks it for mode %s; make the class anew with mode %s, or with another pool",
+				set.Name, set.Spec.Kind, class, params.Mode, set.Spec.Kind), nil
+		case string(set.Spec.Kind) == string(params.Mode):
+			others = append(others, set.Name)
+		}
+	}
+	slices.Sort(others)
+	advice := "create it"
+	if len(others) > 0 {
+		advice = "create it or name one of: " + strings.Join(others, ", ")
+	}
+	return fmt.Sprintf("PoolSet %q of StorageClass %q does not exist%s; %s", params.Pool, class, strings.TrimSuffix(didYouMean(params.Pool, others), "?"), advice), nil
+}
+
+// judgeCapacity says whether any node has published that the claim fits there.
+func (a *Advisor) judgeCapacity(ctx context.Context, claim *corev1.PersistentVolumeClaim, class *storagev1.StorageClass, params Parameters) (string, time.Duration, error) {
+	list := &storagev1.CSIStorageCapacityList{}
+	if err := a.Reader.List(ctx, list, client.InNamespace(a.Namespace)); err != nil {
+		return "", 0, fmt.Errorf("list CSIStorageCapacities: %w", err)
+	}
+	request := claim.Spec.Resources.Requests[corev1.ResourceStorage]
+	var largest *resource.Quantity
+	var where string
+	for i := range list.Items {
+		offer := &list.Items[i]
+		if offer.StorageClassName != class.Name {
+			continue
+		}
+		// The scheduler looks at maximumVolumeSize first (capacity is the sum).
+		size := offer.MaximumVolumeSize
+		if size == nil {
+			size = offer.Capacity
+		}
+		if size == nil {
+			continue
+		}
+		if size.Cmp(request) >= 0 {
+			return "", 0, nil
+		}
+		if largest == nil || size.Cmp(*largest) > 0 {
+			largest, where = size, nodeOf(offer)
+		}
+	}
+	if largest != nil && largest.Sign() > 0 {
+		return fmt.Sprintf("%s is larger than the largest free space of StorageClass %q: %s on %s (kubectl get %s)",
+			request.String(), class.Name, human(largest), where, whereSpaceIs(params.Mode)), 0, nil
+	}
+	youngest := class.CreationTimestamp.Time
+	if claim.CreationTimestamp.After(youngest) {
+		youngest = claim.CreationTimestamp.Time
+	}
+	if left := capacityGrace - a.now().Sub(youngest); left > 0 {
+		return "", left, nil
+	}
+	return fmt.Sprintf("no node has free space for StorageClass %q (mode %s%s); kubectl get %s shows why",
+		class.Name, params.Mode, ofPool(params.Pool), whereSpaceIs(params.Mode)), 0, nil
+}
+
+func (a *Advisor) now() time.Time {
+	if a.Now != nil {
+		return a.Now()
+	}
+	return time.Now()
+}
+
+func ofPool(pool string) string {
+	if pool == "" {
+		return ""
+	}
+	return ", pool " + pool
+}
+
+func nodeOf(offer *storagev1.CSIStorageCapacity) string {
+	if offer.NodeTopology != nil {
+		if name := offer.NodeTopology.MatchLabels[berth.TopologyKeyNode]; name != "" {
+			return "node " + name
+		}
+	}
+	return "a node"
+}
+
+// human writes a size with the largest binary unit that leaves at least two
+// digits, rounded down: never more than there is.
+func human(q *resource.Quantity) string {
+	size, unit := q.Value(), ""
+	for _, next := range []string{"Ki", "Mi", "Gi", "Ti", "Pi"} {
+		if size < 10<<10 {
+			break
+		}
+		size, unit = size>>10, next
+	}
+	return fmt.Sprintf("%d%s", size, unit)
+}
+
+func truncate(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	return strings.ToValidUTF8(s[:limit-len("…")], "") + "…"
+}

@@ -1,0 +1,224 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package provision
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+	"sigs.k8s.io/yaml"
+
+	berth "github.com/berth-dev/berth/api/v1alpha1"
+)
+
+// The parameters of a StorageClass.
+const (
+	// ParameterMode is lvm, device or hostpath. Required.
+	ParameterMode = "mode"
+	// ParameterPool names a PoolSet. Required in the modes lvm and hostpath.
+	ParameterPool = "pool"
+	// ParameterFSType is ext4 or xfs, the key that every CSI driver shares.
+	ParameterFSType = reservedPrefix + "fstype"
+	// ParameterWipe is zero, discard, signatures or none.
+	ParameterWipe = "wipe"
+	// ParameterDeviceSelector is the YAML or JSON text of a DeviceSelector.
+	ParameterDeviceSelector = "deviceSelector"
+
+	// reservedPrefix is what Kubernetes keeps for itself among class parameters.
+	reservedPrefix = "csi.storage.k8s.io/"
+)
+
+// defaultFSType is made when the class names none.
+const defaultFSType = "ext4"
+
+var (
+	allowedParameters = []string{ParameterMode, ParameterPool, ParameterFSType, ParameterWipe, ParameterDeviceSelector}
+	allowedModes      = []string{string(berth.ModeLVM), string(berth.ModeDevice), string(berth.ModeHostpath)}
+	allowedFSTypes    = []string{"ext4", "xfs"}
+	allowedWipes      = []string{string(berth.WipeZero), string(berth.WipeDiscard), string(berth.WipeSignatures), string(berth.WipeNone)}
+
+	// aliases are what other drivers call the same thing.
+	aliases = map[string]string{
+		"fstype": ParameterFSType, "filesystem": ParameterFSType, "fs": ParameterFSType,
+		"poolset": ParameterPool, "poolname": ParameterPool, "storagepool": ParameterPool,
+		"volgroup": ParameterPool, "vgpattern": ParameterPool, "device-class": ParameterPool,
+		"type": ParameterMode, "storage": ParameterMode, "castype": ParameterMode,
+		"devicename": ParameterDeviceSelector, "selector": ParameterDeviceSelector,
+	}
+)
+
+// Parameters are what a StorageClass asks for.
+type Parameters struct {
+	Mode berth.Mode
+	// Pool is the PoolSet's name, empty in mode device.
+	Pool string
+	// FSType of filesystem volumes; empty in mode hostpath.
+	FSType string
+	Wipe   berth.WipePolicy
+	// DeviceSelector narrows the disks of mode device; nil takes any usable one.
+	DeviceSelector *berth.DeviceSelector
+}
+
+// ParseParameters reads the parameters of a StorageClass strictly: what is not
+// known is refused, not ignored, because a misspelt "wipe" would leave data
+// behind. Every problem is named at once; the error is a Refusal.
+func ParseParameters(params map[string]string) (Parameters, error) {
+	out := Parameters{
+		Mode: berth.Mode(params[ParameterMode]),
+		Pool: params[ParameterPool],
+		Wipe: berth.WipePolicy(params[ParameterWipe]),
+	}
+	problems := unknownKeys(params)
+	add := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+
+	switch {
+	case out.Mode == "":
+		add("parameter %q is missing; set it to one of %s", ParameterMode, strings.Join(allowedModes, ", "))
+	case !slices.Contains(allowedModes, string(out.Mode)):
+		add("parameter %s: unknown mode %q%s; it is one of %s", ParameterMode, out.Mode,
+			didYouMean(string(out.Mode), allowedModes), strings.Join(allowedModes, ", "))
+	default:
+		problems = append(problems, out.checkPool(params)...)
+	}
+
+	fsType, set := params[ParameterFSType]
+	switch {
+	case out.Mode == berth.ModeHostpath:
+		if set {
+			add("parameter %s has no meaning in mode hostpath: a directory has the filesystem of its pool; remove it", ParameterFSType)
+		}
+	case fsType == "":
+		out.FSType = defaultFSType
+	case !slices.Contains(allowedFSTypes, fsType):
+		add("parameter %s: unknown filesystem %q%s; it is one of %s", ParameterFSType, fsType,
+			didYouMean(fsType, allowedFSTypes), strings.Join(allowedFSTypes, ", "))
+	default:
+		out.FSType = fsType
+	}
+
+	if out.Wipe == "" {
+		out.Wipe = berth.WipeZero
+	} else if !slices.Contains(allowedWipes, string(out.Wipe)) {
+		add("parameter %s: unknown policy %q%s; it is one of %s", ParameterWipe, out.Wipe,
+			didYouMean(string(out.Wipe), allowedWipes), strings.Join(allowedWipes, ", "))
+	}
+
+	if text, ok := params[ParameterDeviceSelector]; ok {
+		selector, err := parseDeviceSelector(text)
+		switch {
+		case out.Mode != berth.ModeDevice && slices.Contains(allowedModes, string(out.Mode)):
+			add("parameter %s is for mode device; in mode %s the PoolSet chooses the disks: remove it", ParameterDeviceSelector, out.Mode)
+		case err != nil:
+			add("parameter %s: %v", ParameterDeviceSelector, err)
+		default:
+			out.DeviceSelector = selector
+		}
+	}
+	if len(problems) > 0 {
+		return Parameters{}, refuse("%s", strings.Join(problems, "; "))
+	}
+	return out, nil
+}
+
+// checkPool says what is wrong with the pool in a known mode.
+func (p Parameters) checkPool(params map[string]string) []string {
+	_, set := params[ParameterPool]
+	if p.Mode == berth.ModeDevice {
+		if set {
+			return []string{fmt.Sprintf("parameter %s has no meaning in mode device, which takes whole disks; remove it, or narrow the disks with %s",
+				ParameterPool, ParameterDeviceSelector)}
+		}
+		return nil
+	}
+	if p.Pool == "" {
+		return []string{fmt.Sprintf("parameter %q is missing; mode %s needs the name of a PoolSet (kubectl get poolsets)", ParameterPool, p.Mode)}
+	}
+	if len(validation.IsDNS1123Label(p.Pool)) > 0 {
+		return []string{fmt.Sprintf("parameter %s: %q cannot be the name of a PoolSet (lower-case letters, digits and '-', at most 63)", ParameterPool, p.Pool)}
+	}
+	return nil
+}
+
+// unknownKeys says of each key that is not allowed what was probably meant.
+func unknownKeys(params map[string]string) []string {
+	var problems []string
+	for key := range params {
+		switch {
+		case slices.Contains(allowedParameters, key):
+		case strings.HasPrefix(key, reservedPrefix) && (strings.HasSuffix(key, "-secret-name") || strings.HasSuffix(key, "-secret-namespace")):
+			problems = append(problems, fmt.Sprintf("parameter %q: Berth uses no secrets; remove it", key))
+		default:
+			problems = append(problems, fmt.Sprintf("parameter %q is not known%s; allowed are %s",
+				key, didYouMean(key, allowedParameters), strings.Join(allowedParameters, ", ")))
+		}
+	}
+	slices.Sort(problems)
+	return problems
+}
+
+func parseDeviceSelector(text string) (*berth.DeviceSelector, error) {
+	selector := &berth.DeviceSelector{}
+	if err := yaml.UnmarshalStrict([]byte(text), selector); err != nil {
+		return nil, fmt.Errorf("is not a DeviceSelector in YAML or JSON: %w", err)
+	}
+	for field, globs := range map[string][]string{"serials": selector.Serials, "models": selector.Models, "paths": selector.Paths} {
+		for _, glob := range globs {
+			if _, err := path.Match(glob, ""); err != nil {
+				return nil, fmt.Errorf("%s: %q is not a glob: %w", field, glob, err)
+			}
+		}
+	}
+	if selector.MinSize != nil && selector.MaxSize != nil && selector.MinSize.Cmp(*selector.MaxSize) > 0 {
+		return nil, fmt.Errorf("minSize %s is larger than maxSize %s: no disk can match", selector.MinSize, selector.MaxSize)
+	}
+	return selector, nil
+}
+
+// didYouMean returns `; did you mean "x"?` for the nearest of the candidates, or
+// nothing when none is near.
+func didYouMean(word string, candidates []string) string {
+	plain := func(s string) string { return strings.ToLower(s[strings.LastIndexByte(s, '/')+1:]) }
+	w := plain(word)
+	if to, ok := aliases[w]; ok && slices.Contains(candidates, to) {
+		return fmt.Sprintf("; did you mean %q?", to)
+	}
+	best, distance := "", max(2, len(w)/3)+1
+	if len(w) > 64 {
+		return "" // nobody misspells that badly, and the distance is quadratic
+	}
+	for _, c := range candidates {
+		if d := editDistance(w, plain(c)); d < distance {
+			best, distance = c, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf("; did you mean %q?", best)
+}
+
+// editDistance is the number of insertions, deletions and replacements of bytes
+// that make b out of a (Levenshtein).
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,143 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package provision_test
+
+import (
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	berth "github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/provision"
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+func TestParseParameters(t *testing.T) {
+	t.Parallel()
+	size := resource.MustParse("100Gi")
+	flash := false
+	tests := map[string]struct {
+		params map[string]string
+		want   provision.Parameters
+		// refused are parts of the message; nil means accepted.
+		refused []string
+	}{
+		"lvm with defaults": {
+			params: map[string]string{"mode": "lvm", "pool": "fast"},
+			want:   provision.Parameters{Mode: berth.ModeLVM, Pool: "fast", FSType: "ext4", Wipe: berth.WipeZero},
+		},
+		"lvm with everything": {
+			params: map[string]string{"mode": "lvm", "pool": "fast", "csi.storage.k8s.io/fstype": "xfs", "wipe": "discard"},
+			want:   provision.Parameters{Mode: berth.ModeLVM, Pool: "fast", FSType: "xfs", Wipe: berth.WipeDiscard},
+		},
+		"hostpath has no filesystem": {
+			params: map[string]string{"mode": "hostpath", "pool": "local", "wipe": "none"},
+			want:   provision.Parameters{Mode: berth.ModeHostpath, Pool: "local", Wipe: berth.WipeNone},
+		},
+		"device with selector": {
+			params: map[string]string{"mode": "device", "deviceSelector": "rotational: false\nminSize: 100Gi\n"},
+			want: provision.Parameters{Mode: berth.ModeDevice, FSType: "ext4", Wipe: berth.WipeZero,
+				DeviceSelector: &berth.DeviceSelector{Rotational: &flash, MinSize: &size}},
+		},
+		"device with selector in JSON": {
+			params: map[string]string{"mode": "device", "deviceSelector": `{"models":["FAST*"]}`},
+			want: provision.Parameters{Mode: berth.ModeDevice, FSType: "ext4", Wipe: berth.WipeZero,
+				DeviceSelector: &berth.DeviceSelector{Models: []string{"FAST*"}}},
+		},
+		"nothing":           {params: nil, refused: []string{`"mode" is missing`, "lvm, device, hostpath"}},
+		"unknown mode":      {params: map[string]string{"mode": "zfs"}, refused: []string{`unknown mode "zfs"`, "one of lvm, device, hostpath"}},
+		"misspelt mode":     {params: map[string]string{"mode": "LVM", "pool": "fast"}, refused: []string{`unknown mode "LVM"`, `did you mean "lvm"?`}},
+		"lvm without pool":  {params: map[string]string{"mode": "lvm"}, refused: []string{`"pool" is missing`, "PoolSet"}},
+		"bad pool name":     {params: map[string]string{"mode": "lvm", "pool": "Fast Pool"}, refused: []string{`"Fast Pool" cannot be the name`}},
+		"device with pool":  {params: map[string]string{"mode": "device", "pool": "fast"}, refused: []string{"pool has no meaning in mode device", "deviceSelector"}},
+		"hostpath + fstype": {params: map[string]string{"mode": "hostpath", "pool": "l", "csi.storage.k8s.io/fstype": "ext4"}, refused: []string{"no meaning in mode hostpath"}},
+		"unknown fstype":    {params: map[string]string{"mode": "device", "csi.storage.k8s.io/fstype": "ext3"}, refused: []string{`unknown filesystem "ext3"`, `did you mean "ext4"?`, "ext4, xfs"}},
+		"unknown wipe":      {params: map[string]string{"mode": "device", "wipe": "zeros"}, refused: []string{`unknown policy "zeros"`, `did you mean "zero"?`}},
+		"misspelt key":      {params: map[string]string{"mode": "device", "wype": "none"}, refused: []string{`"wype" is not known; did you mean "wipe"?`, "allowed are mode, pool,"}},
+		"plain fstype":      {params: map[string]string{"mode": "device", "fsType": "xfs"}, refused: []string{`"fsType" is not known; did you mean "csi.storage.k8s.io/fstype"?`}},
+		"far from any key":  {params: map[string]string{"mode": "device", "replicaCount": "3"}, refused: []string{`"replicaCount" is not known; allowed`}},
+		"secret": {
+			params:  map[string]string{"mode": "device", "csi.storage.k8s.io/node-stage-secret-name": "s"},
+			refused: []string{`"csi.storage.k8s.io/node-stage-secret-name": Berth uses no secrets`},
+		},
+		"selector in mode lvm":   {params: map[string]string{"mode": "lvm", "pool": "fast", "deviceSelector": "{}"}, refused: []string{"deviceSelector is for mode device"}},
+		"selector with bad key":  {params: map[string]string{"mode": "device", "deviceSelector": "rotationl: true"}, refused: []string{"deviceSelector", "rotationl"}},
+		"selector with bad glob": {params: map[string]string{"mode": "device", "deviceSelector": `models: ["[a"]`}, refused: []string{`models: "[a" is not a glob`}},
+		"selector that is empty by size": {
+			params:  map[string]string{"mode": "device", "deviceSelector": "minSize: 2Ti\nmaxSize: 1Ti"},
+			refused: []string{"minSize 2Ti is larger than maxSize 1Ti"},
+		},
+		"every problem at once": {
+			params:  map[string]string{"mode": "lvm", "wipe": "all", "colour": "red"},
+			refused: []string{`"colour" is not known`, `"pool" is missing`, `unknown policy "all"`},
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, err := provision.ParseParameters(test.params)
+			if test.refused == nil {
+				if err != nil {
+					t.Fatalf("refused: %v", err)
+				}
+				if diff := cmp.Diff(test.want, got); diff != "" {
+					t.Errorf("parameters differ (-want +got):\n%s", diff)
+				}
+				return
+			}
+			if !errors.Is(err, volume.ErrInvalid) {
+				t.Fatalf("error %v is not volume.ErrInvalid", err)
+			}
+			for _, part := range test.refused {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("message %q does not say %q", err, part)
+				}
+			}
+		})
+	}
+}
+
+// Whatever a class says, what is accepted is a complete and allowed wish, and what
+// is refused says why.
+func FuzzParseParameters(f *testing.F) {
+	f.Add(`{"mode":"lvm","pool":"fast"}`)
+	f.Add(`{"mode":"device","deviceSelector":"{\"names\":[\"a\"],\"minSize\":\"1Gi\"}"}`)
+	f.Add(`{"mode":"hostpath","pool":"p","wipe":"none","csi.storage.k8s.io/fstype":"xfs"}`)
+	f.Add(`{"csi.storage.k8s.io/":"","":"x","mo de":"\u0000"}`)
+	f.Fuzz(func(t *testing.T, text string) {
+		params := map[string]string{}
+		if json.Unmarshal([]byte(text), &params) != nil {
+			t.Skip()
+		}
+		got, err := provision.ParseParameters(params)
+		if err != nil {
+			if err.Error() == "" || !errors.Is(err, volume.ErrInvalid) {
+				t.Fatalf("refused without a reason: %#v", err)
+			}
+			return
+		}
+		if !slices.Contains([]berth.Mode{berth.ModeLVM, berth.ModeDevice, berth.ModeHostpath}, got.Mode) {
+			t.Errorf("accepted mode %q", got.Mode)
+		}
+		if (got.Pool == "") != (got.Mode == berth.ModeDevice) {
+			t.Errorf("accepted pool %q in mode %s", got.Pool, got.Mode)
+		}
+		if (got.FSType == "") != (got.Mode == berth.ModeHostpath) {
+			t.Errorf("accepted filesystem %q in mode %s", got.FSType, got.Mode)
+		}
+		if got.Wipe == "" || got.DeviceSelector != nil && got.Mode != berth.ModeDevice {
+			t.Errorf("accepted %+v", got)
+		}
+		for key := range params {
+			if !slices.Contains([]string{"mode", "pool", "csi.storage.k8s.io/fstype", "wipe", "deviceSelector"}, key) {
+				t.Errorf("accepted key %q", key)
+			}
+		}
+	})
+}
