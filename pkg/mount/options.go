@@ -114,3 +114,9 @@ func CheckOptions(options []string) error {
 	_, err := parseOptions(options)
 	return err
 }
+
+// ReadOnly reports whether options make a filesystem read-only.
+func ReadOnly(options []string) bool {
+	p, err := parseOptions(options)
+	return err == nil && p.flags&unix.MS_RDONLY != 0
+}

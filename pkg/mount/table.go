@@ -4,10 +4,12 @@
 package mount
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -89,4 +91,74 @@ func deviceNumber(path string) (uint64, error) {
 // mountsDevice reports whether a mount shows a filesystem of the device.
 func mountsDevice(i *mountinfo.Info, device uint64) bool {
 	return i.Major == int(unix.Major(device)) && i.Minor == int(unix.Minor(device))
+}
+
+// MountsOf returns every mount point on the host that shows a thing: of a directory
+// the mounts of this very directory, of a block device those of its filesystem,
+// whole or in part, and of its node. A directory that does not exist has none.
+//
+// What is mounted in the namespaces of containers only is not seen; kubelet's and
+// the runtime's mounts on the host are.
+func (m *Mounter) MountsOf(ctx context.Context, path string) (targets []string, err error) {
+	err = m.host.InMountNamespace(ctx, func() error {
+		targets, err = mountsOf(path)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find the mounts of %s: %w", path, err)
+	}
+	return targets, nil
+}
+
+func mountsOf(path string) ([]string, error) {
+	if err := requirePath(path); err != nil {
+		return nil, err
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(real, &st); err != nil {
+		return nil, fmt.Errorf("stat %s: %w", real, err)
+	}
+	infos, err := mountinfo.GetMounts(nil)
+	if err != nil {
+		return nil, fmt.Errorf("read the mount table: %w", err)
+	}
+	cover := covering(infos, real)
+	if cover == nil {
+		return nil, fmt.Errorf("no mount in the table covers %s", real)
+	}
+	root := filepath.Join(cover.Root, strings.TrimPrefix(real, cover.Mountpoint))
+	var targets []string
+	for _, i := range infos {
+		same := i.Major == cover.Major && i.Minor == cover.Minor && i.Root == root
+		ofDevice := st.Mode&unix.S_IFMT == unix.S_IFBLK && mountsDevice(i, st.Rdev)
+		if same || ofDevice {
+			targets = append(targets, i.Mountpoint)
+		}
+	}
+	return targets, nil
+}
+
+// covering returns the mount that shows a path: the topmost of those with the
+// longest mount point.
+func covering(infos []*mountinfo.Info, path string) *mountinfo.Info {
+	var longest string
+	var candidates []*mountinfo.Info
+	for _, i := range infos {
+		inside := i.Mountpoint == "/" || i.Mountpoint == path || strings.HasPrefix(path, i.Mountpoint+"/")
+		switch {
+		case !inside || len(i.Mountpoint) < len(longest):
+		case len(i.Mountpoint) > len(longest):
+			longest, candidates = i.Mountpoint, []*mountinfo.Info{i}
+		default:
+			candidates = append(candidates, i)
+		}
+	}
+	return topmost(candidates)
 }

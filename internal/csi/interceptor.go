@@ -1,0 +1,80 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package csi
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path"
+	"runtime/debug"
+	"time"
+
+	"github.com/kubernetes-csi/csi-lib-utils/protosanitizer"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// Observer is told of every call that was served, for metrics.
+type Observer interface {
+	// CallDone is called once per call but Probe, with the method's name, such as
+	// NodeStageVolume.
+	CallDone(method string, code codes.Code, duration time.Duration)
+}
+
+// interceptor logs, measures, survives panics, and turns errors into statuses.
+func interceptor(log *slog.Logger, observer Observer) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		method := path.Base(info.FullMethod)
+		began := time.Now()
+		resp, err := guarded(ctx, log.With("method", method), req, handler)
+		err = ToStatus(err)
+		if method == "Probe" {
+			return resp, err
+		}
+		took := time.Since(began)
+		if observer != nil {
+			observer.CallDone(method, status.Code(err), took)
+		}
+		attrs := []slog.Attr{slog.String("method", method), slog.Duration("took", took)}
+		if v, ok := req.(interface{ GetVolumeId() string }); ok {
+			attrs = append(attrs, slog.String("volume", v.GetVolumeId()))
+		}
+		if log.Enabled(ctx, slog.LevelDebug) {
+			attrs = append(attrs, slog.String("request", protosanitizer.StripSecrets(req).String()))
+		}
+		if err == nil {
+			log.LogAttrs(ctx, slog.LevelDebug, "served", attrs...)
+			return resp, nil
+		}
+		attrs = append(attrs, slog.String("code", status.Code(err).String()), slog.String("error", status.Convert(err).Message()))
+		log.LogAttrs(ctx, severity(status.Code(err)), "call failed", attrs...)
+		return nil, err
+	}
+}
+
+// severity of an answer: what the caller did wrong, or will simply ask again, is no
+// error of ours.
+func severity(code codes.Code) slog.Level {
+	switch code {
+	case codes.Aborted, codes.Canceled, codes.Unimplemented, codes.InvalidArgument, codes.NotFound, codes.AlreadyExists:
+		return slog.LevelInfo
+	case codes.Internal, codes.Unknown, codes.DataLoss:
+		return slog.LevelError
+	}
+	return slog.LevelWarn
+}
+
+// guarded calls the handler and makes an error of its panic: one broken request
+// must not end the volumes of all others.
+func guarded(ctx context.Context, log *slog.Logger, req any, handler grpc.UnaryHandler) (resp any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			log.ErrorContext(ctx, "panic", "value", fmt.Sprint(p), "stack", string(debug.Stack()))
+			resp, err = nil, status.Errorf(codes.Internal, "panic: %v", p)
+		}
+	}()
+	return handler(ctx, req)
+}

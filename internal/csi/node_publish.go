@@ -1,0 +1,121 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package csi
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/berth-dev/berth/pkg/mount"
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// NodePublishVolume makes the volume visible to one pod: the staged filesystem or
+// the directory by a bind mount, a block volume by its device node. A repeated call
+// does nothing more.
+func (n *Node) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
+	if err := cmp.Or(required("volume_id", req.GetVolumeId()), required("target_path", req.GetTargetPath()),
+		required("staging_target_path", req.GetStagingTargetPath())); err != nil {
+		return nil, err
+	}
+	use, err := parseCapability(req.GetVolumeCapability())
+	if err != nil {
+		return nil, err
+	}
+	use.readOnly = use.readOnly || req.GetReadonly()
+	unlock, err := hold(ctx, n.Locks, req.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := n.publish(ctx, req, use); err != nil {
+		return nil, fmt.Errorf("publish volume %s: %w", req.GetVolumeId(), err)
+	}
+	return &csi.NodePublishVolumeResponse{}, nil
+}
+
+func (n *Node) publish(ctx context.Context, req *csi.NodePublishVolumeRequest, use usage) error {
+	bind := mount.Bind{Target: req.GetTargetPath(), ReadOnly: use.readOnly}
+	bindSource := n.Mounter.BindDirectory
+	staged, err := n.staged(ctx, req.GetStagingTargetPath(), use)
+	if err != nil {
+		return err
+	}
+	if staged {
+		// Verified when it was staged, and mounted since: nothing has to be asked again.
+		bind.Source = req.GetStagingTargetPath()
+	} else {
+		v, err := n.Volumes.Locate(ctx, req.GetVolumeId())
+		if err != nil {
+			return err
+		}
+		if err := use.fits(v); err != nil {
+			return err
+		}
+		switch {
+		case v.Access == volume.AccessBlock:
+			bind.Source, bindSource = v.Location.Device, n.Mounter.BindDevice
+		case v.FSType == "":
+			bind.Source, bind.Options = v.Location.Directory, use.options
+		default:
+			return status.Errorf(codes.FailedPrecondition, "volume %s is not staged at %s", v.Name, req.GetStagingTargetPath())
+		}
+	}
+	if use.singleWriter {
+		if err := n.requireSole(ctx, bind.Source, req); err != nil {
+			return err
+		}
+	}
+	return bindSource(ctx, bind)
+}
+
+// staged reports whether the filesystem of the volume is mounted at its staging
+// path.
+func (n *Node) staged(ctx context.Context, path string, use usage) (bool, error) {
+	if use.access == volume.AccessBlock {
+		return false, nil
+	}
+	return n.Mounter.Mounted(ctx, path)
+}
+
+// requireSole refuses a second publication of a volume that one pod may have
+// (CSI spec, NodePublishVolume: SINGLE_NODE_SINGLE_WRITER at a second target is
+// FAILED_PRECONDITION).
+func (n *Node) requireSole(ctx context.Context, source string, req *csi.NodePublishVolumeRequest) error {
+	seen, err := n.Mounter.MountsOf(ctx, source)
+	if err != nil {
+		return err
+	}
+	others := slices.DeleteFunc(seen, func(path string) bool {
+		return path == filepath.Clean(req.GetTargetPath()) || path == filepath.Clean(req.GetStagingTargetPath())
+	})
+	if len(others) > 0 {
+		return status.Errorf(codes.FailedPrecondition, "volume %s may have one pod at a time and is published at %s", req.GetVolumeId(), others[0])
+	}
+	return nil
+}
+
+// NodeUnpublishVolume takes the volume away from one pod and removes the target
+// path. Like unstaging it asks nobody about the volume.
+func (n *Node) NodeUnpublishVolume(ctx context.Context, req *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
+	if err := cmp.Or(required("volume_id", req.GetVolumeId()), required("target_path", req.GetTargetPath())); err != nil {
+		return nil, err
+	}
+	unlock, err := hold(ctx, n.Locks, req.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := n.Mounter.Unmount(ctx, req.GetTargetPath()); err != nil {
+		return nil, fmt.Errorf("unpublish volume %s: %w", req.GetVolumeId(), err)
+	}
+	return &csi.NodeUnpublishVolumeResponse{}, nil
+}

@@ -1,0 +1,115 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package csi
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/berth-dev/berth/pkg/mount"
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// NodeStageVolume mounts the filesystem of a volume at the staging path, after its
+// identity was verified on the disk. It never formats: that was done when the
+// volume was carved. Volumes of mode hostpath and block volumes are verified only.
+// A repeated call does nothing more.
+func (n *Node) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
+	if err := cmp.Or(required("volume_id", req.GetVolumeId()), required("staging_target_path", req.GetStagingTargetPath())); err != nil {
+		return nil, err
+	}
+	use, err := parseCapability(req.GetVolumeCapability())
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := hold(ctx, n.Locks, req.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+
+	v, err := n.Volumes.Locate(ctx, req.GetVolumeId())
+	if err != nil {
+		return nil, fmt.Errorf("stage volume %s: %w", req.GetVolumeId(), err)
+	}
+	if err := use.fits(v); err != nil {
+		return nil, err
+	}
+	if v.FSType == "" {
+		return &csi.NodeStageVolumeResponse{}, nil
+	}
+	if err := n.stageFilesystem(ctx, v, use, req.GetStagingTargetPath()); err != nil {
+		return nil, fmt.Errorf("stage volume %s: %w", v.Name, err)
+	}
+	return &csi.NodeStageVolumeResponse{}, nil
+}
+
+func (n *Node) stageFilesystem(ctx context.Context, v Volume, use usage, path string) error {
+	mounted, err := n.Mounter.Mounted(ctx, path)
+	if err != nil {
+		return err
+	}
+	// A mounted filesystem is in use and is not examined again; that it is this one
+	// is for Mount to see.
+	if !mounted {
+		if err := n.examine(ctx, v); err != nil {
+			return err
+		}
+	}
+	err = n.Mounter.Mount(ctx, mount.Filesystem{
+		Device: v.Location.Device, Target: path, FSType: v.FSType, Options: use.options,
+	})
+	if err != nil {
+		return err
+	}
+	// The volume may have grown while nobody had it mounted. Kubelet asks for the
+	// growth too, but only of pods that run at that time.
+	if use.readOnlyMount() {
+		return nil
+	}
+	_, err = n.Mounter.Grow(ctx, v.Location.Device, path, v.FSType)
+	return err
+}
+
+// examine makes sure that the filesystem on the device is the one that was made
+// there, and that it may be mounted.
+func (n *Node) examine(ctx context.Context, v Volume) error {
+	found, err := n.Mounter.Inspect(ctx, v.Location.Device)
+	if errors.Is(err, mount.ErrNoFilesystem) {
+		return fmt.Errorf("%w: %s has no %s any more; Berth does not format a volume that may have held data", volume.ErrIdentity, v.Location.Device, v.FSType)
+	}
+	if err != nil {
+		return err
+	}
+	if found.FSType != v.FSType || found.UUID != v.FSUUID {
+		return fmt.Errorf("%w: %s holds %s with UUID %s, recorded is %s with UUID %s", volume.ErrIdentity, v.Location.Device, found.FSType, found.UUID, v.FSType, v.FSUUID)
+	}
+	if !found.Complete {
+		return fmt.Errorf("%w: mkfs never finished on %s", mount.ErrDamaged, v.Location.Device)
+	}
+	return n.Mounter.Check(ctx, v.Location.Device, found)
+}
+
+// NodeUnstageVolume unmounts the staging path. It asks nobody about the volume, so
+// it works when the API server is away and when the volume is gone. A logical
+// volume stays active: the next stage is near, and an open one cannot be lost.
+func (n *Node) NodeUnstageVolume(ctx context.Context, req *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
+	if err := cmp.Or(required("volume_id", req.GetVolumeId()), required("staging_target_path", req.GetStagingTargetPath())); err != nil {
+		return nil, err
+	}
+	unlock, err := hold(ctx, n.Locks, req.GetVolumeId())
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	// Kubelet made the directory, and removes it.
+	if err := n.Mounter.UnmountOnly(ctx, req.GetStagingTargetPath()); err != nil {
+		return nil, fmt.Errorf("unstage volume %s: %w", req.GetVolumeId(), err)
+	}
+	return &csi.NodeUnstageVolumeResponse{}, nil
+}
