@@ -7,13 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path"
-	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // TrashOptions bound and observe the removal of deleted volumes.
@@ -102,6 +98,7 @@ func (b *Backend) emptyTrash(ctx context.Context) error {
 	defer root.Close()
 	var failed []error
 	tried := map[string]bool{}
+	pace := newPace(b.Trash.EntriesPerSecond)
 	for {
 		// Read again after each round: what lies too deep was moved up here, and more
 		// may have been deleted.
@@ -116,7 +113,7 @@ func (b *Backend) emptyTrash(ctx context.Context) error {
 				continue
 			}
 			fresh++
-			if err := b.removeFromTrash(ctx, root, name); err != nil {
+			if err := b.removeFromTrash(ctx, root, name, pace); err != nil {
 				tried[name] = true
 				failed = append(failed, err)
 			}
@@ -130,7 +127,7 @@ func (b *Backend) emptyTrash(ctx context.Context) error {
 	}
 }
 
-func (b *Backend) removeFromTrash(ctx context.Context, root *os.Root, name string) error {
+func (b *Backend) removeFromTrash(ctx context.Context, root *os.Root, name string, pace *pace) error {
 	return withDir(root, trashDir, func(trash int) error {
 		r := remover{
 			ctx: ctx, trash: trash, entry: name, step: b.step,
@@ -149,146 +146,3 @@ type noObserver struct{}
 func (noObserver) TrashWaiting(string, int)  {}
 func (noObserver) TrashRemoved(string, int)  {}
 func (noObserver) TrashFailed(string, error) {}
-
-// pace keeps to a rate over the whole of its life, in batches.
-type pace struct {
-	perSecond int
-	start     time.Time
-	done      int
-}
-
-// batchEntries are removed between two looks at the clock.
-const batchEntries = 256
-
-func newPace(perSecond int) *pace { return &pace{perSecond: perSecond, start: time.Now()} }
-
-// wait is called once per entry, and sleeps when the batch came too early.
-func (p *pace) wait(ctx context.Context) error {
-	p.done++
-	if p.done%min(batchEntries, p.perSecond) != 0 {
-		return nil
-	}
-	due := p.start.Add(time.Duration(p.done) * time.Second / time.Duration(p.perSecond))
-	early := time.Until(due)
-	if early <= 0 {
-		return ctx.Err()
-	}
-	timer := time.NewTimer(early)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// remover removes one entry of the trash with everything below it. Every name is
-// looked up in an open directory, without following a link or crossing a mount
-// point, so that nothing outside can be reached, whatever a process that still
-// has the directory open does to it meanwhile.
-type remover struct {
-	ctx     context.Context
-	trash   int    // the descriptor of the trash
-	entry   string // what is removed
-	step    func(string) error
-	pace    *pace
-	removed func(entries int)
-}
-
-// maxDepth of directories is walked with one descriptor each. What lies deeper is
-// moved up into the trash and removed from there.
-const maxDepth = 64
-
-// maxRounds bounds the attempts at a directory into which somebody keeps writing.
-const maxRounds = 16
-
-// remove removes a name of an open directory. It returns nil when it is gone.
-func (r *remover) remove(parent int, name string, depth int) error {
-	if err := r.pace.wait(r.ctx); err != nil {
-		return err
-	}
-	if err := r.step("remove from trash"); err != nil {
-		return err
-	}
-	// Linux says EISDIR for a directory; a link is removed, not followed
-	// (unlinkat(2)).
-	err := unix.Unlinkat(parent, name, 0)
-	switch {
-	case err == nil:
-		r.removed(1)
-		return nil
-	case errors.Is(err, unix.ENOENT):
-		return nil
-	case !errors.Is(err, unix.EISDIR):
-		return fmt.Errorf("unlink %q: %w", name, err)
-	}
-	if depth >= maxDepth {
-		return r.moveUp(parent, name)
-	}
-	return r.removeDir(parent, name, depth)
-}
-
-func (r *remover) removeDir(parent int, name string, depth int) error {
-	fd, err := openDir(parent, name)
-	switch {
-	case errors.Is(err, unix.ENOENT):
-		return nil
-	case errors.Is(err, unix.EXDEV):
-		return fmt.Errorf("something is mounted at %q; it is left alone", name)
-	case err != nil:
-		return fmt.Errorf("open %q: %w", name, err)
-	}
-	dir := os.NewFile(uintptr(fd), name)
-	defer dir.Close()
-	for range maxRounds {
-		if err := r.removeContent(dir, fd, depth); err != nil {
-			return err
-		}
-		err := unix.Unlinkat(parent, name, unix.AT_REMOVEDIR)
-		switch {
-		case err == nil:
-			r.removed(1)
-			return nil
-		case errors.Is(err, unix.ENOENT):
-			return nil
-		case !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST):
-			return fmt.Errorf("rmdir %q: %w", name, err)
-		}
-		// Some filesystems skip names when others are removed while they are read.
-		if _, err := dir.Seek(0, 0); err != nil {
-			return fmt.Errorf("read %q again: %w", name, err)
-		}
-	}
-	return fmt.Errorf("rmdir %q: somebody keeps writing into it", name)
-}
-
-// removeContent removes what is in a directory; what fails is left, the rest goes.
-func (r *remover) removeContent(dir *os.File, fd, depth int) error {
-	var first error
-	for {
-		names, readErr := dir.Readdirnames(batchEntries)
-		for _, name := range names {
-			if err := r.remove(fd, name, depth+1); err != nil && first == nil {
-				first = err
-			}
-			if r.ctx.Err() != nil {
-				return r.ctx.Err()
-			}
-		}
-		if len(names) == 0 {
-			if first == nil && readErr != nil && !errors.Is(readErr, io.EOF) {
-				first = fmt.Errorf("read %q: %w", dir.Name(), readErr)
-			}
-			return first
-		}
-	}
-}
-
-func (r *remover) moveUp(parent int, name string) error {
-	id, _, _ := strings.Cut(r.entry, ".")
-	if err := unix.Renameat2(parent, name, r.trash, trashName(id), unix.RENAME_NOREPLACE); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("move %q out of its depth: %w", name, err)
-	}
-	return nil
-}

@@ -1,0 +1,302 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package hostpath_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-dev/berth/pkg/hostpath"
+	"github.com/berth-dev/berth/pkg/volume"
+	"github.com/berth-dev/berth/pkg/volume/volumetest"
+)
+
+// deleted makes a volume, lets fill write into it, and deletes it without anybody
+// emptying the trash.
+func deleted(t *testing.T, p *pool, fill func(dir string)) {
+	t.Helper()
+	p.stop()
+	rec, err := p.backend.Create(t.Context(), spec(1, 1))
+	must(t, err)
+	loc, err := p.backend.Locate(t.Context(), volumetest.ID(1), rec)
+	must(t, err)
+	fill(loc.Directory)
+	must(t, p.backend.Delete(t.Context(), volumetest.ID(1), &rec, volume.WipeZero))
+}
+
+func trash(t *testing.T, p *pool) []os.DirEntry {
+	t.Helper()
+	names, err := os.ReadDir(filepath.Join(p.root, ".trash"))
+	must(t, err)
+	return names
+}
+
+// What is in the trash is removed and nothing that it points to.
+func TestTrash(t *testing.T) {
+	t.Parallel()
+	for name, fill := range map[string]func(t *testing.T, dir, outside string){
+		"nothing": func(*testing.T, string, string) {},
+		"links to files, directories and nowhere": func(t *testing.T, dir, outside string) {
+			must(t, os.Symlink(outside, filepath.Join(dir, "absolute")))
+			must(t, os.Symlink("../../../../../../../../../../.."+outside, filepath.Join(dir, "dotdot")))
+			must(t, os.Symlink(filepath.Join(outside, "canary"), filepath.Join(dir, "file")))
+			must(t, os.Symlink("nowhere", filepath.Join(dir, "dangling")))
+			must(t, os.Symlink("loop", filepath.Join(dir, "loop")))
+			must(t, os.Symlink("/proc/self/root", filepath.Join(dir, "magic")))
+		},
+		"a hard link": func(t *testing.T, dir, outside string) {
+			must(t, os.Link(filepath.Join(outside, "canary"), filepath.Join(dir, "hard")))
+		},
+		"fifo, socket and odd names": func(t *testing.T, dir, _ string) {
+			must(t, unix.Mkfifo(filepath.Join(dir, "fifo"), 0o600))
+			must(t, unix.Mknod(filepath.Join(dir, "socket"), unix.S_IFSOCK|0o600, 0))
+			for _, name := range []string{"-rf", " ", "\n", "\xff\xfe", "...", "a*b", strings.Repeat("n", 255)} {
+				must(t, os.Mkdir(filepath.Join(dir, name), 0o000))
+			}
+		},
+		"many files": func(t *testing.T, dir, _ string) {
+			for i := range 3000 {
+				must(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("f%d", i)), nil, 0o600))
+			}
+		},
+		"a tree deeper than any path": func(t *testing.T, dir, _ string) {
+			fd, err := unix.Open(dir, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			must(t, err)
+			for range 3000 {
+				must(t, unix.Mkdirat(fd, "deeper", 0o700))
+				next, err := unix.Openat(fd, "deeper", unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC, 0)
+				must(t, err)
+				must(t, unix.Close(fd))
+				fd = next
+			}
+			must(t, unix.Close(fd))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPool(t)
+			outside := t.TempDir()
+			writeFile(t, filepath.Join(outside, "canary"), "precious")
+			writeFile(t, filepath.Join(outside, "sub/canary"), "precious")
+			before := snapshot(t, outside)
+			deleted(t, p, func(dir string) { fill(t, dir, outside) })
+			must(t, hostpath.EmptyTrash(p.backend, t.Context()))
+			if left := trash(t, p); len(left) != 0 {
+				t.Fatalf("the trash still holds %v", left)
+			}
+			if after := snapshot(t, outside); after != before {
+				t.Fatalf("something outside changed from\n%s\nto\n%s", before, after)
+			}
+		})
+	}
+}
+
+// A process that still has the directory open swaps its directories for links to
+// outside, as fast as it can, while the trash is emptied.
+func TestTrashWithHostileSwaps(t *testing.T) {
+	t.Parallel()
+	p := newPool(t)
+	outside := t.TempDir()
+	for i := range 50 {
+		writeFile(t, filepath.Join(outside, fmt.Sprintf("d%d/canary", i)), "precious")
+	}
+	before := snapshot(t, outside)
+	var held int
+	deleted(t, p, func(dir string) {
+		for i := range 200 {
+			writeFile(t, filepath.Join(dir, fmt.Sprintf("d%d/canary", i)), "rubbish")
+		}
+		var err error
+		held, err = unix.Open(dir, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		must(t, err)
+	})
+	defer unix.Close(held)
+
+	ctx, stop := context.WithTimeout(t.Context(), 2*time.Second)
+	defer stop()
+	var swapper sync.WaitGroup
+	swaps := 0
+	swapper.Go(func() {
+		// "link" leads outside and is exchanged with a directory, back and forth.
+		for i := 0; ctx.Err() == nil; i++ {
+			name := fmt.Sprintf("d%d", i%50)
+			link := fmt.Sprintf("l%d", i%50)
+			_ = unix.Symlinkat(outside, held, link)
+			if unix.Renameat2(held, name, held, link, unix.RENAME_EXCHANGE) == nil {
+				swaps++
+			}
+		}
+	})
+	for ctx.Err() == nil && len(trash(t, p)) > 0 {
+		_ = hostpath.EmptyTrash(p.backend, ctx) // it may find that somebody keeps writing
+	}
+	stop()
+	swapper.Wait()
+	must(t, hostpath.EmptyTrash(p.backend, t.Context()))
+	if left := trash(t, p); len(left) != 0 {
+		t.Fatalf("the trash still holds %v", left)
+	}
+	if after := snapshot(t, outside); after != before {
+		t.Fatalf("something outside changed from\n%s\nto\n%s", before, after)
+	}
+	if swaps == 0 {
+		t.Fatal("the swapper never got to it: this test has shown nothing")
+	}
+}
+
+// A mount in the trash is not walked into, a bind mount of the same filesystem
+// neither; the rest is removed, and it too when the mount is gone.
+func TestTrashWithMounts(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	p := newPool(t)
+	outside := t.TempDir()
+	writeFile(t, filepath.Join(outside, "canary"), "precious")
+	before := snapshot(t, outside)
+	deleted(t, p, func(dir string) {
+		writeFile(t, filepath.Join(dir, "file"), "rubbish")
+		must(t, os.MkdirAll(filepath.Join(dir, "a/bind"), 0o755))
+		must(t, os.MkdirAll(filepath.Join(dir, "a/tmpfs"), 0o755))
+	})
+	entry := filepath.Join(p.root, ".trash", trash(t, p)[0].Name())
+	mountBind(t, outside, filepath.Join(entry, "a/bind"))
+	mountTmpfs(t, filepath.Join(entry, "a/tmpfs"), "size=1m")
+	writeFile(t, filepath.Join(entry, "a/tmpfs/canary"), "precious")
+
+	err := hostpath.EmptyTrash(p.backend, t.Context())
+	if err == nil || !strings.Contains(err.Error(), "mounted") {
+		t.Fatalf("EmptyTrash with mounts = %v, want an error that says so", err)
+	}
+	if after := snapshot(t, outside); after != before {
+		t.Fatalf("the bind mount was walked into: from\n%s\nto\n%s", before, after)
+	}
+	if _, err := os.Stat(filepath.Join(entry, "a/tmpfs/canary")); err != nil {
+		t.Fatalf("the mount was walked into: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(entry, "file")); !errors.Is(err, os.ErrNotExist) {
+		t.Fatal("one mount kept everything else in the trash")
+	}
+	must(t, unix.Unmount(filepath.Join(entry, "a/bind"), 0))
+	must(t, unix.Unmount(filepath.Join(entry, "a/tmpfs"), 0))
+	must(t, hostpath.EmptyTrash(p.backend, t.Context()))
+	if left := trash(t, p); len(left) != 0 {
+		t.Fatalf("the trash still holds %v", left)
+	}
+}
+
+// What cannot be removed is left, told, and does not keep the rest.
+func TestTrashTellsWhatItCannotRemove(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("the immutable flag needs root")
+	}
+	p := newPool(t)
+	var stubborn *os.File
+	deleted(t, p, func(dir string) {
+		writeFile(t, filepath.Join(dir, "stubborn"), "immutable")
+		writeFile(t, filepath.Join(dir, "file"), "rubbish")
+		var err error
+		stubborn, err = os.Open(filepath.Join(dir, "stubborn"))
+		must(t, err)
+	})
+	defer stubborn.Close()
+	const immutable = 0x10 // FS_IMMUTABLE_FL
+	if err := unix.IoctlSetPointerInt(int(stubborn.Fd()), unix.FS_IOC_SETFLAGS, immutable); err != nil {
+		t.Skipf("this filesystem has no immutable flag: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.IoctlSetPointerInt(int(stubborn.Fd()), unix.FS_IOC_SETFLAGS, 0) })
+	err := hostpath.EmptyTrash(p.backend, t.Context())
+	if err == nil || !strings.Contains(err.Error(), "stubborn") {
+		t.Fatalf("EmptyTrash = %v, want an error that names the file", err)
+	}
+	entry := filepath.Join(p.root, ".trash", trash(t, p)[0].Name())
+	if names, err := os.ReadDir(entry); err != nil || len(names) != 1 {
+		t.Fatalf("left are %v, %v, want the one file", names, err)
+	}
+	must(t, unix.IoctlSetPointerInt(int(stubborn.Fd()), unix.FS_IOC_SETFLAGS, 0))
+	must(t, hostpath.EmptyTrash(p.backend, t.Context()))
+	if left := trash(t, p); len(left) != 0 {
+		t.Fatalf("the trash still holds %v", left)
+	}
+}
+
+// Run begins with what an earlier process has left, and tells what it does.
+func TestRunResumesAndTells(t *testing.T) {
+	t.Parallel()
+	p := newPool(t)
+	deleted(t, p, func(dir string) { writeFile(t, filepath.Join(dir, "sub/file"), "rubbish") })
+	seen := &observer{empty: make(chan struct{})}
+	b, err := hostpath.New(hostpath.Options{
+		Where: hostpath.Where{Root: p.root}, RootID: p.rootID, PoolUID: poolUID,
+		Trash: hostpath.TrashOptions{Observer: seen},
+	})
+	must(t, err)
+	ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
+	defer stop()
+	done := make(chan error, 1)
+	go func() { done <- b.Run(ctx) }()
+	select {
+	case <-seen.empty:
+	case <-ctx.Done():
+		t.Fatal("Run did not empty the trash that it found")
+	}
+	stop()
+	must(t, <-done)
+	if seen.removed != 3 {
+		t.Errorf("the observer heard of %d removed entries, want 3", seen.removed)
+	}
+	if left := trash(t, p); len(left) != 0 {
+		t.Errorf("the trash still holds %v", left)
+	}
+}
+
+type observer struct {
+	empty   chan struct{}
+	removed int
+}
+
+func (o *observer) TrashWaiting(_ string, volumes int) {
+	if volumes == 0 {
+		close(o.empty)
+	}
+}
+func (o *observer) TrashRemoved(_ string, entries int) { o.removed += entries }
+func (o *observer) TrashFailed(string, error)          {}
+
+// The removal keeps to its rate.
+func TestTrashRate(t *testing.T) {
+	t.Parallel()
+	p := newPool(t)
+	deleted(t, p, func(dir string) {
+		for i := range 100 {
+			must(t, os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), nil, 0o600))
+		}
+	})
+	b, err := hostpath.New(hostpath.Options{
+		Where: hostpath.Where{Root: p.root}, RootID: p.rootID, PoolUID: poolUID,
+		Trash: hostpath.TrashOptions{EntriesPerSecond: 50},
+	})
+	must(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 1200*time.Millisecond)
+	defer cancel()
+	if err := hostpath.EmptyTrash(b, ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("EmptyTrash of 101 entries at 50 a second = %v within 1.2 s", err)
+	}
+	left, err := os.ReadDir(filepath.Join(p.root, ".trash", trash(t, p)[0].Name()))
+	must(t, err)
+	if len(left) < 20 || len(left) > 80 {
+		t.Errorf("%d of 100 files are left after 1.2 s at 50 a second", len(left))
+	}
+}
