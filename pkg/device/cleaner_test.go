@@ -1,0 +1,324 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package device_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/berth-dev/berth/pkg/device"
+	"github.com/berth-dev/berth/pkg/device/devicetest"
+	"github.com/berth-dev/berth/pkg/volume"
+	"github.com/berth-dev/berth/pkg/volume/volumetest"
+)
+
+// released makes a volume on the host's one disk, writes on it and deletes it,
+// while nobody cleans.
+func released(t *testing.T, policy volume.WipePolicy) *node {
+	t.Helper()
+	n := newNode(t, devicetest.NewFileHost(t, 10*mib))
+	n.stop()
+	rec, err := n.backend.Create(t.Context(), spec(1, 1))
+	must(t, err)
+	write(t, n.host, "disk-0", 0, "secret")
+	write(t, n.host, "disk-0", 5*mib, "secret")
+	must(t, n.backend.Delete(t.Context(), volumetest.ID(1), &rec, policy))
+	return n
+}
+
+// clean runs a cleaner over the node until a wipe has ended, and returns how.
+func clean(t *testing.T, registry device.Registry, disks device.Opener) error {
+	t.Helper()
+	ended := wipeLog{ended: make(chan error, 100)}
+	c := device.NewCleaner(device.CleanerOptions{Registry: registry, Disks: disks, Observer: ended, Log: quiet})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = c.Run(ctx)
+	}()
+	defer func() {
+		cancel()
+		<-done
+	}()
+	select {
+	case err := <-ended.ended:
+		return err
+	case <-ctx.Done():
+		t.Fatal("no wipe has ended")
+		return nil
+	}
+}
+
+type wipeLog struct{ ended chan error }
+
+func (wipeLog) WipeStarted(string, volume.WipePolicy) {}
+func (wipeLog) WipeProgress(string, int64, int64)     {}
+func (l wipeLog) WipeEnded(_ string, err error)       { l.ended <- err }
+
+func state(t *testing.T, n *node) device.State {
+	t.Helper()
+	c, err := n.registry.Resolve(t.Context(), "bd-disk-0")
+	must(t, err)
+	return c.State
+}
+
+func TestCleanerWipes(t *testing.T) {
+	t.Parallel()
+	for policy, leaves := range map[volume.WipePolicy]bool{
+		volume.WipeZero:       false,
+		volume.WipeDiscard:    false, // plain files cannot, so they are zeroed
+		volume.WipeSignatures: true,
+	} {
+		t.Run(string(policy), func(t *testing.T) {
+			t.Parallel()
+			n := released(t, policy)
+			must(t, clean(t, n.registry, n.host.Opener()))
+			if got := state(t, n); got != device.StateUnclaimed {
+				t.Errorf("the disk is %s", got)
+			}
+			data := content(t, n.host, "disk-0")
+			if strings.HasPrefix(data, "secret") {
+				t.Error("the head was not wiped")
+			}
+			if got := strings.Contains(data, "secret"); got != leaves {
+				t.Errorf("the middle still holds the data: %v, want %v", got, leaves)
+			}
+		})
+	}
+}
+
+// With the policy none the disk keeps its bytes and goes to nobody.
+func TestCleanerLeavesPolicyNone(t *testing.T) {
+	t.Parallel()
+	n := released(t, volume.WipeNone)
+	n.start()
+	before := content(t, n.host, "disk-0")
+	n.cleaner.Kick()
+	n.stop() // returns after the look at what is released
+	if got := state(t, n); got != device.StateReleased {
+		t.Errorf("the disk is %s, want Released", got)
+	}
+	if content(t, n.host, "disk-0") != before {
+		t.Error("the disk was touched")
+	}
+	if _, err := n.backend.Create(t.Context(), spec(2, 1)); !errors.Is(err, volume.ErrNoSpace) {
+		t.Errorf("Create = %v, want ErrNoSpace", err)
+	}
+}
+
+// Each of these is refused under the disk's lock, whatever the list of released
+// disks said, and not a byte is touched (I2).
+func TestCleanerRefuses(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		change func(t *testing.T, n *node, r *skewed)
+		want   error
+		opener device.Opener
+	}{
+		"another size":    {change: func(_ *testing.T, _ *node, r *skewed) { r.now.SizeBytes++ }, want: volume.ErrIdentity},
+		"another serial":  {change: func(_ *testing.T, _ *node, r *skewed) { r.now.IdentityValue = "x" }, want: volume.ErrIdentity},
+		"another scheme":  {change: func(_ *testing.T, _ *node, r *skewed) { r.now.IdentityScheme = "wwn" }, want: volume.ErrIdentity},
+		"another token":   {change: func(_ *testing.T, _ *node, r *skewed) { r.now.WipeToken = "y" }},
+		"no token":        {change: func(_ *testing.T, _ *node, r *skewed) { r.now.WipeToken = "" }},
+		"claimed by now":  {change: func(_ *testing.T, _ *node, r *skewed) { r.now.State = device.StateClaimed }},
+		"unclaimed now":   {change: func(_ *testing.T, _ *node, r *skewed) { r.now.State = device.StateUnclaimed }},
+		"a second serial": {change: func(t *testing.T, n *node, _ *skewed) { n.host.Add(t, "disk-0", 10*mib) }, want: volume.ErrIdentity},
+		"pulled":          {change: func(t *testing.T, n *node, _ *skewed) { n.host.Pull(t, "disk-0") }, want: volume.ErrNotFound},
+		"in use": {want: volume.ErrInUse, change: func(t *testing.T, n *node, _ *skewed) {
+			held, err := n.host.Opener().Open(t.Context(), pathOf(t, n.host, "disk-0"))
+			must(t, err)
+			t.Cleanup(func() { _ = held.Close() })
+		}},
+		"another disk under its name": {want: volume.ErrIdentity, change: func(t *testing.T, n *node, r *skewed) {
+			r.firstPath = n.host.Add(t, "bystander", 10*mib).Path
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := released(t, volume.WipeZero)
+			file := pathOf(t, n.host, "disk-0")
+			before := content(t, n.host, "disk-0")
+			now, err := n.registry.Resolve(t.Context(), "bd-disk-0")
+			must(t, err)
+			r := &skewed{Registry: n.registry, was: now, now: now}
+			test.change(t, n, r)
+			err = clean(t, r, n.host.Opener())
+			if err == nil || test.want != nil && !errors.Is(err, test.want) {
+				t.Fatalf("the wipe ended with %v, want %v", err, test.want)
+			}
+			if name == "pulled" {
+				n.host.Push(t, "disk-0")
+			} else if pathOf(t, n.host, "disk-0") != file {
+				t.Fatal("the disk has moved")
+			}
+			if content(t, n.host, "disk-0") != before {
+				t.Fatal("a refused wipe has touched the disk")
+			}
+			if message := n.registry.Message("bd-disk-0"); (message == "") != (test.want == nil) {
+				t.Errorf("the registry was told %q", message)
+			}
+		})
+	}
+}
+
+// skewed changes what Resolve says.
+type skewed struct {
+	*devicetest.Registry
+	was, now  device.Claimed
+	firstPath string // what the first Resolve says
+}
+
+func (r *skewed) Resolve(ctx context.Context, name string) (device.Claimed, error) {
+	c, err := r.Registry.Resolve(ctx, name)
+	if err != nil {
+		return c, err
+	}
+	if r.firstPath != "" {
+		c.Path, r.firstPath = r.firstPath, ""
+		return c, nil
+	}
+	if r.now != r.was {
+		return r.now, nil
+	}
+	return c, nil
+}
+
+// A disk that was pulled before its wipe is wiped when it is back and the cleaner
+// is told so; no timer runs meanwhile.
+func TestCleanerWaitsForAPulledDisk(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, devicetest.NewFileHost(t, 10*mib))
+	rec, err := n.backend.Create(t.Context(), spec(1, 1))
+	must(t, err)
+	write(t, n.host, "disk-0", 0, "secret")
+	n.host.Pull(t, "disk-0")
+	must(t, n.backend.Delete(t.Context(), volumetest.ID(1), &rec, volume.WipeZero))
+	found, err := n.backend.List(t.Context())
+	must(t, err)
+	if len(found) != 0 {
+		t.Fatalf("List shows %v after Delete", found)
+	}
+	n.host.Push(t, "disk-0")
+	n.cleaner.Kick()
+	n.settle(t)
+	if got := state(t, n); got != device.StateUnclaimed {
+		t.Errorf("the disk is %s", got)
+	}
+	if strings.Contains(content(t, n.host, "disk-0"), "secret") {
+		t.Error("the disk was not wiped")
+	}
+}
+
+// A disk that will not come clean stays Released and says why; when it does, it
+// is given back.
+func TestCleanerRetries(t *testing.T) {
+	t.Parallel()
+	n := released(t, volume.WipeZero)
+	opener := &brokenOpener{Opener: n.host.Opener(), failures: 3}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := wipeLog{ended: make(chan error, 100)}
+	c := device.NewCleaner(device.CleanerOptions{
+		Registry: n.registry, Disks: opener, Observer: ended, Log: quiet,
+		RetryMin: time.Millisecond, RetryMax: 2 * time.Millisecond,
+	})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = c.Run(ctx)
+	}()
+	for i := range 3 {
+		if err := <-ended.ended; !errors.Is(err, errMedium) {
+			t.Fatalf("wipe %d ended with %v", i, err)
+		}
+	}
+	must(t, <-ended.ended)
+	cancel()
+	<-done
+	if got := state(t, n); got != device.StateUnclaimed {
+		t.Errorf("the disk is %s", got)
+	}
+}
+
+var errMedium = errors.New("input/output error")
+
+type brokenOpener struct {
+	device.Opener
+	mu       sync.Mutex
+	failures int
+}
+
+func (o *brokenOpener) Open(ctx context.Context, path string) (device.OpenDisk, error) {
+	disk, err := o.Opener.Open(ctx, path)
+	return brokenDisk{disk, o}, err
+}
+
+type brokenDisk struct {
+	device.OpenDisk
+	opener *brokenOpener
+}
+
+func (d brokenDisk) Wipe(ctx context.Context, size int64, policy volume.WipePolicy, progress func(int64)) error {
+	d.opener.mu.Lock()
+	defer d.opener.mu.Unlock()
+	if d.opener.failures > 0 {
+		d.opener.failures--
+		return errMedium
+	}
+	return d.OpenDisk.Wipe(ctx, size, policy, progress)
+}
+
+// No more disks are wiped at once than allowed, and all in the end.
+func TestCleanerParallelism(t *testing.T) {
+	t.Parallel()
+	sizes := []int64{mib, mib, mib, mib, mib, mib, mib}
+	n := newNode(t, devicetest.NewFileHost(t, sizes...))
+	n.stop()
+	for i := range sizes {
+		_, err := n.backend.Create(t.Context(), spec(i, 1))
+		must(t, err)
+		must(t, n.backend.Delete(t.Context(), volumetest.ID(i), nil, volume.WipeZero))
+	}
+	gate := &gateOpener{Opener: n.host.Opener(), entered: make(chan struct{}), leave: make(chan struct{})}
+	c := device.NewCleaner(device.CleanerOptions{Registry: n.registry, Disks: gate, Parallelism: 3, Log: quiet})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = c.Run(ctx)
+	}()
+	for range 3 {
+		<-gate.entered
+	}
+	select {
+	case <-gate.entered:
+		t.Error("a fourth disk is wiped beside three")
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(gate.leave)
+	for range len(sizes) - 3 {
+		<-gate.entered
+	}
+	wait, stop := context.WithTimeout(t.Context(), 10*time.Second)
+	defer stop()
+	must(t, n.registry.WaitClean(wait))
+	cancel()
+	<-done
+}
+
+type gateOpener struct {
+	device.Opener
+	entered, leave chan struct{}
+}
+
+func (o *gateOpener) Open(ctx context.Context, path string) (device.OpenDisk, error) {
+	o.entered <- struct{}{}
+	<-o.leave
+	return o.Opener.Open(ctx, path)
+}
