@@ -27,7 +27,7 @@ if [[ -n $installed && $installed != "$digest" ]]; then
 fi
 
 echo "    applying deploy/examples"
-kubectl wait --for=condition=Established --timeout=60s --filename deploy/crds/ >/dev/null
+kubectl wait --for=condition=Established --timeout=60s crd/blockdevices.berth.dev crd/localvolumes.berth.dev crd/pools.berth.dev crd/poolsets.berth.dev >/dev/null
 kubectl apply --kustomize deploy/examples >/dev/null
 
 if ! {
