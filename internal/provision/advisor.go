@@ -64,12 +64,12 @@ func (a *Advisor) Reconcile(ctx context.Context, req reconcile.Request) (reconci
 		return reconcile.Result{}, fmt.Errorf("read claim %s: %w", req.NamespacedName, err)
 	}
 	a.waiting.remember(req.NamespacedName, className(claim), claim.UID)
-	problem, again, err := a.judge(ctx, claim)
+	found, again, err := a.judge(ctx, claim)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	if problem != "" && a.waiting.isNew(req.NamespacedName, claim.UID, problem) {
-		a.Recorder.Eventf(claim, nil, corev1.EventTypeWarning, eventReason, eventAction, "%s", truncate(problem, maxNote))
+	if found.text != "" && a.waiting.isNew(req.NamespacedName, claim.UID, found.key) {
+		a.Recorder.Eventf(claim, nil, corev1.EventTypeWarning, eventReason, eventAction, "%s", truncate(found.text, maxNote))
 	}
 	return reconcile.Result{RequeueAfter: again}, nil
 }
@@ -90,27 +90,32 @@ func className(claim *corev1.PersistentVolumeClaim) string {
 	return ""
 }
 
+// problem is what stands in a claim's way. Two of one key are the same problem,
+// though their texts may differ, as sizes in them change all the time.
+type problem struct{ key, text string }
+
 // judge returns what stands in the claim's way, or nothing; and when to look
 // again, if that should be without an event.
-func (a *Advisor) judge(ctx context.Context, claim *corev1.PersistentVolumeClaim) (problem string, again time.Duration, err error) {
+func (a *Advisor) judge(ctx context.Context, claim *corev1.PersistentVolumeClaim) (found problem, again time.Duration, err error) {
 	class := &storagev1.StorageClass{}
 	if err := a.Reader.Get(ctx, types.NamespacedName{Name: className(claim)}, class); err != nil {
 		// A class that does not exist is told by kube-controller-manager.
-		return "", 0, client.IgnoreNotFound(err)
+		return problem{}, 0, client.IgnoreNotFound(err)
 	}
 	delayed := class.VolumeBindingMode != nil && *class.VolumeBindingMode == storagev1.VolumeBindingWaitForFirstConsumer
 	if source, _ := SourceOf(claim); class.Provisioner != berth.DriverName || !delayed || source == SourceOther {
-		return "", 0, nil // Provision itself answers for classes that bind immediately
+		return problem{}, 0, nil // Provision itself answers for classes that bind immediately
 	}
 	params, err := ParseParameters(class.Parameters)
 	if err != nil {
-		return fmt.Sprintf("StorageClass %q: %v. Parameters cannot be changed: make the class anew", class.Name, err), 0, nil
+		text := fmt.Sprintf("StorageClass %q: %v. Parameters cannot be changed: make the class anew", class.Name, err)
+		return problem{key: text, text: text}, 0, nil
 	}
 	if err := CheckClaim(claim, params); err != nil {
-		return err.Error(), 0, nil
+		return problem{key: err.Error(), text: err.Error()}, 0, nil
 	}
-	if problem, err := a.judgePool(ctx, class.Name, params); problem != "" || err != nil {
-		return problem, 0, err
+	if text, err := a.judgePool(ctx, class.Name, params); text != "" || err != nil {
+		return problem{key: "pool", text: text}, 0, err
 	}
 	return a.judgeCapacity(ctx, claim, class, params)
 }
@@ -145,10 +150,10 @@ func (a *Advisor) judgePool(ctx context.Context, class string, params Parameters
 }
 
 // judgeCapacity says whether any node has published that the claim fits there.
-func (a *Advisor) judgeCapacity(ctx context.Context, claim *corev1.PersistentVolumeClaim, class *storagev1.StorageClass, params Parameters) (string, time.Duration, error) {
+func (a *Advisor) judgeCapacity(ctx context.Context, claim *corev1.PersistentVolumeClaim, class *storagev1.StorageClass, params Parameters) (problem, time.Duration, error) {
 	list := &storagev1.CSIStorageCapacityList{}
 	if err := a.Reader.List(ctx, list, client.InNamespace(a.Namespace)); err != nil {
-		return "", 0, fmt.Errorf("list CSIStorageCapacities: %w", err)
+		return problem{}, 0, fmt.Errorf("list CSIStorageCapacities: %w", err)
 	}
 	request := claim.Spec.Resources.Requests[corev1.ResourceStorage]
 	var largest *resource.Quantity
@@ -167,25 +172,25 @@ func (a *Advisor) judgeCapacity(ctx context.Context, claim *corev1.PersistentVol
 			continue
 		}
 		if size.Cmp(request) >= 0 {
-			return "", 0, nil
+			return problem{}, 0, nil
 		}
 		if largest == nil || size.Cmp(*largest) > 0 {
 			largest, where = size, nodeOf(offer)
 		}
 	}
 	if largest != nil && largest.Sign() > 0 {
-		return fmt.Sprintf("%s is larger than the largest free space of StorageClass %q: %s on %s (kubectl get %s)",
-			request.String(), class.Name, human(largest), where, whereSpaceIs(params.Mode)), 0, nil
+		return problem{key: "too large", text: fmt.Sprintf("%s is larger than the largest free space of StorageClass %q: %s on %s (kubectl get %s)",
+			request.String(), class.Name, human(largest), where, whereSpaceIs(params.Mode))}, 0, nil
 	}
 	youngest := class.CreationTimestamp.Time
 	if claim.CreationTimestamp.After(youngest) {
 		youngest = claim.CreationTimestamp.Time
 	}
 	if left := capacityGrace - a.now().Sub(youngest); left > 0 {
-		return "", left, nil
+		return problem{}, left, nil
 	}
-	return fmt.Sprintf("no node has free space for StorageClass %q (mode %s%s); kubectl get %s shows why",
-		class.Name, params.Mode, ofPool(params.Pool), whereSpaceIs(params.Mode)), 0, nil
+	return problem{key: "no space", text: fmt.Sprintf("no node has free space for StorageClass %q (mode %s%s); kubectl get %s shows why",
+		class.Name, params.Mode, ofPool(params.Pool), whereSpaceIs(params.Mode))}, 0, nil
 }
 
 func (a *Advisor) now() time.Time {

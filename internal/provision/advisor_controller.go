@@ -41,7 +41,9 @@ func (a *Advisor) SetupWithManager(mgr manager.Manager) error {
 		Watches(&corev1.PersistentVolumeClaim{}, handler.Funcs{
 			CreateFunc: func(_ context.Context, e event.CreateEvent, q queue) { a.addClaim(e.Object, q) },
 			UpdateFunc: func(_ context.Context, e event.UpdateEvent, q queue) { a.addClaim(e.ObjectNew, q) },
-			DeleteFunc: func(_ context.Context, e event.DeleteEvent, _ queue) { a.waiting.forget(client.ObjectKeyFromObject(e.Object)) },
+			DeleteFunc: func(_ context.Context, e event.DeleteEvent, _ queue) {
+				a.waiting.forget(client.ObjectKeyFromObject(e.Object))
+			},
 		}).
 		Watches(&storagev1.StorageClass{}, a.onChange(func(obj client.Object) []types.NamespacedName {
 			return a.waiting.of(obj.GetName())
@@ -115,17 +117,17 @@ func (w *waitingClaims) forget(key types.NamespacedName) {
 
 // isNew reports whether the problem was not told of this claim yet, and takes it
 // as told.
-func (w *waitingClaims) isNew(key types.NamespacedName, uid types.UID, problem string) bool {
+func (w *waitingClaims) isNew(key types.NamespacedName, uid types.UID, problemKey string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	claim := w.claims[key]
 	if claim == nil || claim.uid != uid {
 		return false
 	}
-	if _, told := claim.said[problem]; told {
+	if _, told := claim.said[problemKey]; told {
 		return false
 	}
-	claim.said[problem] = struct{}{}
+	claim.said[problemKey] = struct{}{}
 	return true
 }
 

@@ -204,3 +204,6 @@ func (v *Volumes) stillGrowing(lv *berth.LocalVolume, signs uint64, cause error)
 func named(name string) *berth.LocalVolume {
 	return &berth.LocalVolume{ObjectMeta: metav1.ObjectMeta{Name: name}}
 }
+
+// List returns every LocalVolume seen, sorted by name. The objects are shared.
+func (v *Volumes) List() []*berth.LocalVolume { return v.tracker.List() }

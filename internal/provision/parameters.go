@@ -5,7 +5,6 @@ package provision
 
 import (
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 
@@ -13,6 +12,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	berth "github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/discovery"
 )
 
 // The parameters of a StorageClass.
@@ -165,12 +165,8 @@ func parseDeviceSelector(text string) (*berth.DeviceSelector, error) {
 	if err := yaml.UnmarshalStrict([]byte(text), selector); err != nil {
 		return nil, fmt.Errorf("is not a DeviceSelector in YAML or JSON: %w", err)
 	}
-	for field, globs := range map[string][]string{"serials": selector.Serials, "models": selector.Models, "paths": selector.Paths} {
-		for _, glob := range globs {
-			if _, err := path.Match(glob, ""); err != nil {
-				return nil, fmt.Errorf("%s: %q is not a glob: %w", field, glob, err)
-			}
-		}
+	if _, err := discovery.SelectDisk(selector); err != nil {
+		return nil, err
 	}
 	if selector.MinSize != nil && selector.MaxSize != nil && selector.MinSize.Cmp(*selector.MaxSize) > 0 {
 		return nil, fmt.Errorf("minSize %s is larger than maxSize %s: no disk can match", selector.MinSize, selector.MaxSize)
@@ -221,4 +217,17 @@ func editDistance(a, b string) int {
 		}
 	}
 	return row[len(b)]
+}
+
+// WithFSType returns the parameters with another filesystem, or a Refusal. A CSI
+// volume capability names one so.
+func (p Parameters) WithFSType(fsType string) (Parameters, error) {
+	switch {
+	case p.Mode == berth.ModeHostpath:
+		return p, refuse("mode hostpath has the filesystem of its pool; do not ask for %q", fsType)
+	case !slices.Contains(allowedFSTypes, fsType):
+		return p, refuse("unknown filesystem %q; it is one of %s", fsType, strings.Join(allowedFSTypes, ", "))
+	}
+	p.FSType = fsType
+	return p, nil
 }

@@ -68,7 +68,7 @@ func TestParseParameters(t *testing.T) {
 		},
 		"selector in mode lvm":   {params: map[string]string{"mode": "lvm", "pool": "fast", "deviceSelector": "{}"}, refused: []string{"deviceSelector is for mode device"}},
 		"selector with bad key":  {params: map[string]string{"mode": "device", "deviceSelector": "rotationl: true"}, refused: []string{"deviceSelector", "rotationl"}},
-		"selector with bad glob": {params: map[string]string{"mode": "device", "deviceSelector": `models: ["[a"]`}, refused: []string{`models: "[a" is not a glob`}},
+		"selector with bad glob": {params: map[string]string{"mode": "device", "deviceSelector": `models: ["[a"]`}, refused: []string{`models: "[a" is not a valid glob`}},
 		"selector that is empty by size": {
 			params:  map[string]string{"mode": "device", "deviceSelector": "minSize: 2Ti\nmaxSize: 1Ti"},
 			refused: []string{"minSize 2Ti is larger than maxSize 1Ti"},
