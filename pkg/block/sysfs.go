@@ -100,20 +100,17 @@ func (s Sysfs) Device(ctx context.Context, kernelName string) (Device, error) {
 	return Device{}, fmt.Errorf("device %s is being replaced all the time: %w", kernelName, volume.ErrBusy)
 }
 
-// reader opens the directory of a device, which the class directory links to.
+// reader finds the directory of a device, to which the class directory links.
 func (s Sysfs) reader(kernelName string) (*attributes, error) {
-	directory, err := filepath.EvalSymlinks(filepath.Join(s.root(), "class/block", kernelName))
+	class := filepath.Join(s.root(), "class/block")
+	target, err := os.Readlink(filepath.Join(class, kernelName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("device %s: the kernel does not show it: %w", kernelName, volume.ErrNotFound)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("device %s: %w", kernelName, err)
 	}
-	root, err := filepath.EvalSymlinks(s.root())
-	if err != nil {
-		return nil, fmt.Errorf("device %s: %w", kernelName, err)
-	}
-	return &attributes{sysfs: s, root: root, directory: directory}, nil
+	return &attributes{sysfs: s, root: filepath.Clean(s.root()), directory: filepath.Join(class, target)}, nil
 }
 
 func (r *attributes) device(kernelName string) Device {
