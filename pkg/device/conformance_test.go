@@ -13,36 +13,37 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-dev/berth/pkg/block"
 	"github.com/berth-dev/berth/pkg/device"
 	"github.com/berth-dev/berth/pkg/device/devicetest"
 	"github.com/berth-dev/berth/pkg/volume"
 	"github.com/berth-dev/berth/pkg/volume/volumetest"
 )
 
-// diskBytes is more than both edges that are examined and wiped, so that there is
-// a middle.
-const diskBytes = 10 << 20
-
 func TestConformanceOnLoopDevices(t *testing.T) {
-	runConformance(t, devicetest.NewLoopHost, unix.O_EXCL, func(*os.File) error { return nil })
+	t.Parallel()
+	// More than both edges that are examined and wiped, so that there is a middle.
+	const diskBytes = 2*block.EdgeBytes + 1<<20
+	runConformance(t, devicetest.NewLoopHost, diskBytes, unix.O_EXCL, func(*os.File) error { return nil })
 }
 
 func TestConformanceOnFiles(t *testing.T) {
-	runConformance(t, devicetest.NewFileHost, 0, func(f *os.File) error {
+	t.Parallel()
+	runConformance(t, devicetest.NewFileHost, 1<<20, 0, func(f *os.File) error {
 		return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	})
 }
 
-func runConformance(t *testing.T, newHost func(testing.TB, ...int64) *devicetest.Host, holdFlags int, hold func(*os.File) error) {
+func runConformance(t *testing.T, newHost func(testing.TB, ...int64) *devicetest.Host, diskBytes int64, holdFlags int, hold func(*os.File) error) {
 	volumetest.Run(t, volumetest.Harness{
 		Access: []volume.Access{volume.AccessFilesystem, volume.AccessBlock},
 		New: func(t *testing.T) *volumetest.Place {
-			host := newHost(t, diskBytes, diskBytes, diskBytes, diskBytes)
+			host := newHost(t, diskBytes, diskBytes, diskBytes)
 			node := newNode(t, host)
 			return &volumetest.Place{
 				Backend:     node.backend,
 				VolumeBytes: diskBytes,
-				Volumes:     4,
+				Volumes:     3,
 				Reboot: func(t *testing.T) volume.Backend {
 					node.reboot(t)
 					return node.backend

@@ -41,13 +41,27 @@ func (b *Backend) Create(ctx context.Context, spec volume.Spec) (volume.Record, 
 	}
 	defer root.Close()
 	p, err = b.promise(ctx, root, p, spec.SizeBytes)
-	if err == nil {
-		err = b.makeDir(root, spec.ID)
-	}
 	if err != nil {
 		return volume.Record{}, fmt.Errorf("create volume %s: %w", spec.Name, err)
 	}
+	if err := b.makeDir(root, spec.ID); err != nil {
+		return volume.Record{}, fmt.Errorf("create volume %s: %w", spec.Name, b.takeBack(root, spec.ID, err))
+	}
 	return b.record(p), nil
+}
+
+// takeBack removes the promise of a volume for whose directory the filesystem had
+// no room, for ErrNoSpace means that nothing was made. Any other error is
+// returned as it is, and so is this one, without its sentinel, when the promise
+// cannot be removed.
+func (b *Backend) takeBack(root *os.Root, id string, err error) error {
+	if !errors.Is(err, volume.ErrNoSpace) {
+		return err
+	}
+	if backErr := b.discard(root, id); backErr != nil {
+		return fmt.Errorf("%v; take the promise back: %v", err, backErr)
+	}
+	return err
 }
 
 // Grow implements volume.Backend. Nothing enforces the size yet: it is a promise.

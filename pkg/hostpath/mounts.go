@@ -15,9 +15,12 @@ import (
 // MountTable is a file in the format of /proc/<pid>/mountinfo (proc(5)).
 type MountTable string
 
-// HostMounts returns the host's mount table, as seen by the host's first process;
-// hostRoot as in Where.
+// HostMounts returns the host's mount table: that of the host's first process, or,
+// on the host itself, of this one; hostRoot as in Where.
 func HostMounts(hostRoot string) MountTable {
+	if hostRoot == "" {
+		return "/proc/self/mountinfo"
+	}
 	return MountTable(path.Join("/", hostRoot, "proc/1/mountinfo"))
 }
 

@@ -61,6 +61,9 @@ func TestMountTable(t *testing.T) {
 			}
 		})
 	}
+	if got := hostpath.HostMounts("/proc/1/root"); got != "/proc/1/root/proc/1/mountinfo" {
+		t.Errorf("the host's mount table is looked for in %s", got)
+	}
 	if _, err := hostpath.MountTable(filepath.Join(t.TempDir(), "absent")).InUse("/srv"); err == nil {
 		t.Error("a mount table that is not there says that nothing is in use")
 	}
@@ -97,10 +100,7 @@ func TestDeleteOfAMountedVolume(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "pool")
 	id, err := hostpath.Init(t.Context(), hostpath.Where{Root: root}, poolUID)
 	must(t, err)
-	b, err := hostpath.New(hostpath.Options{
-		Where: hostpath.Where{Root: root}, RootID: id, PoolUID: poolUID,
-		InUse: hostpath.MountTable("/proc/self/mountinfo").InUse,
-	})
+	b, err := hostpath.New(hostpath.Options{Where: hostpath.Where{Root: root}, RootID: id, PoolUID: poolUID})
 	must(t, err)
 	rec, err := b.Create(t.Context(), spec(1, 1))
 	must(t, err)

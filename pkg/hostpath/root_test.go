@@ -5,6 +5,7 @@ package hostpath_test
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -257,4 +258,65 @@ func TestCapacityOfAFilesystem(t *testing.T) {
 	if after := snapshot(t, root); after != before {
 		t.Fatalf("a refused Create changed the root from\n%s\nto\n%s", before, after)
 	}
+}
+
+// A filesystem that has room for the promise and none for the directory: nothing
+// stays behind.
+func TestCreateWithoutRoomForTheDirectory(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	root := filepath.Join(t.TempDir(), "pool")
+	must(t, os.Mkdir(root, 0o755))
+	mountTmpfs(t, root, "size=16m,nr_inodes=32")
+	id, err := hostpath.Init(t.Context(), hostpath.Where{Root: root}, poolUID)
+	must(t, err)
+	b, err := hostpath.New(hostpath.Options{Where: hostpath.Where{Root: root}, RootID: id, PoolUID: poolUID})
+	must(t, err)
+	last := ""
+	for i := 0; ; i++ {
+		name := filepath.Join(root, fmt.Sprintf("fill%d", i))
+		if err := os.WriteFile(name, nil, 0o600); err != nil {
+			break
+		}
+		last = name
+	}
+	must(t, os.Remove(last)) // one inode is left
+	before := snapshot(t, root)
+	if _, err := b.Create(t.Context(), spec(1, 1)); !errors.Is(err, volume.ErrNoSpace) {
+		t.Fatalf("Create = %v, want ErrNoSpace", err)
+	}
+	if after := snapshot(t, root); after != before {
+		t.Fatalf("a refused Create changed the root from\n%s\nto\n%s", before, after)
+	}
+}
+
+// FuzzPromise: whatever is in the file of a promise, it is either that volume's or
+// an error, never a volume of no size or of another name.
+func FuzzPromise(f *testing.F) {
+	id := volumetest.ID(1)
+	f.Add([]byte(`{"id":"` + id + `","name":"pvc-1","sizeBytes":1048576,"created":"2026-01-02T03:04:05Z"}`))
+	f.Add([]byte(`{"id":"../x","sizeBytes":-1}`))
+	f.Add([]byte(`{"sizeBytes":1e400}`))
+	f.Add([]byte{})
+	root := filepath.Join(f.TempDir(), "pool")
+	rootID, err := hostpath.Init(f.Context(), hostpath.Where{Root: root}, poolUID)
+	if err != nil {
+		f.Fatal(err)
+	}
+	b, err := hostpath.New(hostpath.Options{Where: hostpath.Where{Root: root}, RootID: rootID, PoolUID: poolUID})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		must(t, os.WriteFile(filepath.Join(root, ".berth/volumes", id+".json"), data, 0o600))
+		found, err := b.List(t.Context())
+		if err != nil {
+			return
+		}
+		if len(found) != 1 || found[0].ID != id || found[0].Record.SizeBytes <= 0 {
+			t.Fatalf("List = %+v from %q", found, data)
+		}
+	})
 }
