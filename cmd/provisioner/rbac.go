@@ -1,0 +1,34 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+// What the provisioner may do, and nothing else. deploy/base/rbac/provisioner.yaml
+// is generated from these lines.
+//
+// sig-storage-lib watches every claim, volume and class; writes claims back when
+// it reschedules; creates and deletes volumes and patches their finalizers. A
+// volume is read past the cache before one of the same name is replaced.
+// +kubebuilder:rbac:groups="",resources=persistentvolumeclaims,verbs=get;list;watch;update
+// +kubebuilder:rbac:groups="",resources=persistentvolumes,verbs=get;list;watch;create;patch;delete
+// +kubebuilder:rbac:groups=storage.k8s.io,resources=storageclasses,verbs=get;list;watch
+//
+// The library records events in the old group, the advisor in the new one.
+// +kubebuilder:rbac:groups="",resources=events,verbs=create;patch
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+//
+// LocalVolumes are created, grown (patch) and deleted. The finalizer of one whose
+// node is gone and that was never ready is removed by a patch too.
+// +kubebuilder:rbac:groups=berth.dev,resources=localvolumes,verbs=get;list;watch;create;patch;delete
+//
+// The advisor looks for the PoolSet of a class; GetCapacity sums up what there is.
+// +kubebuilder:rbac:groups=berth.dev,resources=poolsets,verbs=get;list;watch
+// +kubebuilder:rbac:groups=berth.dev,resources=pools;blockdevices,verbs=list
+// +kubebuilder:rbac:groups=storage.k8s.io,namespace=berth-system,resources=csistoragecapacities,verbs=get;list;watch
+//
+// Whether a node that does not answer is still there.
+// +kubebuilder:rbac:groups="",resources=nodes,verbs=get
+//
+// One of the replicas leads. A name cannot restrict create.
+// +kubebuilder:rbac:groups=coordination.k8s.io,namespace=berth-system,resources=leases,verbs=create
+// +kubebuilder:rbac:groups=coordination.k8s.io,namespace=berth-system,resources=leases,resourceNames=berth-provisioner,verbs=get;update
