@@ -90,6 +90,10 @@ func (b *Backend) Grow(ctx context.Context, id string, rec volume.Record, sizeBy
 // Delete implements volume.Backend. It returns when the disk is Released, which
 // keeps everybody from it; the wipe is the Cleaner's work and takes its time.
 //
+// In use is a disk that is mounted, stacked upon or opened exclusively. A process
+// that has it open otherwise, as a pod has a block volume, is not seen: the caller
+// unpublishes first.
+//
 // A disk that is not present is released too, so that the volume of a dead disk
 // can be deleted, and is wiped when it comes back.
 func (b *Backend) Delete(ctx context.Context, id string, rec *volume.Record, wipe volume.WipePolicy) error {
@@ -237,7 +241,7 @@ func (b *Backend) proveUnused(ctx context.Context, now Claimed) error {
 // maskNotFound turns the absence of a path into an error without an answer.
 func maskNotFound(err error) error {
 	if errors.Is(err, volume.ErrNotFound) {
-		return fmt.Errorf("%w: %v", volume.ErrBusy, err)
+		return fmt.Errorf("%w: %s", volume.ErrBusy, err.Error())
 	}
 	return err
 }

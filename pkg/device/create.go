@@ -108,7 +108,7 @@ func (b *Backend) take(ctx context.Context, candidate volume.Disk, spec volume.S
 	disk, err := b.disks.Open(ctx, candidate.Path)
 	if errors.Is(err, volume.ErrBusy) {
 		// Somebody looks at it with the lock held: no fact about the disk.
-		return Claimed{}, fmt.Errorf("open it: %v", err)
+		return Claimed{}, fmt.Errorf("open it: %s", err.Error())
 	}
 	if err != nil {
 		return Claimed{}, err

@@ -90,14 +90,14 @@ func (b *Backend) open(ctx context.Context) (*os.Root, error) {
 		return nil, fmt.Errorf("%w: the root %s is not there; is its filesystem mounted?", volume.ErrPoolUnavailable, b.Root)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: open the root %s: %v", volume.ErrPoolUnavailable, b.Root, err)
+		return nil, fmt.Errorf("%w: open the root %s: %s", volume.ErrPoolUnavailable, b.Root, err.Error())
 	}
 	m, err := readMarker(root)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		err = fmt.Errorf("%w: the root %s has no marker %s; is its filesystem mounted?", volume.ErrPoolUnavailable, b.Root, markerFile)
 	case err != nil:
-		err = fmt.Errorf("%w: the root %s: %v", volume.ErrPoolUnavailable, b.Root, err)
+		err = fmt.Errorf("%w: the root %s: %s", volume.ErrPoolUnavailable, b.Root, err.Error())
 	case m.RootID != b.RootID || m.PoolUID != b.PoolUID:
 		err = fmt.Errorf("%w: the root %s says that it is %s of pool %s, recorded is %s of pool %s", volume.ErrIdentity,
 			b.Root, m.RootID, m.PoolUID, b.RootID, b.PoolUID)
@@ -114,7 +114,7 @@ func (b *Backend) Locate(ctx context.Context, id string, rec volume.Record) (vol
 	if err != nil {
 		return volume.Location{}, fmt.Errorf("locate volume %s: %w", id, err)
 	}
-	defer root.Close()
+	defer closeRoot(root)
 	if err := requireDir(root, id); err != nil {
 		return volume.Location{}, fmt.Errorf("locate volume %s: %w", id, err)
 	}
@@ -127,7 +127,7 @@ func (b *Backend) List(ctx context.Context) ([]volume.Found, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list the volumes: %w", err)
 	}
-	defer root.Close()
+	defer closeRoot(root)
 	promises, err := readPromises(root)
 	if err != nil {
 		return nil, fmt.Errorf("list the volumes of %s: %w", b.Root, err)
@@ -146,7 +146,7 @@ func (b *Backend) Capacity(ctx context.Context) (volume.Capacity, error) {
 	if err != nil {
 		return volume.Capacity{}, fmt.Errorf("read the capacity: %w", err)
 	}
-	defer root.Close()
+	defer closeRoot(root)
 	return b.capacity(root)
 }
 

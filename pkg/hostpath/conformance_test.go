@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
+	"path"
 	"sync"
 	"testing"
 	"time"
@@ -41,15 +41,15 @@ func TestConformance(t *testing.T) {
 				},
 				Settle: p.settle,
 				Tamper: func(t *testing.T, _ string, rec volume.Record) {
-					dir := filepath.Join(p.root, rec.Hostpath.Directory)
-					must(t, os.Rename(dir, filepath.Join(p.root, "elsewhere")))
-					must(t, os.Symlink(filepath.Join(p.root, "elsewhere"), dir))
+					dir := path.Join(p.root, rec.Hostpath.Directory)
+					must(t, os.Rename(dir, path.Join(p.root, "elsewhere")))
+					must(t, os.Symlink(path.Join(p.root, "elsewhere"), dir))
 				},
 				Vanish: func(t *testing.T, _ string, rec volume.Record) {
-					must(t, os.RemoveAll(filepath.Join(p.root, rec.Hostpath.Directory)))
+					must(t, os.RemoveAll(path.Join(p.root, rec.Hostpath.Directory)))
 				},
 				Blind: func(t *testing.T) func() {
-					marker := filepath.Join(p.root, ".berth/root.json")
+					marker := path.Join(p.root, ".berth/root.json")
 					must(t, os.Rename(marker, marker+".away"))
 					return func() { must(t, os.Rename(marker+".away", marker)) }
 				},
@@ -79,7 +79,7 @@ type pool struct {
 
 func newPool(t *testing.T) *pool {
 	t.Helper()
-	p := &pool{root: filepath.Join(t.TempDir(), "pool"), used: map[string]bool{}}
+	p := &pool{root: path.Join(t.TempDir(), "pool"), used: map[string]bool{}}
 	id, err := hostpath.Init(t.Context(), hostpath.Where{Root: p.root}, poolUID)
 	must(t, err)
 	p.rootID = id
@@ -165,17 +165,20 @@ func (p *pool) hold(dir string, held bool) {
 // settle waits until the trash is empty or the process is dead.
 func (p *pool) settle(t *testing.T) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.After(30 * time.Second)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
 	for !p.dead() {
-		names, err := os.ReadDir(filepath.Join(p.root, ".trash"))
+		names, err := os.ReadDir(path.Join(p.root, ".trash"))
 		must(t, err)
 		if len(names) == 0 {
 			return
 		}
-		if time.Now().After(deadline) {
+		select {
+		case <-tick.C:
+		case <-deadline:
 			t.Fatalf("the trash still holds %v", names)
 		}
-		time.Sleep(time.Millisecond)
 	}
 }
 

@@ -39,7 +39,7 @@ func (b *Backend) Create(ctx context.Context, spec volume.Spec) (volume.Record, 
 	if err != nil {
 		return volume.Record{}, fmt.Errorf("create volume %s: %w", spec.Name, err)
 	}
-	defer root.Close()
+	defer closeRoot(root)
 	p, err = b.promise(ctx, root, p, spec.SizeBytes)
 	if err != nil {
 		return volume.Record{}, fmt.Errorf("create volume %s: %w", spec.Name, err)
@@ -59,7 +59,7 @@ func (b *Backend) takeBack(root *os.Root, id string, err error) error {
 		return err
 	}
 	if backErr := b.discard(root, id); backErr != nil {
-		return fmt.Errorf("%v; take the promise back: %v", err, backErr)
+		return fmt.Errorf("%s; take the promise back: %s", err.Error(), backErr.Error())
 	}
 	return err
 }
@@ -70,7 +70,7 @@ func (b *Backend) Grow(ctx context.Context, id string, rec volume.Record, sizeBy
 	if err != nil {
 		return volume.Record{}, fmt.Errorf("grow volume %s: %w", id, err)
 	}
-	defer root.Close()
+	defer closeRoot(root)
 	if err := requireDir(root, id); err != nil {
 		return volume.Record{}, fmt.Errorf("grow volume %s: %w", id, err)
 	}
@@ -178,7 +178,7 @@ func (b *Backend) openToAll(root *os.Root, id string) error {
 		if err != nil {
 			return fmt.Errorf("open %s: %w", volumeDir(id), err)
 		}
-		defer unix.Close(fd)
+		defer closeFD(fd)
 		var st unix.Stat_t
 		if err := unix.Fstat(fd, &st); err != nil {
 			return fmt.Errorf("stat %s: %w", volumeDir(id), err)

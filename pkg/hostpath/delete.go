@@ -29,7 +29,7 @@ func (b *Backend) Delete(ctx context.Context, id string, rec *volume.Record, _ v
 	if err != nil {
 		return fmt.Errorf("delete volume %s: %w", id, err)
 	}
-	defer root.Close()
+	defer closeRoot(root)
 	if err := b.discard(root, id); err != nil {
 		return fmt.Errorf("delete volume %s: %w", id, err)
 	}

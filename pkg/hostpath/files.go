@@ -76,6 +76,11 @@ func openDir(parent int, name string) (int, error) {
 	}
 }
 
+// closeRoot and closeFD close what was only read: there is nothing to lose.
+func closeRoot(root *os.Root) { _ = root.Close() }
+
+func closeFD(fd int) { _ = unix.Close(fd) }
+
 // withDir runs f with the descriptor of an open directory of the root.
 func withDir(root *os.Root, dir string, f func(fd int) error) error {
 	file, err := root.Open(dir)

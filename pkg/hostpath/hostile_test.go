@@ -6,7 +6,7 @@ package hostpath_test
 import (
 	"errors"
 	"os"
-	"path/filepath"
+	"path"
 	"testing"
 
 	"github.com/berth-dev/berth/pkg/volume"
@@ -24,14 +24,14 @@ func TestLinksDoNotLeadOut(t *testing.T) {
 			p.stop()
 			rec, err := p.backend.Create(t.Context(), spec(1, 1))
 			must(t, err)
-			writeFile(t, filepath.Join(p.root, rec.Hostpath.Directory, "file"), "data")
+			writeFile(t, path.Join(p.root, rec.Hostpath.Directory, "file"), "data")
 
 			// Outside is a copy of what was there, so that a call that followed the link
 			// would find what it looks for.
 			outside := t.TempDir()
-			victim := filepath.Join(outside, "copy")
-			must(t, os.Rename(filepath.Join(p.root, exchanged), victim))
-			must(t, os.Symlink(victim, filepath.Join(p.root, exchanged)))
+			victim := path.Join(outside, "copy")
+			must(t, os.Rename(path.Join(p.root, exchanged), victim))
+			must(t, os.Symlink(victim, path.Join(p.root, exchanged)))
 			before := snapshot(t, outside)
 
 			calls := map[string]func() error{
@@ -62,7 +62,7 @@ func TestCreateLeavesTheModeOfAUsedDirectory(t *testing.T) {
 	p := newPool(t)
 	rec, err := p.backend.Create(t.Context(), spec(1, 1))
 	must(t, err)
-	dir := filepath.Join(p.root, rec.Hostpath.Directory)
+	dir := path.Join(p.root, rec.Hostpath.Directory)
 	info, err := os.Stat(dir)
 	must(t, err)
 	if got := info.Mode().Perm(); got != 0o777 {
@@ -83,14 +83,14 @@ func TestCreateLeavesTheModeOfAUsedDirectory(t *testing.T) {
 func TestForeignDirectory(t *testing.T) {
 	t.Parallel()
 	p := newPool(t)
-	writeFile(t, filepath.Join(p.root, "volumes", volumetest.ID(1), "file"), "precious")
+	writeFile(t, path.Join(p.root, "volumes", volumetest.ID(1), "file"), "precious")
 	if _, err := p.backend.Create(t.Context(), spec(1, 1)); !errors.Is(err, volume.ErrExists) {
 		t.Errorf("Create over a foreign directory = %v, want ErrExists", err)
 	}
 	if err := p.backend.Delete(t.Context(), volumetest.ID(1), nil, volume.WipeZero); !errors.Is(err, volume.ErrExists) {
 		t.Errorf("Delete of a foreign directory = %v, want ErrExists", err)
 	}
-	if _, err := os.Stat(filepath.Join(p.root, "volumes", volumetest.ID(1), "file")); err != nil {
+	if _, err := os.Stat(path.Join(p.root, "volumes", volumetest.ID(1), "file")); err != nil {
 		t.Error(err)
 	}
 }

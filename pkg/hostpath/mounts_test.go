@@ -6,7 +6,7 @@ package hostpath_test
 import (
 	"errors"
 	"os"
-	"path/filepath"
+	"path"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -28,32 +28,54 @@ func TestMountTable(t *testing.T) {
 		want            bool
 	}{
 		{name: "nothing", dir: "/srv/fast/volumes/a"},
-		{name: "bind mount into a pod", dir: "/srv/fast/volumes/a", want: true,
-			more: "50 22 253:16 /volumes/a /var/lib/kubelet/pods/1/volumes/mount rw - xfs /dev/vdb rw\n"},
-		{name: "bind mount of a subPath", dir: "/srv/fast/volumes/a", want: true,
-			more: "50 22 253:16 /volumes/a/db/data /var/lib/kubelet/pods/1/volume-subpaths/0 rw - xfs /dev/vdb rw\n"},
-		{name: "bind mount of a volume whose name begins alike", dir: "/srv/fast/volumes/a",
-			more: "50 22 253:16 /volumes/ab /var/lib/kubelet/pods/1/volumes/mount rw - xfs /dev/vdb rw\n"},
-		{name: "the same path on another filesystem", dir: "/srv/fast/volumes/a",
-			more: "50 22 253:48 /volumes/a /mnt rw - xfs /dev/vdd rw\n"},
-		{name: "something mounted on it", dir: "/srv/fast/volumes/a", want: true,
-			more: "50 41 0:99 / /srv/fast/volumes/a rw - tmpfs tmpfs rw\n"},
-		{name: "something mounted in it", dir: "/srv/fast/volumes/a", want: true,
-			more: "50 41 0:99 / /srv/fast/volumes/a/x/y rw - tmpfs tmpfs rw\n"},
-		{name: "something mounted beside it", dir: "/srv/fast/volumes/a",
-			more: "50 41 0:99 / /srv/fast/volumes/ab rw - tmpfs tmpfs rw\n"},
-		{name: "a subvolume", dir: "/srv/sub/volumes/a", want: true,
-			more: "50 22 253:32 /@pools/volumes/a /mnt rw - btrfs /dev/vdc rw\n"},
-		{name: "on the host's own filesystem", dir: "/var/lib/berth/volumes/a", want: true,
-			more: "50 22 253:0 /var/lib/berth/volumes/a /mnt rw - ext4 /dev/vda rw\n"},
-		{name: "a mount point with a blank", dir: "/srv/fast/volumes/a b", want: true,
-			more: "50 41 0:99 / /srv/fast/volumes/a\\040b rw - tmpfs tmpfs rw\n"},
-		{name: "two on one mount point", dir: "/srv/fast/volumes/a", want: true,
-			more: "45 41 253:64 /top /srv/fast rw - xfs /dev/vde rw\n50 22 253:64 /top/volumes/a /mnt rw - xfs /dev/vde rw\n"},
+		{
+			name: "bind mount into a pod", dir: "/srv/fast/volumes/a", want: true,
+			more: "50 22 253:16 /volumes/a /var/lib/kubelet/pods/1/volumes/mount rw - xfs /dev/vdb rw\n",
+		},
+		{
+			name: "bind mount of a subPath", dir: "/srv/fast/volumes/a", want: true,
+			more: "50 22 253:16 /volumes/a/db/data /var/lib/kubelet/pods/1/volume-subpaths/0 rw - xfs /dev/vdb rw\n",
+		},
+		{
+			name: "bind mount of a volume whose name begins alike", dir: "/srv/fast/volumes/a",
+			more: "50 22 253:16 /volumes/ab /var/lib/kubelet/pods/1/volumes/mount rw - xfs /dev/vdb rw\n",
+		},
+		{
+			name: "the same path on another filesystem", dir: "/srv/fast/volumes/a",
+			more: "50 22 253:48 /volumes/a /mnt rw - xfs /dev/vdd rw\n",
+		},
+		{
+			name: "something mounted on it", dir: "/srv/fast/volumes/a", want: true,
+			more: "50 41 0:99 / /srv/fast/volumes/a rw - tmpfs tmpfs rw\n",
+		},
+		{
+			name: "something mounted in it", dir: "/srv/fast/volumes/a", want: true,
+			more: "50 41 0:99 / /srv/fast/volumes/a/x/y rw - tmpfs tmpfs rw\n",
+		},
+		{
+			name: "something mounted beside it", dir: "/srv/fast/volumes/a",
+			more: "50 41 0:99 / /srv/fast/volumes/ab rw - tmpfs tmpfs rw\n",
+		},
+		{
+			name: "a subvolume", dir: "/srv/sub/volumes/a", want: true,
+			more: "50 22 253:32 /@pools/volumes/a /mnt rw - btrfs /dev/vdc rw\n",
+		},
+		{
+			name: "on the host's own filesystem", dir: "/var/lib/berth/volumes/a", want: true,
+			more: "50 22 253:0 /var/lib/berth/volumes/a /mnt rw - ext4 /dev/vda rw\n",
+		},
+		{
+			name: "a mount point with a blank", dir: "/srv/fast/volumes/a b", want: true,
+			more: "50 41 0:99 / /srv/fast/volumes/a\\040b rw - tmpfs tmpfs rw\n",
+		},
+		{
+			name: "two on one mount point", dir: "/srv/fast/volumes/a", want: true,
+			more: "45 41 253:64 /top /srv/fast rw - xfs /dev/vde rw\n50 22 253:64 /top/volumes/a /mnt rw - xfs /dev/vde rw\n",
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			file := filepath.Join(t.TempDir(), "mountinfo")
+			file := path.Join(t.TempDir(), "mountinfo")
 			must(t, os.WriteFile(file, []byte(base+test.more), 0o600))
 			got, err := hostpath.MountTable(file).InUse(test.dir)
 			if err != nil || got != test.want {
@@ -64,10 +86,10 @@ func TestMountTable(t *testing.T) {
 	if got := hostpath.HostMounts("/proc/1/root"); got != "/proc/1/root/proc/1/mountinfo" {
 		t.Errorf("the host's mount table is looked for in %s", got)
 	}
-	if _, err := hostpath.MountTable(filepath.Join(t.TempDir(), "absent")).InUse("/srv"); err == nil {
+	if _, err := hostpath.MountTable(path.Join(t.TempDir(), "absent")).InUse("/srv"); err == nil {
 		t.Error("a mount table that is not there says that nothing is in use")
 	}
-	file := filepath.Join(t.TempDir(), "empty")
+	file := path.Join(t.TempDir(), "empty")
 	must(t, os.WriteFile(file, nil, 0o600))
 	if _, err := hostpath.MountTable(file).InUse("/srv"); err == nil {
 		t.Error("a mount table that is empty says that nothing is in use")
@@ -81,9 +103,9 @@ func FuzzMountTable(f *testing.F) {
 	f.Add("22 1 253:0 / / rw shared:1 master:2 - ext4 /dev/vda rw\n23 22 253:0 /srv/a /mnt\\040x rw - ext4 x rw", "/srv/a")
 	f.Add("x", "/")
 	f.Fuzz(func(t *testing.T, table, dir string) {
-		file := filepath.Join(t.TempDir(), "mountinfo")
+		file := path.Join(t.TempDir(), "mountinfo")
 		must(t, os.WriteFile(file, []byte(table), 0o600))
-		used, err := hostpath.MountTable(file).InUse(filepath.Join("/", dir))
+		used, err := hostpath.MountTable(file).InUse(path.Join("/", dir))
 		if used && err != nil {
 			t.Fatalf("InUse returned both an answer and %v", err)
 		}
@@ -97,17 +119,17 @@ func TestDeleteOfAMountedVolume(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root")
 	}
-	root := filepath.Join(t.TempDir(), "pool")
+	root := path.Join(t.TempDir(), "pool")
 	id, err := hostpath.Init(t.Context(), hostpath.Where{Root: root}, poolUID)
 	must(t, err)
 	b, err := hostpath.New(hostpath.Options{Where: hostpath.Where{Root: root}, RootID: id, PoolUID: poolUID})
 	must(t, err)
 	rec, err := b.Create(t.Context(), spec(1, 1))
 	must(t, err)
-	dir := filepath.Join(root, rec.Hostpath.Directory)
-	writeFile(t, filepath.Join(dir, "sub/file"), "alive")
+	dir := path.Join(root, rec.Hostpath.Directory)
+	writeFile(t, path.Join(dir, "sub/file"), "alive")
 	before := snapshot(t, root)
-	for _, from := range []string{dir, filepath.Join(dir, "sub")} {
+	for _, from := range []string{dir, path.Join(dir, "sub")} {
 		target := t.TempDir()
 		mountBind(t, from, target)
 		if err := b.Delete(t.Context(), volumetest.ID(1), &rec, volume.WipeZero); !errors.Is(err, volume.ErrInUse) {

@@ -58,7 +58,6 @@ func (p *pace) wait(ctx context.Context) error {
 // point, so that nothing outside can be reached, whatever a process that still
 // has the directory open does to it meanwhile.
 type remover struct {
-	ctx     context.Context
 	trash   int    // the descriptor of the trash
 	entry   string // what is removed
 	step    func(string) error
@@ -74,8 +73,8 @@ const maxDepth = 64
 const maxRounds = 16
 
 // remove removes a name of an open directory. It returns nil when it is gone.
-func (r *remover) remove(parent int, name string, depth int) error {
-	if err := r.pace.wait(r.ctx); err != nil {
+func (r *remover) remove(ctx context.Context, parent int, name string, depth int) error {
+	if err := r.pace.wait(ctx); err != nil {
 		return err
 	}
 	if err := r.step("remove from trash"); err != nil {
@@ -96,10 +95,10 @@ func (r *remover) remove(parent int, name string, depth int) error {
 	if depth >= maxDepth {
 		return r.moveUp(parent, name)
 	}
-	return r.removeDir(parent, name, depth)
+	return r.removeDir(ctx, parent, name, depth)
 }
 
-func (r *remover) removeDir(parent int, name string, depth int) error {
+func (r *remover) removeDir(ctx context.Context, parent int, name string, depth int) error {
 	fd, err := openDir(parent, name)
 	switch {
 	case errors.Is(err, unix.ENOENT):
@@ -112,7 +111,7 @@ func (r *remover) removeDir(parent int, name string, depth int) error {
 	dir := os.NewFile(uintptr(fd), name)
 	defer dir.Close()
 	for range maxRounds {
-		if err := r.removeContent(dir, fd, depth); err != nil {
+		if err := r.removeContent(ctx, dir, fd, depth); err != nil {
 			return err
 		}
 		err := unix.Unlinkat(parent, name, unix.AT_REMOVEDIR)
@@ -134,16 +133,16 @@ func (r *remover) removeDir(parent int, name string, depth int) error {
 }
 
 // removeContent removes what is in a directory; what fails is left, the rest goes.
-func (r *remover) removeContent(dir *os.File, fd, depth int) error {
+func (r *remover) removeContent(ctx context.Context, dir *os.File, fd, depth int) error {
 	var first error
 	for {
 		names, readErr := dir.Readdirnames(batchEntries)
 		for _, name := range names {
-			if err := r.remove(fd, name, depth+1); err != nil && first == nil {
+			if err := r.remove(ctx, fd, name, depth+1); err != nil && first == nil {
 				first = err
 			}
-			if r.ctx.Err() != nil {
-				return r.ctx.Err()
+			if ctx.Err() != nil {
+				return ctx.Err()
 			}
 		}
 		if len(names) == 0 {

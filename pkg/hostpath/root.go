@@ -74,7 +74,7 @@ func initRoot(where Where, poolUID string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer root.Close()
+	defer closeRoot(root)
 	switch have, err := readMarker(root); {
 	case err == nil && have.PoolUID == poolUID:
 		return have.RootID, nil
@@ -113,7 +113,7 @@ func makeRoot(where Where) error {
 	if err != nil {
 		return err
 	}
-	defer host.Close()
+	defer closeRoot(host)
 	if _, err := host.Lstat(rel); err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -142,7 +142,7 @@ func openRoot(where Where) (*os.Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer host.Close()
+	defer closeRoot(host)
 	info, err := host.Lstat(rel)
 	if err != nil {
 		return nil, err

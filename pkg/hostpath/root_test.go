@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"testing"
 
@@ -26,25 +27,25 @@ func TestInit(t *testing.T) {
 		root    func(dir string) string
 		want    error
 	}{
-		{name: "absent, with its parents", root: func(dir string) string { return filepath.Join(dir, "a/b/c") }},
+		{name: "absent, with its parents", root: func(dir string) string { return path.Join(dir, "a/b/c") }},
 		{name: "empty", prepare: func(t *testing.T, root string) { must(t, os.Mkdir(root, 0o755)) }},
-		{name: "new ext4", prepare: func(t *testing.T, root string) { must(t, os.MkdirAll(filepath.Join(root, "lost+found"), 0o700)) }},
+		{name: "new ext4", prepare: func(t *testing.T, root string) { must(t, os.MkdirAll(path.Join(root, "lost+found"), 0o700)) }},
 		{
 			name: "cut off before its marker",
 			prepare: func(t *testing.T, root string) {
-				must(t, os.MkdirAll(filepath.Join(root, ".berth/volumes"), 0o700))
-				must(t, os.WriteFile(filepath.Join(root, ".berth/root.json.tmp"), []byte(`{"roo`), 0o600))
-				must(t, os.MkdirAll(filepath.Join(root, "volumes"), 0o700))
+				must(t, os.MkdirAll(path.Join(root, ".berth/volumes"), 0o700))
+				must(t, os.WriteFile(path.Join(root, ".berth/root.json.tmp"), []byte(`{"roo`), 0o600))
+				must(t, os.MkdirAll(path.Join(root, "volumes"), 0o700))
 			},
 		},
 		{
 			name:    "somebody's files",
-			prepare: func(t *testing.T, root string) { writeFile(t, filepath.Join(root, "family.jpg"), "precious") },
+			prepare: func(t *testing.T, root string) { writeFile(t, path.Join(root, "family.jpg"), "precious") },
 			want:    volume.ErrNotBlank,
 		},
 		{
 			name:    "somebody's folder named as ours",
-			prepare: func(t *testing.T, root string) { writeFile(t, filepath.Join(root, "volumes/mine"), "precious") },
+			prepare: func(t *testing.T, root string) { writeFile(t, path.Join(root, "volumes/mine"), "precious") },
 			want:    volume.ErrNotBlank,
 		},
 		{
@@ -72,7 +73,7 @@ func TestInit(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			root := filepath.Join(dir, "pool")
+			root := path.Join(dir, "pool")
 			if test.root != nil {
 				root = test.root(dir)
 			}
@@ -98,7 +99,7 @@ func TestInit(t *testing.T) {
 				t.Fatalf("Init again = %q, %v, want %q", again, err, id)
 			}
 			for _, sub := range []string{".berth", "volumes", ".trash"} {
-				info, err := os.Lstat(filepath.Join(root, sub))
+				info, err := os.Lstat(path.Join(root, sub))
 				must(t, err)
 				if info.Mode() != fs.ModeDir|0o700 {
 					t.Errorf("%s has mode %v, want it closed to all but root", sub, info.Mode())
@@ -113,7 +114,7 @@ func TestInit(t *testing.T) {
 func TestRootStaysOnTheHost(t *testing.T) {
 	t.Parallel()
 	host, outside := t.TempDir(), t.TempDir()
-	must(t, os.Symlink(outside, filepath.Join(host, "data")))
+	must(t, os.Symlink(outside, path.Join(host, "data")))
 	where := hostpath.Where{Root: "/data/pool", HostRoot: host}
 	if _, err := hostpath.Init(t.Context(), where, poolUID); err == nil {
 		t.Fatal("Init followed a link out of the host's root directory")
@@ -122,7 +123,7 @@ func TestRootStaysOnTheHost(t *testing.T) {
 		t.Fatalf("Init has made %s outside", got)
 	}
 
-	must(t, os.Mkdir(filepath.Join(host, "srv"), 0o755))
+	must(t, os.Mkdir(path.Join(host, "srv"), 0o755))
 	where.Root = "/srv/pool"
 	id, err := hostpath.Init(t.Context(), where, poolUID)
 	must(t, err)
@@ -144,7 +145,7 @@ func TestLostMount(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root")
 	}
-	root := filepath.Join(t.TempDir(), "pool")
+	root := path.Join(t.TempDir(), "pool")
 	must(t, os.Mkdir(root, 0o755))
 	mountTmpfs(t, root, "size=16m")
 	id, err := hostpath.Init(t.Context(), hostpath.Where{Root: root}, poolUID)
@@ -184,9 +185,9 @@ func TestForeignMarker(t *testing.T) {
 	rec, err := p.backend.Create(t.Context(), spec(1, 1))
 	must(t, err)
 	other := newPool(t)
-	data, err := os.ReadFile(filepath.Join(other.root, ".berth/root.json"))
+	data, err := os.ReadFile(path.Join(other.root, ".berth/root.json"))
 	must(t, err)
-	marker := filepath.Join(p.root, ".berth/root.json")
+	marker := path.Join(p.root, ".berth/root.json")
 	must(t, os.WriteFile(marker, data, 0o600))
 	if _, err := p.backend.Locate(t.Context(), volumetest.ID(1), rec); !errors.Is(err, volume.ErrIdentity) {
 		t.Fatalf("Locate in a root that was exchanged = %v, want ErrIdentity", err)
@@ -203,7 +204,7 @@ func TestTornPromise(t *testing.T) {
 	p := newPool(t)
 	_, err := p.backend.Create(t.Context(), spec(1, 1))
 	must(t, err)
-	must(t, os.WriteFile(filepath.Join(p.root, ".berth/volumes", volumetest.ID(1)+".json"), nil, 0o600))
+	must(t, os.WriteFile(path.Join(p.root, ".berth/volumes", volumetest.ID(1)+".json"), nil, 0o600))
 	_, err = p.backend.Create(t.Context(), spec(2, 1))
 	if err == nil || errors.Is(err, volume.ErrNoSpace) {
 		t.Fatalf("Create beside a torn promise = %v, want an error without an answer", err)
@@ -218,7 +219,7 @@ func TestCapacityOfAFilesystem(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root")
 	}
-	root := filepath.Join(t.TempDir(), "pool")
+	root := path.Join(t.TempDir(), "pool")
 	must(t, os.Mkdir(root, 0o755))
 	mountTmpfs(t, root, "size=16m")
 	id, err := hostpath.Init(t.Context(), hostpath.Where{Root: root}, poolUID)
@@ -234,7 +235,7 @@ func TestCapacityOfAFilesystem(t *testing.T) {
 		t.Fatalf("Capacity = %+v, want 12 MiB of 16 with a quarter in reserve", c)
 	}
 	// What others write counts, whatever was promised.
-	must(t, os.WriteFile(filepath.Join(root, "lost+found"), make([]byte, 10<<20), 0o600))
+	must(t, os.WriteFile(path.Join(root, "lost+found"), make([]byte, 10<<20), 0o600))
 	c, err = b.Capacity(t.Context())
 	must(t, err)
 	if c.FreeBytes > 2<<20 || !c.Fits(1<<20) || c.Fits(3<<20) {
@@ -242,7 +243,7 @@ func TestCapacityOfAFilesystem(t *testing.T) {
 	}
 	// A full filesystem is ErrNoSpace, also where the first write finds out.
 	full := make([]byte, 8<<20)
-	_ = os.WriteFile(filepath.Join(root, "fill"), full, 0o600)
+	_ = os.WriteFile(path.Join(root, "fill"), full, 0o600)
 	before := snapshot(t, root)
 	if _, err := b.Create(t.Context(), spec(1, 1)); !errors.Is(err, volume.ErrNoSpace) {
 		t.Fatalf("Create on a full filesystem = %v, want ErrNoSpace", err)
@@ -267,7 +268,7 @@ func TestCreateWithoutRoomForTheDirectory(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root")
 	}
-	root := filepath.Join(t.TempDir(), "pool")
+	root := path.Join(t.TempDir(), "pool")
 	must(t, os.Mkdir(root, 0o755))
 	mountTmpfs(t, root, "size=16m,nr_inodes=32")
 	id, err := hostpath.Init(t.Context(), hostpath.Where{Root: root}, poolUID)
@@ -276,7 +277,7 @@ func TestCreateWithoutRoomForTheDirectory(t *testing.T) {
 	must(t, err)
 	last := ""
 	for i := 0; ; i++ {
-		name := filepath.Join(root, fmt.Sprintf("fill%d", i))
+		name := path.Join(root, fmt.Sprintf("fill%d", i))
 		if err := os.WriteFile(name, nil, 0o600); err != nil {
 			break
 		}
@@ -300,7 +301,7 @@ func FuzzPromise(f *testing.F) {
 	f.Add([]byte(`{"id":"../x","sizeBytes":-1}`))
 	f.Add([]byte(`{"sizeBytes":1e400}`))
 	f.Add([]byte{})
-	root := filepath.Join(f.TempDir(), "pool")
+	root := path.Join(f.TempDir(), "pool")
 	rootID, err := hostpath.Init(f.Context(), hostpath.Where{Root: root}, poolUID)
 	if err != nil {
 		f.Fatal(err)
@@ -310,7 +311,7 @@ func FuzzPromise(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		must(t, os.WriteFile(filepath.Join(root, ".berth/volumes", id+".json"), data, 0o600))
+		must(t, os.WriteFile(path.Join(root, ".berth/volumes", id+".json"), data, 0o600))
 		found, err := b.List(t.Context())
 		if err != nil {
 			return

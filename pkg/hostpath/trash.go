@@ -64,28 +64,32 @@ func (b *Backend) Kick() {
 func (b *Backend) Run(ctx context.Context) error {
 	retry := b.Trash.RetryMin
 	for ctx.Err() == nil {
-		err := b.emptyTrash(ctx)
-		var wait <-chan time.Time
-		switch {
-		case err == nil:
+		var wait time.Duration
+		if err := b.emptyTrash(ctx); err == nil {
 			retry = b.Trash.RetryMin
-		case ctx.Err() != nil:
-			return nil
-		default:
+		} else if ctx.Err() == nil {
 			b.Log.Warn("the trash could not be emptied", "root", b.Root, "retryAfter", retry, "error", err)
 			b.Trash.Observer.TrashFailed(b.Root, err)
-			timer := time.NewTimer(retry)
-			defer timer.Stop()
-			wait = timer.C
-			retry = min(2*retry, b.Trash.RetryMax)
+			wait, retry = retry, min(2*retry, b.Trash.RetryMax)
 		}
-		select {
-		case <-ctx.Done():
-		case <-b.kick:
-		case <-wait:
-		}
+		b.sleep(ctx, wait)
 	}
 	return nil
+}
+
+// sleep waits for a kick and, if it is not 0, for the time of the retry.
+func (b *Backend) sleep(ctx context.Context, retry time.Duration) {
+	var wait <-chan time.Time
+	if retry > 0 {
+		timer := time.NewTimer(retry)
+		defer timer.Stop()
+		wait = timer.C
+	}
+	select {
+	case <-ctx.Done():
+	case <-b.kick:
+	case <-wait:
+	}
 }
 
 // emptyTrash removes everything that is in the trash of the root, if it is the
@@ -95,7 +99,7 @@ func (b *Backend) emptyTrash(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer closeRoot(root)
 	var failed []error
 	tried := map[string]bool{}
 	pace := newPace(b.Trash.EntriesPerSecond)
@@ -130,11 +134,11 @@ func (b *Backend) emptyTrash(ctx context.Context) error {
 func (b *Backend) removeFromTrash(ctx context.Context, root *os.Root, name string, pace *pace) error {
 	return withDir(root, trashDir, func(trash int) error {
 		r := remover{
-			ctx: ctx, trash: trash, entry: name, step: b.step,
-			pace:    newPace(b.Trash.EntriesPerSecond),
+			trash: trash, entry: name, step: b.step,
+			pace:    pace,
 			removed: func(entries int) { b.Trash.Observer.TrashRemoved(b.Root, entries) },
 		}
-		if err := r.remove(trash, name, 0); err != nil {
+		if err := r.remove(ctx, trash, name, 0); err != nil {
 			return fmt.Errorf("remove %s: %w", path.Join(b.Root, trashDir, name), err)
 		}
 		return nil

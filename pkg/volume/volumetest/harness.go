@@ -4,6 +4,7 @@
 package volumetest
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/berth-dev/berth/pkg/volume"
@@ -94,12 +95,7 @@ type suite struct {
 }
 
 func (s suite) has(a volume.Access) bool {
-	for _, have := range s.Access {
-		if have == a {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(s.Access, a)
 }
 
 // access is the kind that most tests use: block where it is there, for its bytes
