@@ -165,12 +165,28 @@ func (c *Client) removeGroup(ctx context.Context, groupUUID, poolUID string) err
 			return errors.Join(fmt.Errorf("volume group %s is still there", g.Name), runErr)
 		}
 	}
+	return c.unprepare(ctx, report, poolUID)
+}
+
+// unprepare takes the label off the devices that were prepared for the pool and
+// are in no volume group.
+func (c *Client) unprepare(ctx context.Context, report *Report, poolUID string) error {
+	ours := func(pv PhysicalVolume) bool { return preparedFor(pv.UUID, poolUID) && pv.Path != "" }
+	if !slices.ContainsFunc(report.Orphans, ours) {
+		return nil
+	}
+	var errs []error
 	for _, pv := range report.Orphans {
-		if preparedFor(pv.UUID, poolUID) && pv.Path != "" {
-			if err := c.single(ctx, "pvremove", pv.Path); err != nil {
-				return fmt.Errorf("remove physical volume %s: %w", pv.Path, err)
-			}
+		if ours(pv) {
+			errs = append(errs, c.single(ctx, "pvremove", pv.Path))
 		}
+	}
+	report, err := c.Observe(ctx, nil)
+	if err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	if i := slices.IndexFunc(report.Orphans, ours); i >= 0 {
+		return errors.Join(append(errs, fmt.Errorf("%s still is a physical volume", report.Orphans[i].Path))...)
 	}
 	return nil
 }

@@ -4,9 +4,12 @@
 package lvmtest
 
 import (
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // A volume's bytes are in the files of its disks. While it is active they are in
@@ -84,21 +87,25 @@ func (h *Host) load(node *os.File, index int64, g *group, e extent) {
 
 // copyExtent copies what is not zero, so that the files stay sparse.
 func (h *Host) copyExtent(out *os.File, outAt int64, in *os.File, inAt, length int64) {
-	data, zero := make([]byte, length), make([]byte, length)
-	n, err := in.ReadAt(data, inAt)
-	if err != nil && err != io.EOF {
-		h.must(err)
-	}
-	clear(data[n:])
-	if string(data) == string(zero) {
-		current := make([]byte, length)
-		n, err := out.ReadAt(current, outAt)
-		if (err == nil || err == io.EOF) && string(current[:n]) == string(zero[:n]) {
-			return
+	if !h.hasData(in, inAt, length) {
+		if h.hasData(out, outAt, length) {
+			_, err := out.WriteAt(make([]byte, length), outAt)
+			h.must(err)
 		}
+		return
 	}
-	_, err = out.WriteAt(data, outAt)
+	_, err := io.Copy(io.NewOffsetWriter(out, outAt), io.NewSectionReader(in, inAt, length))
 	h.must(err)
+}
+
+// hasData reports whether a range of a file is anything but a hole.
+func (h *Host) hasData(f *os.File, at, length int64) bool {
+	next, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
+	if errors.Is(err, unix.ENXIO) {
+		return false
+	}
+	h.must(err)
+	return next < at+length
 }
 
 func (h *Host) create(path string) *os.File {

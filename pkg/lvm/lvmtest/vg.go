@@ -14,7 +14,7 @@ import (
 const PoolUID = "b0000000-0000-4000-8000-00000000b001"
 
 // ExtentBytes is the size of an extent of NewVG's group.
-const ExtentBytes = 4 << 20
+const ExtentBytes = 1 << 20
 
 // VG is a host with one disk and one volume group of ours on it.
 type VG struct {
