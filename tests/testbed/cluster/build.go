@@ -90,34 +90,25 @@ func (u *up) buildNodeImage(ctx context.Context, imagesDir, busybox string) erro
 	if err != nil {
 		return err
 	}
-	goldenKey := nodeimage.GoldenKey(baseKey)
-	baseDir := u.store().Path(baseKey)
-	if u.store().Has(goldenKey) { // the base image is needed only to make it
-		if err := u.step("make the nodes' disk", "", func(s *progress.Step) error { s.Detail("cached"); return nil }); err != nil {
-			return err
-		}
-	} else if baseDir, err = u.artifact("make the nodes' disk", baseKey, func(dir string, log *os.File, _ *progress.Step) error {
+	u.state.ImageDir, err = u.artifact("make the nodes' disk", baseKey, func(dir string, log *os.File, _ *progress.Step) error {
 		return nodeimage.BuildBase(ctx, dir, rootfsDir, programs, images, busybox, log)
-	}); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	if err := u.step("choose KVM or TCG", "", func(s *progress.Step) error {
-		dir := baseDir
-		if u.store().Has(goldenKey) {
-			dir = u.store().Path(goldenKey)
-		}
-		accel, why := guest.Probe(ctx, filepath.Join(dir, nodeimage.KernelFile), filepath.Join(dir, nodeimage.InitrdFile))
+		accel, why := guest.Probe(ctx, filepath.Join(u.state.ImageDir, nodeimage.KernelFile), filepath.Join(u.state.ImageDir, nodeimage.InitrdFile))
 		u.state.Accel = accel
 		s.Detail("%s: %s", accel, why)
 		return ctx.Err()
 	}); err != nil {
 		return err
 	}
-	u.state.ImageDir, err = u.artifact("boot it once", goldenKey, func(dir string, log *os.File, s *progress.Step) error {
-		if err := nodeimage.BuildGolden(ctx, dir, baseDir, u.state.Accel, log, func(at string) { s.Detail("%s", at) }); err != nil {
+	u.state.ForeignDir, err = u.artifact("make the foreign disks", nodeimage.ForeignKey(rootfsKey), func(dir string, log *os.File, s *progress.Step) error {
+		if err := nodeimage.BuildForeign(ctx, dir, u.state.ImageDir, u.state.Accel, log, func(at string) { s.Detail("%s", at) }); err != nil {
 			return err
 		}
-		s.Detail("container images imported, foreign disks made")
+		s.Detail("%d", len(nodeimage.ForeignDisks))
 		baseline, err := foreignBaseline(dir)
 		if err != nil {
 			return err
@@ -127,7 +118,7 @@ func (u *up) buildNodeImage(ctx context.Context, imagesDir, busybox string) erro
 	if err != nil {
 		return err
 	}
-	content, err := os.ReadFile(filepath.Join(u.state.ImageDir, baselineFile))
+	content, err := os.ReadFile(filepath.Join(u.state.ForeignDir, baselineFile))
 	if err != nil {
 		return err
 	}

@@ -66,6 +66,8 @@ type state struct {
 	Programs map[string]string `json:"programs"`
 	// ImageDir holds what the nodes boot.
 	ImageDir string `json:"imageDir"`
+	// ForeignDir holds the foreign disks that each node gets a copy of.
+	ForeignDir string `json:"foreignDir"`
 	// Foreign are the digests that the foreign disks began with, by name.
 	Foreign map[string]string `json:"foreign"`
 }

@@ -94,7 +94,7 @@ func (c *Cluster) createNode(ctx context.Context, node kube.Node, cpus, memoryMi
 	}
 	for _, foreign := range nodeimage.ForeignDisks {
 		target := filepath.Join(dir, imageName(foreign.Serial(fmt.Sprintf("N%d", node.Number))))
-		if err := copySparse(ctx, filepath.Join(c.state.ImageDir, foreign.Image()), target); err != nil {
+		if err := copySparse(ctx, filepath.Join(c.state.ForeignDir, foreign.Image()), target); err != nil {
 			return err
 		}
 	}

@@ -31,6 +31,16 @@ func (a Accel) Argument() string {
 	return string(a)
 }
 
+// cpu is the value of QEMU's -cpu.
+func (a Accel) cpu() string {
+	if a == TCG {
+		// Page tables of five levels make every miss of the emulated TLB dearer,
+		// and no node is a hypervisor.
+		return "max,la57=off,svm=off"
+	}
+	return "max"
+}
+
 // ProbeMarker is what the initial RAM disk prints and powers off after, when
 // the kernel command line has ProbeParameter.
 const (

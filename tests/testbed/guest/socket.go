@@ -15,8 +15,8 @@ import (
 
 // dial connects to a socket in a guest's folder and holds the socket's lock
 // until the connection is closed: QEMU serves one client at a time, and a
-// second one would wait in the dark. The connection ends at the context's
-// deadline.
+// second one would wait in the dark. Reads and writes fail when the context
+// ends.
 func dial(ctx context.Context, dir, socket string) (net.Conn, error) {
 	lock, err := lockFile(ctx, filepath.Join(dir, socket+".lock"))
 	if err != nil {
@@ -35,9 +35,8 @@ func dial(ctx context.Context, dir, socket string) (net.Conn, error) {
 		lock.Close()
 		return nil, fmt.Errorf("connect to %s: %w", filepath.Join(dir, socket), err)
 	}
-	if deadline, ok := ctx.Deadline(); ok {
-		conn.SetDeadline(deadline)
-	}
+	// Not the context's deadline itself: a read that it ended could fail a
+	// moment before the context says that it has ended.
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	return &lockedConn{Conn: conn, lock: lock, stop: stop}, nil
 }

@@ -114,7 +114,10 @@ func (n Node) seed(ca *pki.Authority, all []Node) ([]byte, error) {
 			return nil, err
 		}
 	}
-	return buffer.Bytes(), writer.Close()
+	if err := writer.Close(); err != nil {
+		return nil, err
+	}
+	return buffer.Bytes(), nil
 }
 
 // uuid is the node's identity; it is the same every time the node starts.

@@ -91,7 +91,7 @@ func BuildRootfs(ctx context.Context, dir string, log *os.File) error {
 func BaseKey(rootfs *artifact.Key, programs Programs, images []string) (*artifact.Key, error) {
 	key := artifact.NewKey("base").Add("rootfs", rootfs.String()).Add("init", string(initScript)).
 		Add("modules", strings.Join(rootModules, " ")).Add("masked", strings.Join(maskedUnits, " ")).
-		Add("enabled", strings.Join(enabledUnits, " ")).Add("size", fmt.Sprint(RootSizeBytes))
+		Add("enabled", strings.Join(enabledUnits, " ")).Add("import", importScript).Add("size", fmt.Sprint(RootSizeBytes))
 	if err := key.AddFS("files", files); err != nil {
 		return nil, err
 	}
@@ -116,8 +116,8 @@ const (
 const RootSizeBytes = 12 << 30
 
 // BuildBase makes a bootable root disk, its kernel and its initial RAM disk in
-// dir, from the packed Debian in rootfsDir. The container images' archives are
-// put where the golden image's maker finds them.
+// dir, from the packed Debian in rootfsDir. The container images are
+// imported into its containerd.
 func BuildBase(ctx context.Context, dir, rootfsDir string, programs Programs, images []string, busybox string, log *os.File) error {
 	root := filepath.Join(dir, "root")
 	if err := os.Mkdir(root, 0o755); err != nil {
@@ -134,13 +134,8 @@ func BuildBase(ctx context.Context, dir, rootfsDir string, programs Programs, im
 			return err
 		}
 	}
-	if err := os.MkdirAll(filepath.Join(root, "opt/images"), 0o755); err != nil {
+	if err := importImages(ctx, root, images, log); err != nil {
 		return err
-	}
-	for _, image := range images {
-		if err := copyProgram(filepath.Join(root, "opt/images", filepath.Base(image)), image); err != nil {
-			return err
-		}
 	}
 	if err := setUnits(root); err != nil {
 		return err
@@ -242,6 +237,44 @@ func setUnits(root string) error {
 		}
 	}
 	return link("/usr/lib/systemd/system/multi-user.target", filepath.Join(system, "default.target"))
+}
+
+// importScript runs the image's own containerd, in a root of its own and on this
+// machine's kernel, and imports images into it. That is a hundred times faster
+// than in an emulated guest.
+const importScript = `
+set -eu
+mount -t proc proc /proc
+mount -t tmpfs tmpfs /run
+mkdir /run/containerd
+printf 'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n' > /run/config.toml
+containerd --config /run/config.toml --log-level warn &
+for try in $(seq 100); do
+    if ctr version > /dev/null 2>&1; then break; fi
+    sleep 0.1
+done
+for archive in /opt/images/*.tar; do ctr --namespace k8s.io images import "$archive"; done
+kill $!
+wait $! || true
+`
+
+// importImages imports the archives of container images into the containerd of
+// a root filesystem.
+func importImages(ctx context.Context, root string, archives []string, log *os.File) error {
+	staging := filepath.Join(root, "opt/images")
+	if err := os.MkdirAll(staging, 0o755); err != nil {
+		return err
+	}
+	for _, archive := range archives {
+		if err := copyProgram(filepath.Join(staging, filepath.Base(archive)), archive); err != nil {
+			return err
+		}
+	}
+	// All mounts and processes go with the namespaces of the command.
+	if err := run(ctx, log, "unshare", "--mount", "--pid", "--net", "--fork", "--kill-child", "chroot", root, "/bin/sh", "-c", importScript); err != nil {
+		return fmt.Errorf("import container images: %w", err)
+	}
+	return os.RemoveAll(staging)
 }
 
 // run runs a command and logs its output.
