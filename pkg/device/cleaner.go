@@ -214,8 +214,10 @@ func (c *Cleaner) work(ctx context.Context, disk ReleasedDisk) {
 
 	var plan retryPlan
 	switch {
-	case err == nil, errors.Is(err, errWipeClosed):
-	case ctx.Err() != nil: // the next process goes on
+	case err == nil, ctx.Err() != nil: // the next process goes on
+	case errors.Is(err, errWipeClosed):
+		// The list lags behind; it is not asked again at once.
+		plan = c.nextPlan(disk.Token)
 	default:
 		c.Log.Warn("disk did not come clean; nobody gets it", "disk", disk.Name, "error", err)
 		if err := c.Registry.FinishWipe(ctx, disk.Name, disk.Token, false, err.Error()); err != nil {
