@@ -5,6 +5,7 @@ package lvm
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/berth-dev/berth/pkg/volume"
@@ -94,7 +95,24 @@ func makePlan(g *Group, reserveBytes int64, batch []*operation) *plan {
 	if len(p.removed) > 0 {
 		p.commands = append(p.commands, removeCommands(g.UUID, p.removed)...)
 	}
+	p.backUpOnce()
 	return p
+}
+
+// backUpOnce lets only the last command that changes the metadata write it to
+// /etc/lvm/backup and /etc/lvm/archive. Each copy is written and synced anew; one
+// for a process tells an operator as much, and a batch of 60 does not leave 60.
+func (p *plan) backUpOnce() {
+	seen := false
+	for i, command := range slices.Backward(p.commands) {
+		if command[0] == "lvchange" {
+			continue
+		}
+		if seen {
+			p.commands[i] = slices.Insert(command, 1, "--autobackup", "n")
+		}
+		seen = true
+	}
 }
 
 func (p *plan) add(op *operation) {

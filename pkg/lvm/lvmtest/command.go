@@ -28,9 +28,9 @@ type syntax struct {
 var commands = map[string]syntax{
 	"lvs":      {flags: "--devices= --noheadings --nameprefixes --units= --nosuffix -o="},
 	"pvs":      {flags: "--devices= --noheadings --nameprefixes --units= --nosuffix -o= --foreign --shared"},
-	"lvcreate": {true, true, "--devices= --yes --noudevsync --type= --activate= --wipesignatures= --zero= --extents= --addtag= --name="},
-	"lvextend": {true, true, "--devices= --yes --noudevsync --extents="},
-	"lvremove": {true, true, "--devices= --yes --noudevsync --select="},
+	"lvcreate": {true, true, "--autobackup= --devices= --yes --noudevsync --type= --activate= --wipesignatures= --zero= --extents= --addtag= --name="},
+	"lvextend": {true, true, "--autobackup= --devices= --yes --noudevsync --extents="},
+	"lvremove": {true, true, "--autobackup= --devices= --yes --noudevsync --select="},
 	"lvchange": {true, true, "--devices= --yes --noudevsync --activate= --refresh --select="},
 	"pvcreate": {true, true, "--config= --uuid= --norestorefile --metadatasize= --dataalignment="},
 	"pvremove": {true, true, ""},
