@@ -149,7 +149,7 @@ func TestEnsureGivesUpOnlyWhenAsked(t *testing.T) {
 		agent.Answer(func(*berth.LocalVolume) (string, string) { return berth.ReasonPoolNotReady, "a disk is missing" })
 		req := request("pvc-1", gib)
 		req.GiveUp = giveUp
-		_, err := c.Volumes.Ensure(within(t, 400*time.Millisecond), req)
+		_, err := c.Volumes.Ensure(within(t, 4*time.Second), req)
 		var failure *provision.Failure
 		var pending *provision.Pending
 		switch {
@@ -208,7 +208,7 @@ func TestSilentNodeHoldsNobodyTwice(t *testing.T) {
 func TestNodeGoneReleasesWhatWasNeverReady(t *testing.T) {
 	t.Parallel()
 	c := provisiontest.New(t) // no Node object
-	_, err := c.Volumes.Ensure(within(t, 400*time.Millisecond), request("pvc-1", gib))
+	_, err := c.Volumes.Ensure(within(t, 4*time.Second), request("pvc-1", gib))
 	var failure *provision.Failure
 	if !errors.As(err, &failure) || failure.Reason != provision.ReasonNodeGone {
 		t.Fatalf("got %#v", err)

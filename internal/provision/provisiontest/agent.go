@@ -93,31 +93,32 @@ func (a *Agent) Reconcile(ctx context.Context, name string) {
 		a.remove(ctx, lv)
 		return
 	}
-	reason, message := a.carve(lv)
+	size, reason, message := a.carve(lv)
 	err := a.cluster.updateStatus(ctx, name, func(current *berth.LocalVolume) {
 		if current.UID != lv.UID {
 			return
 		}
-		a.report(current, reason, message)
+		a.report(current, size, reason, message)
 	})
 	if err != nil && !apierrors.IsNotFound(err) {
 		panic(fmt.Sprintf("agent of %s: %v", a.node, err))
 	}
 }
 
-// carve takes or grows the space and returns the reason why not.
-func (a *Agent) carve(lv *berth.LocalVolume) (reason, message string) {
+// carve takes or grows the space and returns its size and the reason why it is no
+// more.
+func (a *Agent) carve(lv *berth.LocalVolume) (size int64, reason, message string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.answer != nil {
 		if reason, message := a.answer(lv); reason != "" {
-			return reason, message
+			return a.carved[lv.UID], reason, message
 		}
 	}
 	have, known := a.carved[lv.UID]
 	if more := lv.Spec.SizeBytes - have; more > 0 {
 		if more > a.free {
-			return berth.ReasonNoSpace, fmt.Sprintf("%d bytes are free", a.free)
+			return have, berth.ReasonNoSpace, fmt.Sprintf("%d bytes are free", a.free)
 		}
 		a.free -= more
 		a.carved[lv.UID] = lv.Spec.SizeBytes
@@ -125,16 +126,16 @@ func (a *Agent) carve(lv *berth.LocalVolume) (reason, message string) {
 	if !known {
 		a.made++
 	}
-	return "", ""
+	return a.carved[lv.UID], "", ""
 }
 
-func (a *Agent) report(lv *berth.LocalVolume, reason, message string) {
+func (a *Agent) report(lv *berth.LocalVolume, size int64, reason, message string) {
 	condition := metav1.Condition{Type: berth.LocalVolumeReady, Status: metav1.ConditionTrue, Reason: berth.ReasonCarved,
 		Message: "carved", ObservedGeneration: lv.Generation}
 	stands := meta.IsStatusConditionTrue(lv.Status.Conditions, berth.LocalVolumeReady)
 	switch {
 	case reason == "":
-		setCapacity(lv, lv.Spec.SizeBytes)
+		setCapacity(lv, size)
 		meta.RemoveStatusCondition(&lv.Status.Conditions, berth.LocalVolumeResized)
 	case stands:
 		condition.Type = berth.LocalVolumeResized
