@@ -5,6 +5,7 @@ package discovery
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/pkg/block"
 	"github.com/berth-dev/berth/pkg/device"
 	"github.com/berth-dev/berth/pkg/volume"
 )
@@ -96,11 +98,43 @@ func (inv *Inventory) Claims(ctx context.Context) ([]device.Claimed, error) {
 	}
 	var claims []device.Claimed
 	for _, bd := range objects {
-		if stateOf(bd) == device.StateClaimed {
-			claims = append(claims, asClaimed(bd))
+		if stateOf(bd) != device.StateClaimed {
+			continue
 		}
+		claimed, err := inv.located(ctx, bd)
+		if err != nil {
+			return nil, err
+		}
+		claims = append(claims, claimed)
 	}
 	return claims, nil
+}
+
+// located is a claim with the path that the disk has at this moment. What stands
+// in the object may be from before a reboot, and that path another disk's by now.
+func (inv *Inventory) located(ctx context.Context, bd *v1alpha1.BlockDevice) (device.Claimed, error) {
+	claimed := asClaimed(bd)
+	claimed.Path = ""
+	inv.mu.Lock()
+	kernelNames := inv.index[bd.Name]
+	inv.mu.Unlock()
+	if len(kernelNames) != 1 {
+		return claimed, nil // gone, or two that cannot be told apart
+	}
+	d, err := inv.sysfs.Device(ctx, kernelNames[0])
+	switch {
+	case errors.Is(err, volume.ErrNotFound):
+		return claimed, nil
+	case err == nil:
+		err = d.Err
+	}
+	if err != nil {
+		return device.Claimed{}, fmt.Errorf("locate BlockDevice %s: %w", bd.Name, err)
+	}
+	if block.Name(inv.opts.NodeName, block.Identify(&d)) == bd.Name {
+		claimed.Path = d.Path
+	}
+	return claimed, nil
 }
 
 // ClaimedBy implements device.Registry. Only a "no" costs a request.
@@ -111,7 +145,8 @@ func (inv *Inventory) ClaimedBy(ctx context.Context, ownerUID string) (device.Cl
 	}
 	for _, bd := range objects {
 		if heldBy(bd, ownerUID) {
-			return asClaimed(bd), true, nil
+			claimed, err := inv.located(ctx, bd)
+			return claimed, err == nil, err
 		}
 	}
 	live, err := inv.liveList(ctx)
@@ -121,7 +156,8 @@ func (inv *Inventory) ClaimedBy(ctx context.Context, ownerUID string) (device.Cl
 	for i := range live {
 		if heldBy(&live[i], ownerUID) {
 			inv.ObserveObject(&live[i])
-			return asClaimed(&live[i]), true, nil
+			claimed, err := inv.located(ctx, &live[i])
+			return claimed, err == nil, err
 		}
 	}
 	return device.Claimed{}, false, nil
@@ -143,13 +179,11 @@ func stateOf(bd *v1alpha1.BlockDevice) device.State {
 	return device.StateUnclaimed
 }
 
+// asClaimed is a claim as the object has it; see located for the path.
 func asClaimed(bd *v1alpha1.BlockDevice) device.Claimed {
 	c := device.Claimed{Name: bd.Name, SizeBytes: bd.Status.SizeBytes, State: stateOf(bd), Owner: ownerOf(bd)}
 	if bd.Status.Identity != nil {
 		c.IdentityScheme, c.IdentityValue = bd.Status.Identity.Scheme, bd.Status.Identity.Value
-	}
-	if bd.Status.State != v1alpha1.DeviceInactive && !strings.Contains(bd.Status.Path, ",") {
-		c.Path = bd.Status.Path
 	}
 	return c
 }
@@ -162,50 +196,53 @@ func ownerOf(bd *v1alpha1.BlockDevice) device.Owner {
 }
 
 // Claim implements device.Registry. The identity, the uses and the filters are
-// judged again on what the kernel says now. The content is not read: the claimant
-// has the disk open exclusively and locked, and has read it itself.
+// judged again on what the kernel says now. For a volume the content is not read:
+// the claimant has the disk open exclusively and locked, and has read it itself.
+// For a pool it is.
 func (inv *Inventory) Claim(ctx context.Context, diskName string, owner device.Owner) (device.Claimed, error) {
-	return inv.claim(ctx, diskName, owner, false)
-}
-
-// ClaimForPool gives a disk to a pool, as Claim does, and reads the disk as well:
-// it must be blank now. volume.ErrBusy when somebody has it locked.
-func (inv *Inventory) ClaimForPool(ctx context.Context, diskName string, pool *v1alpha1.Pool) (device.Claimed, error) {
-	if pool.UID == "" {
-		return device.Claimed{}, fmt.Errorf("claim BlockDevice %s for pool %s, which is not stored yet: %w", diskName, pool.Name, volume.ErrInvalid)
-	}
-	return inv.claim(ctx, diskName, device.Owner{UID: string(pool.UID), Name: pool.Name, Kind: device.OwnerPool}, true)
-}
-
-func (inv *Inventory) claim(ctx context.Context, diskName string, owner device.Owner, read bool) (device.Claimed, error) {
 	if owner.UID == "" || owner.Name == "" || owner.Kind != device.OwnerPool && owner.Kind != device.OwnerVolume {
 		return device.Claimed{}, fmt.Errorf("claim BlockDevice %s for %+v: %w", diskName, owner, volume.ErrInvalid)
 	}
 	written, err := inv.change(ctx, diskName, func(bd *v1alpha1.BlockDevice) (bool, error) {
-		switch state := stateOf(bd); {
-		case state == device.StateClaimed && string(bd.Spec.ClaimRef.UID) == owner.UID:
-			return false, nil
-		case state != device.StateUnclaimed:
-			return false, fmt.Errorf("claim BlockDevice %s: %s by %s %s: %w", diskName, state, bd.Spec.ClaimRef.Kind, bd.Spec.ClaimRef.Name, volume.ErrBusy)
-		case bd.DeletionTimestamp != nil:
-			return false, fmt.Errorf("claim BlockDevice %s: it is being deleted: %w", diskName, volume.ErrInvalid)
-		}
-		f, err := inv.judgeNow(ctx, bd, read)
-		if err != nil {
-			return false, err
-		}
-		bd.Spec.ClaimRef = &v1alpha1.BlockDeviceClaimRef{Kind: owner.Kind, Name: owner.Name, UID: types.UID(owner.UID)}
-		bd.Status.ClaimState = v1alpha1.ClaimStateClaimed
-		// kubectl delete must not make Berth forget who holds the disk.
-		controllerutil.AddFinalizer(bd, v1alpha1.AgentFinalizer)
-		f.spec, f.status = bd.Spec, bd.Status
-		describe(bd, f, judge(f), inv.opts.MachineID, "")
-		return true, nil
+		return inv.claim(ctx, bd, owner)
 	})
 	if err != nil {
 		return device.Claimed{}, err
 	}
-	return asClaimed(written), nil
+	return inv.located(ctx, written)
+}
+
+// ClaimForPool gives a disk to a pool, as Claim does, and reads the disk as well:
+// it must be blank now. volume.ErrBusy when somebody has it locked. A disk that may
+// not be claimed is volume.ErrInvalid and, where one of them says more,
+// volume.ErrNotBlank, ErrInUse, ErrIdentity or ErrNotFound.
+func (inv *Inventory) ClaimForPool(ctx context.Context, diskName string, pool *v1alpha1.Pool) (device.Claimed, error) {
+	return inv.Claim(ctx, diskName, device.Owner{UID: string(pool.UID), Name: pool.Name, Kind: device.OwnerPool})
+}
+
+// claim edits an object into one that the owner holds. It reports false when it
+// holds the disk already.
+func (inv *Inventory) claim(ctx context.Context, bd *v1alpha1.BlockDevice, owner device.Owner) (bool, error) {
+	switch state := stateOf(bd); {
+	case heldBy(bd, owner.UID):
+		return false, nil
+	case state != device.StateUnclaimed:
+		holder := ownerOf(bd)
+		return false, fmt.Errorf("claim BlockDevice %s: it is %s, by %s %s: %w", bd.Name, state, holder.Kind, holder.Name, volume.ErrBusy)
+	case bd.DeletionTimestamp != nil:
+		return false, fmt.Errorf("claim BlockDevice %s: it is being deleted: %w", bd.Name, volume.ErrInvalid)
+	}
+	f, err := inv.judgeNow(ctx, bd, owner.Kind == device.OwnerPool)
+	if err != nil {
+		return false, err
+	}
+	bd.Spec.ClaimRef = &v1alpha1.BlockDeviceClaimRef{Kind: owner.Kind, Name: owner.Name, UID: types.UID(owner.UID)}
+	bd.Status.ClaimState = v1alpha1.ClaimStateClaimed
+	// kubectl delete must not make Berth forget who holds the disk.
+	controllerutil.AddFinalizer(bd, v1alpha1.AgentFinalizer)
+	f.spec, f.status = bd.Spec, bd.Status
+	describe(bd, f, judge(f), inv.opts.MachineID, "")
+	return true, nil
 }
 
 // judgeNow judges a disk that is to be claimed by what the kernel shows at this
@@ -220,6 +257,9 @@ func (inv *Inventory) judgeNow(ctx context.Context, bd *v1alpha1.BlockDevice, re
 		switch {
 		case read:
 			f.content = inv.examine(ctx, bd.Name, f.devices[0], true)
+			if errors.Is(f.content.err, volume.ErrBusy) {
+				return nil, fmt.Errorf("claim BlockDevice %s: %w", bd.Name, f.content.err)
+			}
 		case claimable(bd):
 			f.content = &examination{blank: true} // the claimant's own proof
 		default:

@@ -70,7 +70,7 @@ func (inv *Inventory) ObserveObject(bd *v1alpha1.BlockDevice) {
 	if d.object != nil && !newer(bd.ResourceVersion, d.object.ResourceVersion) {
 		return
 	}
-	d.object, d.stale = bd.DeepCopy(), false
+	d.object = bd.DeepCopy()
 	inv.notify()
 	inv.queue.Add(bd.Name)
 }

@@ -31,6 +31,18 @@ type examination struct {
 	err, probeErr error
 }
 
+// retry is when to look again at a disk that could not be looked at, though no
+// event tells that it can be now; 0 for one that could.
+func (e *examination) retry() time.Duration {
+	switch {
+	case errors.Is(e.err, volume.ErrBusy):
+		return lockedRetry
+	case e.err != nil:
+		return unreadableRetry
+	}
+	return 0
+}
+
 // words turn an examination into a reason and a message.
 func (e *examination) words() (reason, message string) {
 	c := e.found

@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-logr/logr/testr"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/events"
@@ -245,4 +246,9 @@ func usable(bd *v1alpha1.BlockDevice) (reason, message string) {
 		return "", ""
 	}
 	return c.Reason, c.Message
+}
+
+func mustQuantity(s string) *resource.Quantity {
+	q := resource.MustParse(s)
+	return &q
 }

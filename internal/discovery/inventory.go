@@ -32,6 +32,8 @@ const (
 	// lockedRetry is when a disk is looked at again that somebody had locked: no
 	// event tells when a lock is let go.
 	lockedRetry = 5 * time.Second
+	// unreadableRetry is the same for a disk that could not be read.
+	unreadableRetry = time.Minute
 	// writers write the objects of so many disks at a time.
 	writers = 4
 )
@@ -89,7 +91,7 @@ type Inventory struct {
 	metrics  *metrics
 	log      logr.Logger
 	queue    workqueue.TypedRateLimitingInterface[string]
-	// ready is closed when the objects and the devices were read once.
+	// ready is closed when every disk and its object were brought together once.
 	ready chan struct{}
 
 	mu      sync.Mutex
@@ -104,9 +106,11 @@ type Inventory struct {
 	generation map[string]uint64
 	// index maps the names of objects to the kernel names of the devices that show
 	// their identity.
-	index       map[string][]string
-	disks       map[string]*disk
-	uses        *uses
+	index map[string][]string
+	disks map[string]*disk
+	uses  *uses
+	// unjudged are the disks that ready waits for, nil once it is closed.
+	unjudged    map[string]bool
 	subscribers map[chan struct{}]struct{}
 }
 
@@ -185,7 +189,7 @@ func (inv *Inventory) Start(ctx context.Context) error {
 	if err := inv.rescan(ctx); err != nil {
 		return err
 	}
-	close(inv.ready)
+	inv.expectAll()
 	var workers sync.WaitGroup
 	for range writers {
 		workers.Go(func() { inv.work(ctx) })
@@ -194,6 +198,22 @@ func (inv *Inventory) Start(ctx context.Context) error {
 	inv.queue.ShutDown()
 	workers.Wait()
 	return err
+}
+
+// expectAll has ready wait for every disk and every object there is now. What
+// stands in the objects may be from before a reboot, when /dev/sdb was another
+// disk.
+func (inv *Inventory) expectAll() {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	inv.unjudged = map[string]bool{}
+	for name := range inv.disks {
+		inv.unjudged[name] = true
+	}
+	if len(inv.unjudged) == 0 {
+		inv.unjudged = nil
+		close(inv.ready)
+	}
 }
 
 // loadObjects reads the node's BlockDevices past every cache, and tries until it
@@ -246,8 +266,8 @@ func (inv *Inventory) waitReady(ctx context.Context) error {
 	}
 }
 
-// Ready reports whether the disks and their objects were read once; for readiness
-// probes.
+// Ready reports whether every disk and its object were brought together once; for
+// readiness probes. Until then the methods that answer about disks wait.
 func (inv *Inventory) Ready() bool {
 	select {
 	case <-inv.ready:

@@ -28,6 +28,9 @@ func (inv *Inventory) work(ctx context.Context) {
 		switch {
 		case err != nil && ctx.Err() == nil:
 			inv.log.Error(err, "cannot bring the BlockDevice up to date; trying again", "blockDevice", name)
+			if apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) {
+				inv.judged(name) // one object that is refused must not hold up the node
+			}
 			inv.queue.AddRateLimited(name)
 		case wait > 0:
 			inv.queue.Forget(name)
@@ -52,6 +55,7 @@ func (inv *Inventory) reconcile(ctx context.Context, name string) (again time.Du
 	}
 	if object == nil && len(f.devices) == 0 {
 		inv.drop(name)
+		inv.judged(name)
 		return 0, nil
 	}
 	v := judge(f)
@@ -62,14 +66,13 @@ func (inv *Inventory) reconcile(ctx context.Context, name string) (again time.Du
 		}
 		f.content = inv.examine(ctx, name, f.devices[0], false)
 		v = judge(f)
-		if errors.Is(f.content.err, volume.ErrBusy) {
-			again = lockedRetry
-		}
+		again = f.content.retry()
 	case len(f.devices) == 1:
 		f.content = inv.remembered(name, f.devices[0])
 	}
 	desired := inv.desired(name, object, f, v)
 	if object != nil && same(object, desired) {
+		inv.judged(name)
 		return again, nil
 	}
 	if wait := inv.untilWrite(name); wait > 0 {
@@ -82,8 +85,24 @@ func (inv *Inventory) reconcile(ctx context.Context, name string) (again time.Du
 	case err != nil:
 		return 0, err
 	}
+	inv.judged(name)
 	inv.report(object, written)
 	return again, nil
+}
+
+// judged notes that the object of a disk says what is. Once every disk that there
+// was at the start has come so far, the inventory is ready.
+func (inv *Inventory) judged(name string) {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	if inv.unjudged == nil {
+		return
+	}
+	delete(inv.unjudged, name)
+	if len(inv.unjudged) == 0 {
+		inv.unjudged = nil
+		close(inv.ready)
+	}
 }
 
 // drop removes the entry of a disk that has neither a device nor an object.
