@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -97,9 +98,9 @@ func start(t *testing.T, s starter, socket string) (stop func() error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Start(ctx) }()
-	eventually(t, "the socket is there", func() bool {
-		_, err := os.Lstat(socket)
-		return err == nil
+	eventually(t, "the socket is served", func() bool {
+		conn, err := net.Dial("unix", socket)
+		return err == nil && conn.Close() == nil
 	})
 	var once sync.Once
 	var result error
