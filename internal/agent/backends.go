@@ -39,7 +39,8 @@ type Backends struct {
 	device volume.Backend
 	pools  map[string]PoolBackend
 
-	watchers []func()
+	onChange []func()
+	onTouch  []func(pool string)
 }
 
 // NewBackends returns a registry that knows no pool yet. device serves the volumes
@@ -48,31 +49,49 @@ func NewBackends(device volume.Backend) *Backends {
 	return &Backends{device: device, pools: map[string]PoolBackend{}}
 }
 
-// OnChange registers a function that is called after every change of the set or of
-// the room in a pool. It must return at once. Call it before anything runs.
-func (b *Backends) OnChange(f func()) { b.watchers = append(b.watchers, f) }
+// OnChange registers a function that is called after every change of the set and of
+// the room in it. It must return at once. Call it before anything runs.
+func (b *Backends) OnChange(f func()) { b.onChange = append(b.onChange, f) }
 
-// Touch tells the watchers that room was taken or given back.
-func (b *Backends) Touch() {
-	for _, f := range b.watchers {
+// OnTouch registers a function that is called when volumes have taken or given back
+// room; the name is empty in mode device. It must return at once. Call it before
+// anything runs.
+func (b *Backends) OnTouch(f func(pool string)) { b.onTouch = append(b.onTouch, f) }
+
+// Touch says that a volume has taken or given back room in the pool.
+func (b *Backends) Touch(pool string) {
+	for _, f := range b.onTouch {
+		f(pool)
+	}
+	b.changed()
+}
+
+func (b *Backends) changed() {
+	for _, f := range b.onChange {
 		f()
 	}
 }
 
-// Set adds or replaces a pool.
+// Set adds or replaces a pool. Setting what is there already changes nothing.
 func (b *Backends) Set(p PoolBackend) {
 	b.mu.Lock()
+	same := b.pools[p.Name] == p
 	b.pools[p.Name] = p
 	b.mu.Unlock()
-	b.Touch()
+	if !same {
+		b.changed()
+	}
 }
 
 // Forget drops a pool that was proven gone.
 func (b *Backends) Forget(name string) {
 	b.mu.Lock()
+	_, known := b.pools[name]
 	delete(b.pools, name)
 	b.mu.Unlock()
-	b.Touch()
+	if known {
+		b.changed()
+	}
 }
 
 // SetSynced says that every pool of the node was looked at once: from now on a name
@@ -81,7 +100,7 @@ func (b *Backends) SetSynced() {
 	b.mu.Lock()
 	b.synced = true
 	b.mu.Unlock()
-	b.Touch()
+	b.changed()
 }
 
 // Synced reports whether SetSynced was called.
@@ -89,6 +108,14 @@ func (b *Backends) Synced() bool {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	return b.synced
+}
+
+// Has reports whether a pool of that name is known, usable or not.
+func (b *Backends) Has(name string) bool {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	_, ok := b.pools[name]
+	return ok
 }
 
 // Pools returns the pools, ordered by name.
@@ -130,10 +157,12 @@ func (b *Backends) find(mode volume.Mode, pool string, forNew bool) (volume.Back
 		return nil, fmt.Errorf("pool %q: the agent has not looked at its pools yet: %w", pool, volume.ErrPoolUnavailable)
 	case !ok:
 		return nil, fmt.Errorf("pool %q: no PoolSet of that name selects this node: %w", pool, ErrPoolNotFound)
-	case p.Mode != mode:
-		return nil, fmt.Errorf("pool %q is of kind %s and the volume of mode %s: %w", pool, p.Mode, mode, volume.ErrInvalid)
 	case p.Backend == nil:
 		return nil, fmt.Errorf("pool %q: %s: %w", pool, p.Reason, volume.ErrPoolUnavailable)
+	case p.Mode != mode:
+		return nil, fmt.Errorf("pool %q is of kind %s and the volume of mode %s: %w", pool, p.Mode, mode, volume.ErrInvalid)
+	case p.Closed && forNew && !b.synced:
+		return nil, fmt.Errorf("pool %q: the agent has not looked at its PoolSets yet: %w", pool, volume.ErrPoolUnavailable)
 	case p.Closed && forNew:
 		return nil, fmt.Errorf("pool %q takes no new volumes: %s: %w", pool, p.Reason, ErrPoolNotFound)
 	}

@@ -31,9 +31,6 @@ type Carver struct {
 	Backends  *Backends
 	Formatter Formatter
 	Tools     Tools
-	// InUse reports whether the host has the location mounted; nil leaves that to
-	// the backends alone.
-	InUse func(ctx context.Context, uid string, loc volume.Location) (bool, error)
 	// MachineID is the host's /etc/machine-id.
 	MachineID string
 	// Locks by volume name, shared with the CSI node service.
@@ -236,7 +233,7 @@ func (c *Carver) carve(ctx context.Context, b volume.Backend, e ledger.Entry, w 
 	if err != nil {
 		return e, c.refuse(ctx, b, e, fmt.Errorf("make volume %s: %w", w.Name, err))
 	}
-	c.Backends.Touch()
+	c.Backends.Touch(e.Pool)
 	e.Record, e.State = &rec, ledger.Carved
 	return e, nil
 }
@@ -283,7 +280,7 @@ func (c *Carver) resume(ctx context.Context, b volume.Backend, e ledger.Entry, w
 	if err != nil {
 		return e, fmt.Errorf("grow volume %s: %w", e.Name, err)
 	}
-	c.Backends.Touch()
+	c.Backends.Touch(e.Pool)
 	e.Record = &rec
 	return e, nil
 }
@@ -326,7 +323,7 @@ func (c *Carver) Grow(ctx context.Context, w Wish) (ledger.Entry, error) {
 	if err != nil {
 		return ledger.Entry{}, fmt.Errorf("grow volume %s: %w", w.Name, err)
 	}
-	c.Backends.Touch()
+	c.Backends.Touch(e.Pool)
 	e.Record = &rec
 	return e, c.putIfChanged(e)
 }

@@ -6,6 +6,7 @@ package agent
 import (
 	"context"
 	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
@@ -91,6 +92,15 @@ func (q *queueHandle) add(name string) {
 		return
 	}
 	q.queue.Add(requestFor(name))
+}
+
+// addAfter adds the name after the delay; what is added meanwhile is one with it.
+func (q *queueHandle) addAfter(name string, delay time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.queue != nil {
+		q.queue.AddAfter(requestFor(name), delay)
+	}
 }
 
 func requestFor(name string) reconcile.Request {

@@ -74,9 +74,6 @@ func (c *Carver) FinishRemoval(ctx context.Context, uid string) error {
 }
 
 func (c *Carver) remove(ctx context.Context, b volume.Backend, e ledger.Entry, known bool) error {
-	if err := c.refuseInUse(ctx, b, e); err != nil {
-		return err
-	}
 	if known {
 		e.State = ledger.Deleting
 		if err := c.Journal.Put(e); err != nil {
@@ -89,30 +86,6 @@ func (c *Carver) remove(ctx context.Context, b volume.Backend, e ledger.Entry, k
 	if err := c.Journal.Remove(e.UID); err != nil {
 		return err
 	}
-	c.Backends.Touch()
-	return nil
-}
-
-// refuseInUse asks the host's mount table. The backends look too, for what they can
-// see; a directory's bind mounts are seen only here.
-func (c *Carver) refuseInUse(ctx context.Context, b volume.Backend, e ledger.Entry) error {
-	if c.InUse == nil || e.Record == nil {
-		return nil
-	}
-	var loc volume.Location
-	if e.State != ledger.Deleting && e.Mode == volume.ModeHostpath {
-		var err error
-		loc, err = b.Locate(ctx, e.UID, *e.Record)
-		if err != nil && !errors.Is(err, volume.ErrNotFound) {
-			return fmt.Errorf("delete volume %s: %w", e.Name, err)
-		}
-	}
-	used, err := c.InUse(ctx, e.UID, loc)
-	if err != nil {
-		return fmt.Errorf("delete volume %s: %w", e.Name, err)
-	}
-	if used {
-		return fmt.Errorf("delete volume %s: %w", e.Name, volume.ErrInUse)
-	}
+	c.Backends.Touch(e.Pool)
 	return nil
 }

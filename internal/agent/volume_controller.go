@@ -159,7 +159,10 @@ func (r *VolumeReconciler) finishGone(ctx context.Context, name string) error {
 func (r *VolumeReconciler) ReconcileDeleted(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	lv := &v1alpha1.LocalVolume{}
 	if err := r.Client.Get(ctx, req.NamespacedName, lv); err != nil {
-		return reconcile.Result{}, client.IgnoreNotFound(err)
+		if apierrors.IsNotFound(err) {
+			return reconcile.Result{}, r.finishGone(ctx, req.Name)
+		}
+		return reconcile.Result{}, fmt.Errorf("read LocalVolume %s: %w", req.Name, err)
 	}
 	if lv.DeletionTimestamp.IsZero() || r.written.isBehind(lv) || !controllerutil.ContainsFinalizer(lv, v1alpha1.AgentFinalizer) {
 		return reconcile.Result{}, nil

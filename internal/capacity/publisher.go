@@ -32,6 +32,9 @@ const (
 // answer; any other error of Options.Room leaves open how much room there is.
 var ErrNoPlace = errors.New("no place for volumes of the class")
 
+// ErrNotYet: the agent does not know yet, and kicks when it does.
+var ErrNotYet = errors.New("the room is not known yet")
+
 // Options of a Publisher.
 type Options struct {
 	// Client reads StorageClasses from the informers' cache and writes.
@@ -156,6 +159,10 @@ func (p *Publisher) publish(ctx context.Context) (time.Duration, error) {
 		}
 		n := name(class.Name, p.o.NodeName)
 		room, err := p.room(ctx, class)
+		if errors.Is(err, ErrNotYet) {
+			wanted[n] = true
+			continue
+		}
 		if err != nil {
 			// Not known: what was published stands until it is.
 			wanted[n] = true

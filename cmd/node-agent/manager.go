@@ -1,0 +1,88 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	berth "github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/agent"
+)
+
+const (
+	// stopGrace is how long what is under way may take after the first signal.
+	stopGrace = 10 * time.Second
+	// patience is how long the controllers wait for the API server when they start.
+	// Ending the process would not bring it back, and would interrupt kubelet's calls,
+	// which are served meanwhile.
+	patience = 365 * 24 * time.Hour
+)
+
+// newManager returns a manager whose cache holds the objects of this node and what is
+// common to all nodes and small. It asks the API server nothing.
+func newManager(cfg *rest.Config, o options, log *slog.Logger) (manager.Manager, error) {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, storagev1.AddToScheme, berth.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, err
+		}
+	}
+	onThisNode := cache.ByObject{Field: fields.OneTermEqualSelector("spec.nodeName", o.nodeName)}
+	grace := stopGrace
+	return manager.New(cfg, manager.Options{
+		Scheme: scheme,
+		Logger: logr.FromSlogHandler(log.Handler()),
+		// The types are few and known: no discovery at start, and none while the API
+		// server is away.
+		MapperProvider:          func(*rest.Config, *http.Client) (meta.RESTMapper, error) { return newMapper(), nil },
+		GracefulShutdownTimeout: &grace,
+		Metrics:                 metricsserver.Options{BindAddress: "0"}, // serveHTTP serves them
+		HealthProbeBindAddress:  "0",
+		Controller:              config.Controller{CacheSyncTimeout: patience},
+		Cache: cache.Options{
+			// A read of a type that is not watched is a mistake, not a new informer of the
+			// whole cluster.
+			ReaderFailOnMissingInformer: true,
+			DefaultTransform:            cache.TransformStripManagedFields(),
+			ByObject: map[client.Object]cache.ByObject{
+				&berth.LocalVolume{}: onThisNode,
+				&berth.BlockDevice{}: onThisNode,
+				&berth.Pool{}:        onThisNode,
+				agent.NodeMetadata(): {Field: fields.OneTermEqualSelector("metadata.name", o.nodeName)},
+				&corev1.ConfigMap{}: {Namespaces: map[string]cache.Config{
+					o.namespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", berth.ConfigMapName)},
+				}},
+			},
+		},
+	})
+}
+
+func newMapper() meta.RESTMapper {
+	m := meta.NewDefaultRESTMapper(nil)
+	for _, kind := range []string{"BlockDevice", "LocalVolume", "Pool", "PoolSet"} {
+		m.Add(berth.GroupVersion.WithKind(kind), meta.RESTScopeRoot)
+	}
+	m.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)
+	m.Add(corev1.SchemeGroupVersion.WithKind("ConfigMap"), meta.RESTScopeNamespace)
+	m.Add(storagev1.SchemeGroupVersion.WithKind("StorageClass"), meta.RESTScopeRoot)
+	m.AddSpecific(storagev1.SchemeGroupVersion.WithKind("CSIStorageCapacity"),
+		storagev1.SchemeGroupVersion.WithResource("csistoragecapacities"),
+		storagev1.SchemeGroupVersion.WithResource("csistoragecapacity"), meta.RESTScopeNamespace)
+	return m
+}

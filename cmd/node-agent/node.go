@@ -1,0 +1,256 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"time"
+
+	csispec "github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/go-logr/logr"
+	"golang.org/x/sync/errgroup"
+	storagev1 "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	berth "github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/agent"
+	"github.com/berth-dev/berth/internal/capacity"
+	"github.com/berth-dev/berth/internal/csi"
+	"github.com/berth-dev/berth/internal/discovery"
+	"github.com/berth-dev/berth/internal/ledger"
+	bmetrics "github.com/berth-dev/berth/internal/metrics"
+	"github.com/berth-dev/berth/pkg/device"
+	"github.com/berth-dev/berth/pkg/hostexec"
+	"github.com/berth-dev/berth/pkg/lvm"
+	"github.com/berth-dev/berth/pkg/mount"
+)
+
+// node is the wired agent of one node.
+type node struct {
+	options
+	log       *slog.Logger
+	machineID string
+	stateDir  string
+	host      *hostexec.Host
+	ledger    *ledger.Ledger
+	manager   manager.Manager
+
+	inventory    *discovery.Inventory
+	cleaner      *device.Cleaner
+	server       *csi.Server
+	registration *csi.Registration
+	informers    []toolscache.InformerSynced
+}
+
+// assemble makes the parts and ties them together. It asks the API server nothing.
+func (n *node) assemble(ctx context.Context) error {
+	var err error
+	n.inventory, err = discovery.New(discovery.Options{
+		NodeName: n.nodeName, MachineID: n.machineID, Namespace: n.namespace, HostRoot: n.hostRoot,
+		Client: n.manager.GetClient(), Reader: n.manager.GetAPIReader(), Informers: n.manager.GetCache(),
+		Recorder: n.manager.GetEventRecorder("berth-node-agent"), Runner: n.host,
+		Log: logr.FromSlogHandler(n.log.Handler()).WithName("discovery"), Registerer: metrics.Registry,
+	})
+	if err != nil {
+		return err
+	}
+	disks := hostDisks{n.hostRoot}
+	n.cleaner = device.NewCleaner(device.CleanerOptions{Registry: n.inventory, Disks: disks, Log: n.log.With("part", "cleaner")})
+	backends := agent.NewBackends(device.New(device.Options{
+		Registry: n.inventory, Disks: disks, AfterRelease: n.cleaner.Kick, Log: n.log.With("part", "device"),
+	}))
+	pools := agent.NewPoolReconciler(ctx, agent.PoolOptions{
+		Client: n.manager.GetClient(), NodeName: n.nodeName, MachineID: n.machineID,
+		Directory: filepath.Join(n.stateDir, "pools"), HostRoot: n.hostRoot,
+		Backends: backends, Ledger: n.ledger, Disks: n.inventory,
+		LVM: agent.LVM{Client: lvm.NewClient(n.host)}, Roots: agent.HostRoots{}, Log: n.log.With("part", "pools"),
+	})
+	if err := pools.Restore(); err != nil {
+		return err
+	}
+	locks := &agent.Locks{}
+	volumes := &agent.VolumeReconciler{
+		Client: n.manager.GetClient(), Ledger: n.ledger, SelectDisk: discovery.SelectDisk,
+		Carver: &agent.Carver{
+			Journal: n.ledger, Backends: backends, Formatter: mount.NewFormatter(n.host), Tools: n.host,
+			MachineID: n.machineID, Locks: locks,
+		},
+	}
+	if err := n.control(ctx, volumes, pools, backends); err != nil {
+		return err
+	}
+	return n.wireCSI(ctx, volumes, backends, locks)
+}
+
+// control adds the controllers and what else needs the API server.
+func (n *node) control(ctx context.Context, volumes *agent.VolumeReconciler, pools *agent.PoolReconciler, backends *agent.Backends) error {
+	disksForPools, _ := n.inventory.Subscribe()
+	disksForCapacity, _ := n.inventory.Subscribe()
+	publisher := capacity.New(capacity.Options{
+		Client: n.manager.GetClient(), Live: n.manager.GetAPIReader(), Namespace: n.namespace, NodeName: n.nodeName,
+		Owner: n.owner, Room: volumes.Room, Log: n.log.With("part", "capacity"),
+	})
+	backends.OnChange(publisher.Kick)
+	for _, object := range []client.Object{&storagev1.StorageClass{}, agent.NodeMetadata()} {
+		informer, err := n.manager.GetCache().GetInformer(ctx, object, cache.BlockUntilSynced(false))
+		if err != nil {
+			return fmt.Errorf("watch %T: %w", object, err)
+		}
+		if _, err := informer.AddEventHandler(kicks(publisher.Kick)); err != nil {
+			return fmt.Errorf("watch %T: %w", object, err)
+		}
+		n.informers = append(n.informers, informer.HasSynced)
+	}
+	if err := volumes.SetupWithManager(n.manager); err != nil {
+		return err
+	}
+	if err := pools.SetupWithManager(n.manager, disksForPools); err != nil {
+		return err
+	}
+	for _, runnable := range []manager.Runnable{
+		n.inventory,
+		publisher,
+		manager.RunnableFunc(n.cleaner.Run),
+		manager.RunnableFunc(func(ctx context.Context) error {
+			for {
+				select {
+				case <-ctx.Done():
+					return nil
+				case <-disksForCapacity:
+					publisher.Kick()
+				}
+			}
+		}),
+	} {
+		if err := n.manager.Add(runnable); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// kicks calls f at every event but those that change nothing.
+func kicks(f func()) toolscache.ResourceEventHandler {
+	return toolscache.ResourceEventHandlerFuncs{
+		AddFunc:    func(any) { f() },
+		UpdateFunc: func(any, any) { f() },
+		DeleteFunc: func(any) { f() },
+	}
+}
+
+// owner is the Node: when it goes, its capacity goes.
+func (n *node) owner(ctx context.Context) (metav1.OwnerReference, error) {
+	object := agent.NodeMetadata()
+	if err := n.manager.GetClient().Get(ctx, types.NamespacedName{Name: n.nodeName}, object); err != nil {
+		return metav1.OwnerReference{}, fmt.Errorf("read Node %s: %w", n.nodeName, err)
+	}
+	return metav1.OwnerReference{APIVersion: "v1", Kind: "Node", Name: object.Name, UID: object.UID}, nil
+}
+
+func (n *node) wireCSI(ctx context.Context, volumes *agent.VolumeReconciler, backends *agent.Backends, locks *agent.Locks) error {
+	calls, err := bmetrics.NewCalls(metrics.Registry)
+	if err != nil {
+		return fmt.Errorf("register metrics: %w", err)
+	}
+	informer, err := n.manager.GetCache().GetInformer(ctx, &berth.LocalVolume{}, cache.BlockUntilSynced(false))
+	if err != nil {
+		return fmt.Errorf("watch LocalVolumes: %w", err)
+	}
+	n.informers = append(n.informers, informer.HasSynced)
+	n.server = &csi.Server{
+		Socket:   n.csiSocket,
+		Identity: &csi.Identity{Name: berth.DriverName, Version: version()},
+		Node: &nodeService{
+			Node: &csi.Node{
+				NodeName: n.nodeName, TopologyKey: berth.TopologyKeyNode,
+				Volumes: &agent.Volumes{
+					Ledger: n.ledger, Backends: backends, MachineID: n.machineID,
+					Cache: n.manager.GetClient(), CacheSynced: informer.HasSynced,
+				},
+				Mounter: mount.NewMounter(n.host), Locks: locks,
+			},
+			released: volumes.Enqueue,
+		},
+		Log:      n.log.With("part", "csi"),
+		Observer: calls,
+	}
+	n.registration = &csi.Registration{
+		Directory: n.registrationDir, DriverName: berth.DriverName, Endpoint: n.endpoint(), Log: n.log.With("part", "registration"),
+	}
+	return nil
+}
+
+// nodeService tells the reconcilers when a volume is let go, so that a deletion that
+// waits for it goes on.
+type nodeService struct {
+	*csi.Node
+	released func(volume string)
+}
+
+// NodeUnstageVolume implements the CSI Node service.
+func (s *nodeService) NodeUnstageVolume(ctx context.Context, req *csispec.NodeUnstageVolumeRequest) (*csispec.NodeUnstageVolumeResponse, error) {
+	resp, err := s.Node.NodeUnstageVolume(ctx, req)
+	if err == nil {
+		s.released(req.GetVolumeId())
+	}
+	return resp, err
+}
+
+// ready is the answer of /readyz.
+func (n *node) ready() error {
+	for _, synced := range n.informers {
+		if !synced() {
+			return errors.New("the objects of this node were not read from the API server yet")
+		}
+	}
+	if !n.inventory.Ready() {
+		return errors.New("the disks of this node were not looked at yet")
+	}
+	return n.registration.Registered()
+}
+
+// serve runs until the context ends. CSI is served beside the manager and not by it,
+// for the manager starts nothing before the API server has answered.
+func (n *node) serve(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return n.server.Start(ctx) })
+	group.Go(func() error {
+		if err := waitForSocket(ctx, n.csiSocket); err != nil {
+			return err
+		}
+		return n.registration.Start(ctx)
+	})
+	group.Go(func() error { return n.manager.Start(ctx) })
+	return group.Wait()
+}
+
+// waitForSocket returns when somebody answers on the socket: kubelet calls it as soon
+// as it sees the registration.
+func waitForSocket(ctx context.Context, path string) error {
+	var dialer net.Dialer
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		conn, err := dialer.DialContext(ctx, "unix", path)
+		if err == nil {
+			return conn.Close()
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+		}
+	}
+}

@@ -1,0 +1,32 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+// What a node's agent may do, and nothing else. deploy/base/rbac/node-agent.yaml is
+// generated from these lines. Which objects it may write, those of its own node, is
+// for the admission policy berth-agent-own-node to say.
+//
+// The status of LocalVolumes, and the finalizer of those that are gone.
+// +kubebuilder:rbac:groups=berth.dev,resources=localvolumes,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=berth.dev,resources=localvolumes/status,verbs=patch
+//
+// Pools are made from PoolSets; their finalizer goes when they are empty.
+// +kubebuilder:rbac:groups=berth.dev,resources=poolsets,verbs=get;list;watch
+// +kubebuilder:rbac:groups=berth.dev,resources=pools,verbs=get;list;watch;create;patch
+// +kubebuilder:rbac:groups=berth.dev,resources=pools/status,verbs=patch
+//
+// BlockDevices have no status subresource: one write keeps claim and state together.
+// +kubebuilder:rbac:groups=berth.dev,resources=blockdevices,verbs=get;list;watch;create;update
+//
+// The labels of the node, for PoolSets, and its UID, for owner references.
+// +kubebuilder:rbac:groups="",resources=nodes,verbs=get;list;watch
+//
+// The disk filters.
+// +kubebuilder:rbac:groups="",namespace=berth-system,resources=configmaps,verbs=get;list;watch
+//
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+//
+// Capacity is told per class.
+// +kubebuilder:rbac:groups=storage.k8s.io,resources=storageclasses,verbs=get;list;watch
+// +kubebuilder:rbac:groups=storage.k8s.io,namespace=berth-system,resources=csistoragecapacities,verbs=list;create;patch;delete

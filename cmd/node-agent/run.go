@@ -1,0 +1,111 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"runtime/debug"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/rest"
+	clientconfig "sigs.k8s.io/controller-runtime/pkg/client/config"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/berth-dev/berth/internal/ledger"
+	bmetrics "github.com/berth-dev/berth/internal/metrics"
+	"github.com/berth-dev/berth/pkg/hostexec"
+)
+
+const (
+	// gcPercent and memoryLimitBytes trade processor time, of which an agent needs
+	// little, for memory, which is taken from every node of the cluster.
+	gcPercent        = 40
+	memoryLimitBytes = 128 << 20
+)
+
+// run serves the node until the context ends.
+func run(ctx context.Context, o options, log *slog.Logger) error {
+	debug.SetGCPercent(gcPercent)
+	debug.SetMemoryLimit(memoryLimitBytes)
+	cfg, err := clientconfig.GetConfig()
+	if err != nil {
+		return fmt.Errorf("find the API server: %w", err)
+	}
+	cfg.UserAgent = "berth-node-agent/" + version()
+	return runWith(ctx, cfg, o, log)
+}
+
+// runWith runs against the API server of the configuration.
+//
+// The order is: the node's lock, the ledger, the backends, the CSI service, and only
+// then the API server, which may be away.
+func runWith(parent context.Context, cfg *rest.Config, o options, log *slog.Logger) error {
+	log.Info("starting", "version", version(), "node", o.nodeName, "namespace", o.namespace, "stateDir", o.stateDir)
+	group, ctx := errgroup.WithContext(parent)
+	ready := &readiness{}
+	httpDone, err := serveHTTP(ctx, o.httpAddress, ready, metrics.Registry)
+	if err != nil {
+		return err
+	}
+	group.Go(func() error { return <-httpDone })
+	group.Go(func() error { return serveNode(ctx, cfg, o, log, ready) })
+	if err := group.Wait(); err != nil && (parent.Err() == nil || !errors.Is(err, context.Canceled)) {
+		return err
+	}
+	return nil
+}
+
+// serveNode runs all that needs the node's lock, and holds the lock until all of it
+// has ended.
+func serveNode(ctx context.Context, cfg *rest.Config, o options, log *slog.Logger, ready *readiness) (err error) {
+	stateDir := o.onHost(o.stateDir)
+	release, err := lockNode(ctx, stateDir, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+
+	machineID, err := readMachineID(o.onHost("/etc/machine-id"))
+	if err != nil {
+		return err
+	}
+	commands, err := bmetrics.NewCommands(metrics.Registry)
+	if err != nil {
+		return fmt.Errorf("register metrics: %w", err)
+	}
+	hostRoot := o.hostRoot
+	if hostRoot == "/" {
+		hostRoot = "" // nothing is entered
+	}
+	host, err := hostexec.New(hostexec.Options{HostRoot: hostRoot, Observer: commands})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, host.Close()) }()
+
+	book, err := ledger.Open(filepath.Join(stateDir, "ledger"))
+	if err != nil {
+		return err
+	}
+	for _, damage := range book.Damaged() {
+		log.Error("A volume cannot be served until its record is repaired", "error", damage)
+	}
+	if err := bmetrics.RegisterDamagedEntries(metrics.Registry, func() int { return len(book.Damaged()) }); err != nil {
+		return fmt.Errorf("register metrics: %w", err)
+	}
+	mgr, err := newManager(cfg, o, log)
+	if err != nil {
+		return fmt.Errorf("make the manager: %w", err)
+	}
+	n := &node{options: o, log: log, machineID: machineID, stateDir: stateDir, host: host, ledger: book, manager: mgr}
+	if err := n.assemble(ctx); err != nil {
+		return err
+	}
+	ready.set(n.ready)
+	return n.serve(ctx)
+}

@@ -1,0 +1,281 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/pkg/device"
+	"github.com/berth-dev/berth/pkg/lvm"
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// VolumeGroups makes and finds volume groups; LVM is the real one.
+type VolumeGroups interface {
+	FindGroup(ctx context.Context, poolUID string) (*lvm.Group, error)
+	CreateGroup(ctx context.Context, spec lvm.GroupSpec) (*lvm.Group, error)
+	ExtendGroup(ctx context.Context, groupUUID string, spec lvm.GroupSpec) (*lvm.Group, error)
+	RemoveGroup(ctx context.Context, groupUUID, poolUID string) error
+	// Backend returns the backend of a volume group that stands.
+	Backend(o lvm.Options) (GroupBackend, error)
+}
+
+// GroupBackend is the backend of one volume group; *lvm.Backend is one.
+type GroupBackend interface {
+	volume.Backend
+	Group(ctx context.Context) (*lvm.Group, error)
+}
+
+// LVM is the host's lvm.
+type LVM struct{ *lvm.Client }
+
+// Backend implements VolumeGroups.
+func (l LVM) Backend(o lvm.Options) (GroupBackend, error) { return lvm.NewBackend(l.Client, o) }
+
+func groupName(poolSet string) string { return "berth-" + poolSet }
+
+func (r *PoolReconciler) groupBackend(rec *poolRecord, p *livePool) (volume.Backend, error) {
+	b, err := r.LVM.Backend(lvm.Options{
+		GroupUUID: rec.VGUUID, GroupName: rec.VGName, Devices: p.devices.get, Reserve: p.reserve.bytes, Root: r.HostRoot,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("volume group %s: %w", rec.VGName, err)
+	}
+	return b, nil
+}
+
+// bringUpGroup makes the volume group of a pool or finds it, lets disks join, and
+// looks at it. fresh says that nothing was ever begun for it.
+func (r *PoolReconciler) bringUpGroup(ctx context.Context, pool *v1alpha1.Pool, set *v1alpha1.PoolSet, rec *poolRecord, fresh bool, p *livePool) (poolView, error) {
+	// The disks are claimed under the identity that marks the volume group, which is
+	// the Pool's own UID unless the object was made anew.
+	claimant := pool.DeepCopy()
+	claimant.UID = types.UID(rec.PoolUID)
+
+	var members map[string]device.Claimed
+	var notes []string
+	if r.Disks.Ready() {
+		var err error
+		if members, notes, err = r.gather(ctx, claimant, set, rec); err != nil {
+			return unknown(err), err
+		}
+		p.devices.set(pathsOf(rec, members))
+	}
+	if rec.VGUUID == "" {
+		if !r.Disks.Ready() {
+			return pending(v1alpha1.ReasonNoDisks, "the node's disks are being looked at"), nil
+		}
+		view, made, err := r.makeGroup(ctx, rec, members, fresh, notes)
+		if !made {
+			return view, err
+		}
+	}
+	if p.backend == nil {
+		b, err := r.groupBackend(rec, p)
+		if err != nil {
+			return failed(v1alpha1.ReasonPoolError, err.Error()), err
+		}
+		p.backend = b
+	}
+	joinErr := r.extendGroup(ctx, rec, members)
+	if joinErr != nil {
+		notes = append(notes, joinErr.Error())
+	} else {
+		p.devices.set(pathsOf(rec, members))
+	}
+	view, err := lookAtGroup(ctx, p.backend.(GroupBackend))
+	if err == nil && view.ready == metav1.ConditionTrue && len(notes) > 0 {
+		view.message += "; " + strings.Join(notes, "; ")
+	}
+	return view, errors.Join(err, joinErr)
+}
+
+func unknown(err error) poolView {
+	return poolView{ready: metav1.ConditionUnknown, reason: v1alpha1.ReasonPoolError, message: err.Error()}
+}
+
+// gather returns the pool's disks by name, after claiming those that may join. notes
+// are disks that could not.
+func (r *PoolReconciler) gather(ctx context.Context, claimant *v1alpha1.Pool, set *v1alpha1.PoolSet, rec *poolRecord) (map[string]device.Claimed, []string, error) {
+	claims, err := r.Disks.Claims(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("list the pool's disks: %w", err)
+	}
+	members := map[string]device.Claimed{}
+	for _, c := range claims {
+		if c.Owner.UID == rec.PoolUID {
+			members[c.Name] = c
+		}
+	}
+	if !grows(set, rec) {
+		return members, nil, nil
+	}
+	candidates, err := r.Disks.PoolCandidates(ctx, set.Spec.DeviceSelector)
+	if errors.Is(err, volume.ErrInvalid) {
+		return members, []string{err.Error()}, nil
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("list the usable disks: %w", err)
+	}
+	var notes []string
+	for i := range candidates {
+		name := candidates[i].Name
+		c, err := r.Disks.ClaimForPool(ctx, name, claimant)
+		switch {
+		case errors.Is(err, volume.ErrBusy), errors.Is(err, volume.ErrInvalid), errors.Is(err, volume.ErrNotBlank),
+			errors.Is(err, volume.ErrInUse), errors.Is(err, volume.ErrNotFound), errors.Is(err, volume.ErrIdentity):
+			notes = append(notes, fmt.Sprintf("disk %s did not join: %v", name, err))
+		case err != nil:
+			return nil, nil, fmt.Errorf("claim disk %s: %w", name, err)
+		default:
+			r.Log.Info("Claimed a disk for a pool", "pool", rec.PoolSet, "disk", name, "path", c.Path)
+			members[c.Name] = c
+		}
+	}
+	return members, notes, nil
+}
+
+// grows reports whether disks may join the pool. With Manual growth, the selector
+// decides when the pool is made, and only the names in it afterwards.
+func grows(set *v1alpha1.PoolSet, rec *poolRecord) bool {
+	if set == nil || set.Spec.DeviceSelector == nil {
+		return false
+	}
+	return rec.VGUUID == "" || set.Spec.Growth != v1alpha1.GrowthManual || len(set.Spec.DeviceSelector.Names) > 0
+}
+
+// makeGroup makes the volume group of the disks, or finds the one that was made
+// before a crash.
+func (r *PoolReconciler) makeGroup(ctx context.Context, rec *poolRecord, members map[string]device.Claimed, fresh bool, notes []string) (view poolView, made bool, err error) {
+	var g *lvm.Group
+	if !fresh {
+		g, err = r.LVM.FindGroup(ctx, rec.PoolUID)
+		if err != nil && !errors.Is(err, volume.ErrNotFound) {
+			return groupFailure(err)
+		}
+	}
+	joined := false
+	if g == nil {
+		names, paths := present(members)
+		if len(paths) == 0 {
+			message := "no usable disk of this node matches spec.deviceSelector (kubectl get blockdevices -o wide)"
+			return pending(v1alpha1.ReasonNoDisks, strings.Join(append([]string{message}, notes...), "; ")), false, nil
+		}
+		g, err = r.LVM.CreateGroup(ctx, lvm.GroupSpec{Name: rec.VGName, PoolUID: rec.PoolUID, PoolSet: rec.PoolSet, Devices: paths})
+		if err != nil {
+			return groupFailure(err)
+		}
+		r.Log.Info("Made a volume group", "pool", rec.PoolSet, "vg", g.Name, "uuid", g.UUID, "disks", names)
+		rec.Disks, joined = names, true
+	}
+	rec.VGName, rec.VGUUID = g.Name, g.UUID
+	if err := r.records.save(rec); err != nil {
+		rec.VGUUID = ""
+		if joined {
+			rec.Disks = nil
+		}
+		return unknown(err), false, err
+	}
+	return poolView{}, true, nil
+}
+
+func groupFailure(err error) (poolView, bool, error) {
+	switch {
+	case errors.Is(err, volume.ErrExists):
+		return failed(v1alpha1.ReasonForeignVG, err.Error()), false, nil
+	case errors.Is(err, volume.ErrToolMissing), errors.Is(err, volume.ErrNotBlank), errors.Is(err, volume.ErrIdentity):
+		return failed(v1alpha1.ReasonPoolError, err.Error()), false, nil
+	}
+	return unknown(err), false, err
+}
+
+// extendGroup lets those disks join that are claimed and not yet part of the group:
+// new ones, and those whose joining a crash has cut short.
+func (r *PoolReconciler) extendGroup(ctx context.Context, rec *poolRecord, members map[string]device.Claimed) error {
+	joining := map[string]device.Claimed{}
+	for name, c := range members {
+		if !slices.Contains(rec.Disks, name) {
+			joining[name] = c
+		}
+	}
+	names, paths := present(joining)
+	if len(paths) == 0 {
+		return nil
+	}
+	if _, err := r.LVM.ExtendGroup(ctx, rec.VGUUID, lvm.GroupSpec{
+		Name: rec.VGName, PoolUID: rec.PoolUID, PoolSet: rec.PoolSet, Devices: paths,
+	}); err != nil {
+		return fmt.Errorf("add the disks %s: %w", strings.Join(names, ", "), err)
+	}
+	r.Log.Info("Disks joined a volume group", "pool", rec.PoolSet, "vg", rec.VGName, "disks", names)
+	before := rec.Disks
+	rec.Disks = append(slices.Clone(before), names...)
+	slices.Sort(rec.Disks)
+	if err := r.records.save(rec); err != nil {
+		rec.Disks = before
+		return err
+	}
+	return nil
+}
+
+// present returns the disks that the kernel shows, sorted by name.
+func present(members map[string]device.Claimed) (names, paths []string) {
+	for name, c := range members {
+		if c.Path != "" {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		paths = append(paths, members[name].Path)
+	}
+	return names, paths
+}
+
+// pathsOf returns the paths of the group's disks for commands to be limited to; nil,
+// which means all that lvm may see, when a disk of the group is not among the claims:
+// leaving it out would make the group look damaged.
+func pathsOf(rec *poolRecord, members map[string]device.Claimed) []string {
+	var paths []string
+	for _, name := range rec.Disks {
+		c, ok := members[name]
+		if !ok {
+			return nil
+		}
+		if c.Path != "" {
+			paths = append(paths, c.Path)
+		}
+	}
+	return paths
+}
+
+// lookAtGroup says how the volume group looks. Nothing is ever repaired by force.
+func lookAtGroup(ctx context.Context, b GroupBackend) (poolView, error) {
+	g, err := b.Group(ctx)
+	if errors.Is(err, volume.ErrPoolUnavailable) || errors.Is(err, volume.ErrNotFound) {
+		return failed(v1alpha1.ReasonVGMissing, err.Error()), nil
+	}
+	if err != nil {
+		return unknown(err), err
+	}
+	switch state := g.State(); state {
+	case lvm.StateReady:
+		return measure(ctx, b, healthy("volumes can be made"), v1alpha1.ReasonPoolError)
+	case lvm.StatePartial:
+		view := failed(v1alpha1.ReasonVGPartial, fmt.Sprintf(
+			"%d disks of volume group %s are missing; volumes that do not need them go on, new ones are not made until the disks are back", g.MissingPVs, g.Name))
+		view.state = v1alpha1.PoolDegraded
+		return view, nil
+	default:
+		return failed(v1alpha1.ReasonPoolError, fmt.Sprintf("volume group %s (%s) is %s: see docs/limitations.md; nothing is changed", g.Name, g.UUID, state)), nil
+	}
+}

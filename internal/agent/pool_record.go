@@ -1,0 +1,151 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/durable"
+)
+
+const poolRecordVersion = 1
+
+// poolRecord is the node's own record of a pool, beside its status: what the pool is
+// known by on the disks. It is written before anything is made.
+type poolRecord struct {
+	SchemaVersion int               `json:"schemaVersion"`
+	PoolSet       string            `json:"poolSet"`
+	Kind          v1alpha1.PoolKind `json:"kind"`
+	MachineID     string            `json:"machineID"`
+	// PoolUID is the UID of the Pool object when the pool was made. It marks the volume
+	// group or the root, also after the object was made anew (etcd restored).
+	PoolUID string `json:"poolUID"`
+	// VGName of kind lvm; VGUUID is empty until the volume group stands.
+	VGName string `json:"vgName,omitempty"`
+	VGUUID string `json:"vgUUID,omitempty"`
+	// Disks are the BlockDevices that are part of the volume group.
+	Disks []string `json:"disks,omitempty"`
+	// Path of kind hostpath; RootID is empty until the root stands.
+	Path   string `json:"path,omitempty"`
+	RootID string `json:"rootID,omitempty"`
+
+	// Removal is how far the removal of a volume group has come.
+	Removal removal `json:"removal,omitempty"`
+}
+
+type removal string
+
+const (
+	// removalBegun: the group was proven empty and is being removed.
+	removalBegun removal = "Begun"
+	// removalDone: nothing of it is left; only the Pool object may be.
+	removalDone removal = "Done"
+)
+
+func (r *poolRecord) validate() error {
+	switch {
+	case r.SchemaVersion != poolRecordVersion:
+		return fmt.Errorf("schemaVersion %d: this Berth understands %d", r.SchemaVersion, poolRecordVersion)
+	case len(validation.IsDNS1123Label(r.PoolSet)) > 0:
+		return fmt.Errorf("poolSet %q is not a PoolSet's name", r.PoolSet)
+	case r.MachineID == "" || r.PoolUID == "":
+		return errors.New("machineID or poolUID is empty")
+	case r.Removal != "" && (r.Kind != v1alpha1.PoolLVM || r.Removal != removalBegun && r.Removal != removalDone):
+		return fmt.Errorf("removal %q of kind %q", r.Removal, r.Kind)
+	case r.Kind == v1alpha1.PoolLVM && r.VGName != "" && r.Path == "" && r.RootID == "":
+		return nil
+	case r.Kind == v1alpha1.PoolHostpath && r.Path != "" && r.VGName == "" && r.VGUUID == "" && len(r.Disks) == 0:
+		return nil
+	}
+	return fmt.Errorf("the fields do not fit the kind %q", r.Kind)
+}
+
+func decodePoolRecord(data []byte) (*poolRecord, error) {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	r := &poolRecord{}
+	if err := dec.Decode(r); err != nil {
+		return nil, err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("data after the object")
+	}
+	return r, r.validate()
+}
+
+// poolRecords is a directory with one file per pool.
+type poolRecords struct{ dir string }
+
+func (d poolRecords) path(poolSet string) string { return filepath.Join(d.dir, poolSet+".json") }
+
+// load returns nil without an error when nothing was ever recorded. A file that is
+// damaged is an error that names it, never "nothing".
+func (d poolRecords) load(poolSet string) (*poolRecord, error) {
+	data, err := os.ReadFile(d.path(poolSet))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the record of pool %s: %w", poolSet, err)
+	}
+	r, err := decodePoolRecord(data)
+	if err == nil && r.PoolSet != poolSet {
+		err = fmt.Errorf("it is the record of pool %s", r.PoolSet)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the record %s is damaged: %w", d.path(poolSet), err)
+	}
+	return r, nil
+}
+
+func (d poolRecords) save(r *poolRecord) error {
+	r.SchemaVersion = poolRecordVersion
+	if err := r.validate(); err != nil {
+		return fmt.Errorf("record pool %s: %w", r.PoolSet, err)
+	}
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("record pool %s: %w", r.PoolSet, err)
+	}
+	if err := durable.WriteFile(d.path(r.PoolSet), append(data, '\n'), 0o600); err != nil {
+		return fmt.Errorf("record pool %s: %w", r.PoolSet, err)
+	}
+	return nil
+}
+
+func (d poolRecords) remove(poolSet string) error {
+	if err := durable.Remove(d.path(poolSet)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("forget pool %s: %w", poolSet, err)
+	}
+	return nil
+}
+
+// names of the pools that have a record, whole or damaged.
+func (d poolRecords) names() ([]string, error) {
+	if err := os.MkdirAll(d.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the directory of pool records: %w", err)
+	}
+	files, err := os.ReadDir(d.dir)
+	if err != nil {
+		return nil, fmt.Errorf("read the pool records: %w", err)
+	}
+	var names []string
+	for _, f := range files {
+		if name, ok := strings.CutSuffix(f.Name(), ".json"); ok && len(validation.IsDNS1123Label(name)) == 0 {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}

@@ -1,0 +1,92 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/pkg/hostpath"
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// Roots makes the roots of hostpath pools; HostRoots is the real one.
+type Roots interface {
+	// Init makes a root, once, and returns the identity in its marker.
+	Init(ctx context.Context, where hostpath.Where, poolUID string) (rootID string, err error)
+	// Backend returns the backend over a root that stands.
+	Backend(o hostpath.Options) (RootBackend, error)
+}
+
+// RootBackend is the backend of one root; *hostpath.Backend is one.
+type RootBackend interface {
+	volume.Backend
+	// Run removes deleted volumes in the background until the context ends.
+	Run(ctx context.Context) error
+}
+
+// HostRoots are directories of the host.
+type HostRoots struct{}
+
+// Init implements Roots.
+func (HostRoots) Init(ctx context.Context, where hostpath.Where, poolUID string) (string, error) {
+	return hostpath.Init(ctx, where, poolUID)
+}
+
+// Backend implements Roots.
+func (HostRoots) Backend(o hostpath.Options) (RootBackend, error) { return hostpath.New(o) }
+
+func (r *PoolReconciler) where(rec *poolRecord) hostpath.Where {
+	return hostpath.Where{Root: rec.Path, HostRoot: r.HostRoot}
+}
+
+// bringUpRoot makes the root of a pool or finds it. Init is called until its answer
+// is recorded and never again: a root whose marker is gone is not mounted.
+func (r *PoolReconciler) bringUpRoot(ctx context.Context, rec *poolRecord, p *livePool) (poolView, error) {
+	if rec.RootID == "" {
+		id, err := r.Roots.Init(ctx, r.where(rec), rec.PoolUID)
+		switch {
+		case errors.Is(err, volume.ErrInvalid), errors.Is(err, volume.ErrExists), errors.Is(err, volume.ErrNotBlank):
+			return failed(v1alpha1.ReasonRootUnavailable, err.Error()), nil
+		case err != nil:
+			return poolView{ready: metav1.ConditionUnknown, reason: v1alpha1.ReasonPoolError, message: err.Error()}, err
+		}
+		rec.RootID = id
+		if err := r.records.save(rec); err != nil {
+			rec.RootID = ""
+			return failed(v1alpha1.ReasonPoolError, err.Error()), err
+		}
+		r.Log.Info("Made the root of a pool", "pool", rec.PoolSet, "path", rec.Path, "rootID", id)
+	}
+	if p.backend == nil {
+		b, err := r.rootBackend(rec, p)
+		if err != nil {
+			return failed(v1alpha1.ReasonPoolError, err.Error()), err
+		}
+		p.backend = b
+	}
+	return measure(ctx, p.backend, healthy("volumes can be made"), v1alpha1.ReasonRootUnavailable)
+}
+
+// rootBackend makes the backend and starts its background work.
+func (r *PoolReconciler) rootBackend(rec *poolRecord, p *livePool) (volume.Backend, error) {
+	b, err := r.Roots.Backend(hostpath.Options{
+		Where: r.where(rec), RootID: rec.RootID, PoolUID: rec.PoolUID, Reserve: p.reserve.bytes, Log: r.Log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open the root %s: %w", rec.Path, err)
+	}
+	ctx, stop := context.WithCancel(r.lifetime)
+	p.stop = stop
+	go func() {
+		if err := b.Run(ctx); err != nil && ctx.Err() == nil {
+			r.Log.Error("The removal of deleted volumes has ended", "pool", rec.PoolSet, "error", err)
+		}
+	}()
+	return b, nil
+}

@@ -1,0 +1,91 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+)
+
+const (
+	// poolWorkers is how many pools are looked at together, so that a volume group on a
+	// dying disk holds up no other pool.
+	poolWorkers = 4
+	// touchDelay is how long a pool waits for more volumes before it counts again.
+	touchDelay = time.Second
+)
+
+// SetupWithManager adds the controller of the pools. disksChanged tells of changes of
+// the node's disks.
+func (r *PoolReconciler) SetupWithManager(mgr manager.Manager, disksChanged <-chan struct{}) error {
+	r.Backends.OnTouch(func(pool string) {
+		if pool != "" {
+			r.queue.addAfter(pool, touchDelay)
+		}
+	})
+	r.queue.add("") // so that a node without any PoolSet is known to have none
+	ctrl, err := controller.New("pool", mgr, controller.Options{
+		Reconciler:              r,
+		MaxConcurrentReconciles: poolWorkers,
+		NeedLeaderElection:      ptr.To(false),
+		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstRetry, lastRetry),
+	})
+	if err != nil {
+		return fmt.Errorf("add controller pool: %w", err)
+	}
+	cache := mgr.GetCache()
+	for _, s := range []source.Source{
+		source.Kind(cache, &v1alpha1.PoolSet{}, &handler.TypedEnqueueRequestForObject[*v1alpha1.PoolSet]{}),
+		source.Kind(cache, &v1alpha1.Pool{}, handler.TypedEnqueueRequestsFromMapFunc(
+			func(_ context.Context, p *v1alpha1.Pool) []reconcile.Request {
+				return []reconcile.Request{requestFor(p.Spec.PoolSetName)}
+			})),
+		source.Kind(cache, NodeMetadata(), handler.TypedEnqueueRequestsFromMapFunc(
+			func(context.Context, *metav1.PartialObjectMetadata) []reconcile.Request {
+				r.enqueueAll()
+				return nil
+			}), predicate.TypedLabelChangedPredicate[*metav1.PartialObjectMetadata]{}),
+		&r.queue,
+	} {
+		if err := ctrl.Watch(s); err != nil {
+			return fmt.Errorf("watch for the controller pool: %w", err)
+		}
+	}
+	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-disksChanged:
+				r.enqueueAll()
+			}
+		}
+	}))
+}
+
+// enqueueAll looks at every pool again.
+func (r *PoolReconciler) enqueueAll() {
+	r.mu.Lock()
+	names := make([]string, 0, len(r.pools))
+	for name := range r.pools {
+		names = append(names, name)
+	}
+	r.mu.Unlock()
+	for _, name := range names {
+		r.queue.add(name)
+	}
+}

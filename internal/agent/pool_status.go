@@ -1,0 +1,129 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+const (
+	// numbersInterval is the least time between two writes of a pool's numbers alone.
+	numbersInterval = 10 * time.Second
+	// poolRetry is how often a pool that cannot be used is looked at again without an
+	// event.
+	poolRetry = time.Minute
+)
+
+// publish writes the status if it says something new. Numbers alone are written at
+// most every numbersInterval, unless they moved by a twentieth.
+func (r *PoolReconciler) publish(ctx context.Context, pool *v1alpha1.Pool, view poolView) (reconcile.Result, error) {
+	p := r.live(pool.Spec.PoolSetName)
+	base := pool.DeepCopy()
+	fillStatus(pool, view)
+	words := !apiequality.Semantic.DeepEqual(base.Status, pool.Status)
+
+	result := reconcile.Result{}
+	if view.ready != metav1.ConditionTrue {
+		result.RequeueAfter = poolRetry
+	}
+	if view.capacity != nil && numbersDiffer(&pool.Status, *view.capacity) {
+		wait := time.Until(p.numbersWritten.Add(numbersInterval))
+		if words || wait <= 0 || movedMuch(&pool.Status, *view.capacity) {
+			fillNumbers(&pool.Status, *view.capacity)
+		} else {
+			result.RequeueAfter = wait
+		}
+	}
+	if apiequality.Semantic.DeepEqual(base.Status, pool.Status) {
+		return result, nil
+	}
+	if err := r.patch(ctx, pool, base, true); err != nil {
+		return reconcile.Result{}, err
+	}
+	p.numbersWritten = time.Now()
+	if words {
+		r.Log.Info("Pool", "pool", pool.Name, "state", pool.Status.State, "reason", view.reason, "message", view.message)
+	}
+	return result, nil
+}
+
+func (r *PoolReconciler) patch(ctx context.Context, pool, base *v1alpha1.Pool, status bool) error {
+	before := pool.ResourceVersion
+	patch := client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})
+	var err error
+	if status {
+		err = r.Client.Status().Patch(ctx, pool, patch)
+	} else {
+		err = r.Client.Patch(ctx, pool, patch)
+	}
+	if err != nil {
+		return fmt.Errorf("write Pool %s: %w", pool.Name, err)
+	}
+	r.written.wrote(pool, before)
+	return nil
+}
+
+// fillStatus writes all but the numbers.
+func fillStatus(pool *v1alpha1.Pool, view poolView) {
+	s := &pool.Status
+	if view.state != "" {
+		s.State = view.state
+	} else if s.State == "" {
+		s.State = v1alpha1.PoolPending
+	}
+	if rec := view.record; rec != nil {
+		s.Type = string(v1alpha1.LayoutLinear)
+		if rec.Kind == v1alpha1.PoolHostpath {
+			s.Type = string(v1alpha1.PoolHostpath)
+		}
+		s.Path, s.RootID = rec.Path, rec.RootID
+		s.VGName, s.VGUUID, s.BlockDevices = "", "", nil
+		if rec.VGUUID != "" {
+			s.VGName, s.VGUUID, s.BlockDevices = rec.VGName, rec.VGUUID, slices.Clone(rec.Disks)
+		}
+	}
+	message := view.message
+	const longest = 1024
+	if len(message) > longest {
+		message = message[:longest]
+	}
+	meta.SetStatusCondition(&s.Conditions, metav1.Condition{
+		Type: v1alpha1.PoolReady, Status: view.ready, Reason: view.reason, Message: message,
+	})
+}
+
+func fillNumbers(s *v1alpha1.PoolStatus, c volume.Capacity) {
+	s.Capacity = resource.NewQuantity(c.TotalBytes, resource.BinarySI)
+	s.Allocated = resource.NewQuantity(c.AllocatedBytes, resource.BinarySI)
+	s.Free = resource.NewQuantity(c.FreeBytes, resource.BinarySI)
+	s.VolumeCount = int32(min(c.Volumes, 1<<31-1)) //nolint:gosec // bounded
+}
+
+func numbersDiffer(s *v1alpha1.PoolStatus, c volume.Capacity) bool {
+	return s.Capacity == nil || s.Allocated == nil || s.Free == nil ||
+		s.Capacity.Value() != c.TotalBytes || s.Allocated.Value() != c.AllocatedBytes || s.Free.Value() != c.FreeBytes ||
+		int(s.VolumeCount) != c.Volumes
+}
+
+// movedMuch reports whether a number moved by a twentieth of the pool.
+func movedMuch(s *v1alpha1.PoolStatus, c volume.Capacity) bool {
+	if s.Capacity == nil || s.Free == nil || s.Capacity.Value() != c.TotalBytes {
+		return true
+	}
+	delta := s.Free.Value() - c.FreeBytes
+	return max(delta, -delta) >= max(c.TotalBytes/20, 1)
+}

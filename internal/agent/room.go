@@ -1,0 +1,53 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/berth-dev/berth/internal/capacity"
+	"github.com/berth-dev/berth/internal/provision"
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// SelectingBackend is a backend whose room depends on the disks that a volume may
+// have; *device.Backend is one.
+type SelectingBackend interface {
+	CapacityOf(ctx context.Context, selectDisk func(volume.Disk) bool) (volume.Capacity, error)
+}
+
+// Room returns what new volumes of a StorageClass may use on this node, from the same
+// functions of the backends by which they admit one (I8). capacity.ErrNoPlace when
+// none can be made here, also when the class's parameters are not valid: the
+// provisioner says why.
+func (r *VolumeReconciler) Room(ctx context.Context, parameters map[string]string) (volume.Capacity, error) {
+	p, err := provision.ParseParameters(parameters)
+	if err != nil {
+		return volume.Capacity{}, fmt.Errorf("%w: %w", capacity.ErrNoPlace, err)
+	}
+	if !r.Carver.Backends.Synced() {
+		return volume.Capacity{}, capacity.ErrNotYet
+	}
+	b, err := r.Carver.Backends.ForNew(volume.Mode(p.Mode), p.Pool)
+	if err != nil {
+		return volume.Capacity{}, fmt.Errorf("%w: %w", capacity.ErrNoPlace, err)
+	}
+	c, err := func() (volume.Capacity, error) {
+		selecting, ok := b.(SelectingBackend)
+		if !ok || p.DeviceSelector == nil {
+			return b.Capacity(ctx)
+		}
+		selects, err := r.SelectDisk(p.DeviceSelector)
+		if err != nil {
+			return volume.Capacity{}, fmt.Errorf("%w: %w", capacity.ErrNoPlace, err)
+		}
+		return selecting.CapacityOf(ctx, selects)
+	}()
+	if errors.Is(err, volume.ErrPoolUnavailable) {
+		return volume.Capacity{}, fmt.Errorf("%w: %w", capacity.ErrNoPlace, err)
+	}
+	return c, err
+}
