@@ -29,7 +29,8 @@ type withoutDeviceMapper struct {
 }
 
 func (w *withoutDeviceMapper) Run(ctx context.Context, cmd hostexec.Command) (hostexec.Result, error) {
-	const config = "global{activation=0}"
+	// No copies either: they would stay on the machine.
+	const config = "global{activation=0} backup{archive=0 backup=0}"
 	if len(cmd.Args) > 0 {
 		i := slices.Index(cmd.Args, "--config")
 		if i < 0 {
@@ -44,7 +45,7 @@ func (w *withoutDeviceMapper) Run(ctx context.Context, cmd hostexec.Command) (ho
 	for line := range strings.Lines(string(cmd.Stdin)) {
 		name, rest, _ := strings.Cut(line, " ")
 		rest = strings.ReplaceAll(rest, "--activate y --wipesignatures y --zero y", "--activate n --wipesignatures n --zero n")
-		fmt.Fprintf(&input, "%s --config %s %s", name, config, rest)
+		fmt.Fprintf(&input, "%s --config '%s' %s", name, config, rest)
 	}
 	cmd.Stdin = input.Bytes()
 	return w.host.Run(ctx, cmd)
@@ -232,7 +233,7 @@ func TestRealSeqno(t *testing.T) {
 		if err != nil || !ok || uuid != g.UUID || seqno != g.Seqno {
 			t.Fatalf("after %d changes the disk says %s %d (%v, %v), lvm %s %d", n, uuid, seqno, ok, err, g.UUID, g.Seqno)
 		}
-		out, err := exec.CommandContext(t.Context(), "lvm", "vgchange", "--config", "global{activation=0}", "--addtag", fmt.Sprint("change", n), g.Name).CombinedOutput()
+		out, err := exec.CommandContext(t.Context(), "lvm", "vgchange", "--autobackup", "n", "--config", "global{activation=0}", "--addtag", fmt.Sprint("change", n), g.Name).CombinedOutput()
 		if err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
@@ -252,7 +253,7 @@ func TestRealForeignContent(t *testing.T) {
 		{"mkfs.ext4", "-q"}, {"mkswap"}, {"lvm", "pvcreate", "--config", "global{activation=0}"},
 	} {
 		t.Run(mkfs[0], func(t *testing.T) {
-			disk := loopDisk(t, 256<<20)
+			disk := loopDisk(t, 96<<20)
 			if out, err := exec.CommandContext(t.Context(), mkfs[0], append(mkfs[1:], disk)...).CombinedOutput(); err != nil {
 				t.Skipf("%v: %s", err, out)
 			}
