@@ -32,7 +32,7 @@ func (inv *Inventory) SetConfig(config *corev1.ConfigMap) error {
 		err = fmt.Errorf("ConfigMap %s/%s: %w", inv.opts.Namespace, v1alpha1.ConfigMapName, err)
 		inv.log.Error(err, "the last good filters stay in force")
 		inv.opts.Recorder.Eventf(config, nil, corev1.EventTypeWarning, "InvalidFilters", "LoadFilters",
-			"node %s keeps the last good filters: %v", inv.opts.NodeName, err)
+			"node %s keeps the last good filters: %s", inv.opts.NodeName, truncated(err.Error()))
 		inv.requeue()
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/testr"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -163,7 +164,7 @@ func newTestInventory(t testing.TB, host *fakeHost, c client.WithWatch) *testInv
 	rec := &recorder{}
 	inv, err := New(Options{
 		NodeName: testNode, MachineID: "machine-1", Namespace: "berth-system", HostRoot: host.root,
-		Client: c, Reader: c, Recorder: rec, Runner: noRunner{}, Log: testr.New(testingT(t)),
+		Client: c, Reader: c, Recorder: rec, Runner: noRunner{}, Log: testLogger(t),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -172,11 +173,12 @@ func newTestInventory(t testing.TB, host *fakeHost, c client.WithWatch) *testInv
 	return &testInventory{Inventory: inv, host: host, client: c, recorder: rec}
 }
 
-func testingT(t testing.TB) *testing.T {
+// testLogger is silent in benchmarks.
+func testLogger(t testing.TB) logr.Logger {
 	if tt, ok := t.(*testing.T); ok {
-		return tt
+		return testr.New(tt)
 	}
-	return &testing.T{}
+	return logr.Discard()
 }
 
 // start loads the objects, takes the default filters and walks once, without a

@@ -29,9 +29,10 @@ func setUsable(bd *v1alpha1.BlockDevice, v verdict) {
 	})
 }
 
-// truncated keeps a message within what a condition may hold.
+// truncated keeps a message within what a condition and an Event (1024 bytes) may
+// hold.
 func truncated(message string) string {
-	const limit = 1024
+	const limit = 900
 	if len(message) <= limit {
 		return message
 	}
