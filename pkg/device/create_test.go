@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/berth-dev/berth/pkg/device"
 	"github.com/berth-dev/berth/pkg/device/devicetest"
@@ -346,6 +347,42 @@ func TestCreateRaces(t *testing.T) {
 		if holders[f.Record.Device.Name] != f.ID {
 			t.Errorf("List shows %s on %s, which %s holds", f.ID, f.Record.Device.Name, holders[f.Record.Device.Name])
 		}
+	}
+}
+
+// A call does not say that there is no room because another call is at the last
+// disk: that one may yet leave it.
+func TestCreateWaitsForACallThatIsAtTheLastDisk(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, devicetest.NewFileHost(t, mib))
+	gate := &gateOpener{Opener: n.host.Opener(), entered: make(chan struct{}), leave: make(chan struct{})}
+	b := device.New(device.Options{Registry: n.registry, Disks: gate, Log: quiet})
+
+	ctx, cancel := context.WithCancel(t.Context())
+	first := make(chan error, 1)
+	go func() {
+		_, err := b.Create(ctx, spec(1, 1))
+		first <- err
+	}()
+	<-gate.entered // the first call is at the disk
+	second := make(chan error, 1)
+	go func() {
+		_, err := b.Create(t.Context(), spec(2, 1))
+		second <- err
+	}()
+	select {
+	case err := <-second:
+		t.Fatalf("the second call ended with %v while the first was at the disk", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	cancel()
+	close(gate.leave)
+	if err := <-first; err == nil {
+		t.Fatal("the first call succeeded though it was cancelled")
+	}
+	<-gate.entered
+	if err := <-second; err != nil {
+		t.Fatalf("the second call ended with %v, want the disk that the first has left", err)
 	}
 }
 

@@ -165,7 +165,7 @@ func (p *pool) hold(dir string, held bool) {
 // settle waits until the trash is empty or the process is dead.
 func (p *pool) settle(t *testing.T) {
 	t.Helper()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(time.Minute)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for !p.dead() {

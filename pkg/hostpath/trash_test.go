@@ -269,7 +269,7 @@ func TestRunResumesAndTells(t *testing.T) {
 		Trash: hostpath.TrashOptions{Observer: seen},
 	})
 	must(t, err)
-	ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 	defer stop()
 	done := make(chan error, 1)
 	go func() { done <- b.Run(ctx) }()
@@ -330,7 +330,7 @@ func TestTrashRate(t *testing.T) {
 			if err := hostpath.EmptyTrash(b, ctx); !errors.Is(err, context.DeadlineExceeded) {
 				t.Fatalf("EmptyTrash of 100 entries at 50 a second = %v within 1.2 s", err)
 			}
-			if removed < 10 || removed > 70 {
+			if removed < 1 || removed > 70 {
 				t.Errorf("%d entries went in 1.2 s at 50 a second", removed)
 			}
 		})
