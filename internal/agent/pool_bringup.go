@@ -96,6 +96,7 @@ func (r *PoolReconciler) recall(pool *v1alpha1.Pool, set *v1alpha1.PoolSet) (rec
 		if err := r.records.remove(name); err != nil {
 			return nil, false, err
 		}
+		r.live(name).reset()
 		rec = nil
 	}
 	if rec == nil {

@@ -244,11 +244,12 @@ func (r *PoolReconciler) orphaned(name string) error {
 		}
 		rec = nil
 	}
+	p := r.live(name)
 	if rec == nil {
+		p.reset()
 		r.Backends.Forget(name)
 		return nil
 	}
-	p := r.live(name)
 	r.Backends.Set(PoolBackend{Name: name, Mode: modeOf(rec.Kind), Backend: p.backend, Closed: true, Reason: noPoolSet(name)})
 	return nil
 }

@@ -1,0 +1,470 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/pkg/volume"
+	"github.com/berth-dev/berth/pkg/volume/volumetest"
+)
+
+func TestPoolKilledAtEveryStepOfItsMaking(t *testing.T) {
+	t.Parallel()
+	for name, set := range map[string]*v1alpha1.PoolSet{"lvm": poolSet(), "hostpath": poolSet(hostpathSet)} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for n := 0; ; n++ {
+				h := newPoolHost(t, "a", "b")
+				h.apply(set.DeepCopy())
+				h.killer.arm(n)
+				_ = h.reconcile()
+				died := h.killer.died()
+				h.start()
+				h.settle()
+				if set.Spec.Kind == v1alpha1.PoolLVM {
+					h.wantHealthy("a", "b")
+				} else {
+					h.want(v1alpha1.PoolHealthy, v1alpha1.ReasonPoolReady)
+				}
+				if h.creates+h.inits != 1 {
+					t.Fatalf("killed at step %d: made %d times", n, h.creates+h.inits)
+				}
+				if !died {
+					if n < 4 {
+						t.Errorf("only %d steps were tried", n)
+					}
+					return
+				}
+			}
+		})
+	}
+}
+
+func TestPoolKilledAtEveryStepOfItsRemoval(t *testing.T) {
+	t.Parallel()
+	for n := 0; ; n++ {
+		h := newPoolHost(t, "a", "b")
+		h.apply(poolSet())
+		h.settle()
+		h.deleteSet()
+		h.settle()
+		h.deletePool()
+		h.killer.arm(n)
+		_ = h.reconcile()
+		died := h.killer.died()
+		h.start()
+		h.settle()
+		if h.pool() != nil || len(h.groups) != 0 || !h.disks["a"].released || !h.disks["b"].released {
+			t.Fatalf("killed at step %d: pool %+v, groups %v, disks %+v", n, h.pool(), h.groups, h.disks)
+		}
+		if h.backends.Has("fast") {
+			t.Fatalf("killed at step %d: the backend is still known", n)
+		}
+		if names, err := h.pools.records.names(); err != nil || len(names) > 0 {
+			t.Fatalf("killed at step %d: records %v left, %v", n, names, err)
+		}
+		// The disks are clean again, and the operator changes his mind.
+		h.disks["a"], h.disks["b"] = &fakeDisk{}, &fakeDisk{}
+		h.apply(poolSet())
+		h.settle()
+		h.wantHealthy("a", "b")
+		if !died {
+			if n < 6 {
+				t.Errorf("only %d steps were tried", n)
+			}
+			return
+		}
+	}
+}
+
+func TestPoolWritesNothingWhileNothingChanges(t *testing.T) {
+	t.Parallel()
+	h := newPoolHost(t, "a")
+	h.apply(poolSet())
+	h.settle()
+	if h.writes > 2 {
+		t.Errorf("%d writes to make a pool, want 2: its object and its status", h.writes)
+	}
+	h.writes = 0
+	for range 20 {
+		if err := h.reconcile(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.start()
+	h.settle()
+	if h.writes != 0 {
+		t.Errorf("%d writes while nothing changed", h.writes)
+	}
+}
+
+func TestPoolNumbersAreWrittenTogether(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newPoolHost(t, "a")
+		defer func() { h.stop(); synctest.Wait() }()
+		h.apply(poolSet())
+		h.settle()
+		vg := h.pool().Status.VGUUID
+		h.writes = 0
+		for i := range 40 { // one per second, 1 MiB of 100 each
+			_, err := h.memory(vg).Create(t.Context(), volume.Spec{ID: volumetest.ID(i), Name: "v", SizeBytes: mib, Access: volume.AccessBlock})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := h.reconcile(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+		}
+		if h.writes > 10 {
+			t.Errorf("%d writes for 40 volumes", h.writes)
+		}
+		time.Sleep(numbersInterval)
+		h.settle()
+		if p := h.pool(); p.Status.VolumeCount != 40 || p.Status.Free.Value() != 60*mib || p.Status.Allocated.Value() != 40*mib {
+			t.Errorf("ended at %+v", p.Status)
+		}
+	})
+}
+
+func TestPoolGrowth(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		change func(*v1alpha1.PoolSet)
+		want   []string
+	}{
+		"Auto":   {nil, []string{"a", "b"}},
+		"Manual": {func(s *v1alpha1.PoolSet) { s.Spec.Growth = v1alpha1.GrowthManual }, []string{"a"}},
+		"Manual, by name": {func(s *v1alpha1.PoolSet) {
+			s.Spec.Growth = v1alpha1.GrowthManual
+			s.Spec.DeviceSelector.Names = []string{"a", "b"}
+		}, []string{"a", "b"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for n := 0; ; n++ {
+				h := newPoolHost(t, "a")
+				s := poolSet()
+				if tc.change != nil {
+					tc.change(s)
+				}
+				h.apply(s)
+				h.settle()
+				h.disks["b"] = &fakeDisk{}
+				h.killer.arm(n)
+				_ = h.reconcile()
+				died := h.killer.died()
+				h.start()
+				h.settle()
+				h.wantHealthy(tc.want...)
+				if !died {
+					return
+				}
+			}
+		})
+	}
+}
+
+func TestPoolWaitsForDisks(t *testing.T) {
+	t.Parallel()
+	h := newPoolHost(t)
+	h.apply(poolSet())
+	h.settle()
+	h.want(v1alpha1.PoolPending, v1alpha1.ReasonNoDisks)
+	if _, err := h.backends.ForNew(volume.ModeLVM, "fast"); err == nil {
+		t.Error("usable without disks")
+	}
+	h.disks["a"] = &fakeDisk{}
+	h.settle()
+	h.wantHealthy("a")
+}
+
+func TestForeignVolumeGroupIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	h := newPoolHost(t, "a")
+	h.groups["theirs"] = &fakeGroup{name: "berth-fast", poolUID: "somebody's"}
+	h.apply(poolSet())
+	h.settle()
+	h.want(v1alpha1.PoolFailed, v1alpha1.ReasonForeignVG)
+	if len(h.groups) != 1 || h.creates != 0 {
+		t.Errorf("groups %v", h.groups)
+	}
+}
+
+// TestPoolObjectMadeAnew: etcd was restored to before the Pool was made.
+func TestPoolObjectMadeAnew(t *testing.T) {
+	t.Parallel()
+	h := newPoolHost(t, "a", "b")
+	h.apply(poolSet())
+	h.settle()
+	was := h.wantHealthy("a", "b")
+	was.Finalizers = nil
+	if err := h.api.Update(t.Context(), was); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.api.Delete(t.Context(), was); err != nil {
+		t.Fatal(err)
+	}
+	h.start()
+	h.settle()
+	now := h.wantHealthy("a", "b")
+	if now.UID == was.UID || now.Status.VGUUID != was.Status.VGUUID || h.creates != 1 {
+		t.Errorf("was %s %s, is %s %s, made %d times", was.UID, was.Status.VGUUID, now.UID, now.Status.VGUUID, h.creates)
+	}
+	h.disks["c"] = &fakeDisk{}
+	h.settle()
+	h.wantHealthy("a", "b", "c")
+}
+
+func TestPoolOfALostStateDirectory(t *testing.T) {
+	t.Parallel()
+	for name, set := range map[string]*v1alpha1.PoolSet{"lvm": poolSet(), "hostpath": poolSet(hostpathSet)} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newPoolHost(t, "a")
+			h.apply(set)
+			h.settle()
+			h.stateDir = t.TempDir()
+			h.start()
+			h.writes = 0
+			h.settle()
+			h.want(v1alpha1.PoolHealthy, v1alpha1.ReasonPoolReady)
+			if h.creates+h.inits != 1 || h.writes != 0 {
+				t.Errorf("made %d times, %d writes", h.creates+h.inits, h.writes)
+			}
+		})
+	}
+}
+
+func TestPoolThatIsNotWhole(t *testing.T) {
+	t.Parallel()
+	h := newPoolHost(t, "a", "b")
+	h.apply(poolSet())
+	h.settle()
+	vg := h.pool().Status.VGUUID
+	h.disks["b"].missing = true
+	h.groups[vg].missing = 1
+	h.settle()
+	h.want(v1alpha1.PoolDegraded, v1alpha1.ReasonVGPartial)
+	if _, err := h.backends.ForExisting(volume.ModeLVM, "fast"); err != nil {
+		t.Errorf("volumes on the disks that are there do not go on: %v", err)
+	}
+	if got := h.pools.live("fast").devices.get(); len(got) != 1 || got[0] != "/dev/a" {
+		t.Errorf("commands are limited to %v", got)
+	}
+	gone := h.groups[vg]
+	delete(h.groups, vg)
+	h.settle()
+	h.want(v1alpha1.PoolFailed, v1alpha1.ReasonVGMissing)
+	if h.creates != 1 {
+		t.Fatal("made anew")
+	}
+	gone.missing, h.groups[vg], h.disks["b"].missing = 0, gone, false
+	h.settle()
+	h.wantHealthy("a", "b")
+}
+
+func TestLostRootIsNeverMadeAnew(t *testing.T) {
+	t.Parallel()
+	h := newPoolHost(t)
+	h.apply(poolSet(hostpathSet))
+	h.settle()
+	marker := h.roots["/srv/berth"]
+	delete(h.roots, "/srv/berth") // not mounted
+	for range 3 {
+		h.start()
+		h.settle()
+		h.want(v1alpha1.PoolFailed, v1alpha1.ReasonRootUnavailable)
+	}
+	if h.inits != 1 {
+		t.Fatalf("made %d times", h.inits)
+	}
+	h.roots["/srv/berth"] = marker
+	h.settle()
+	h.want(v1alpha1.PoolHealthy, v1alpha1.ReasonPoolReady)
+}
+
+func TestPoolWithoutItsPoolSetServesAndTakesNothingNew(t *testing.T) {
+	t.Parallel()
+	for name, unwant := range map[string]func(*poolHost){
+		"deleted": (*poolHost).deleteSet,
+		"selects other nodes": func(h *poolHost) {
+			s := &v1alpha1.PoolSet{}
+			if err := h.api.Get(h.t.Context(), types.NamespacedName{Name: "fast"}, s); err != nil {
+				h.t.Fatal(err)
+			}
+			s.Spec.NodeSelector = map[string]string{"disk": "hdd"}
+			if err := h.api.Update(h.t.Context(), s); err != nil {
+				h.t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newPoolHost(t, "a")
+			h.apply(poolSet())
+			h.settle()
+			unwant(h)
+			h.disks["b"] = &fakeDisk{}
+			h.start()
+			h.settle()
+			h.want(v1alpha1.PoolHealthy, v1alpha1.ReasonPoolError)
+			if _, err := h.backends.ForNew(volume.ModeLVM, "fast"); err == nil {
+				t.Error("takes new volumes")
+			}
+			if _, err := h.backends.ForExisting(volume.ModeLVM, "fast"); err != nil {
+				t.Errorf("does not serve its volumes: %v", err)
+			}
+			if len(h.groups) != 1 || h.disks["b"].owner != "" {
+				t.Errorf("groups %v, disks %+v", h.groups, h.disks)
+			}
+		})
+	}
+}
+
+func TestPoolWithVolumesIsNotRemoved(t *testing.T) {
+	t.Parallel()
+	h := newPoolHost(t, "a")
+	h.apply(poolSet())
+	h.settle()
+	vg := h.pool().Status.VGUUID
+	rec, err := h.memory(vg).Create(t.Context(), volume.Spec{ID: lvUID, Name: "v", SizeBytes: mib, Access: volume.AccessBlock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.deletePool()
+	h.settle()
+	if h.pool() == nil || len(h.groups) != 1 || h.disks["a"].released {
+		t.Fatal("a pool with a volume was removed")
+	}
+	if _, err := h.backends.ForExisting(volume.ModeLVM, "fast"); err != nil {
+		t.Errorf("does not serve its volumes: %v", err)
+	}
+	if err := h.memory(vg).Delete(t.Context(), lvUID, &rec, volume.WipeZero); err != nil {
+		t.Fatal(err)
+	}
+	h.settle()
+	// The PoolSet still wants the pool; its disk is being cleaned.
+	h.want(v1alpha1.PoolPending, v1alpha1.ReasonNoDisks)
+	if len(h.groups) != 0 || !h.disks["a"].released {
+		t.Errorf("groups %v, disk %+v", h.groups, h.disks["a"])
+	}
+}
+
+func TestHostpathPoolIsTakenUpAgain(t *testing.T) {
+	t.Parallel()
+	h := newPoolHost(t)
+	h.apply(poolSet(hostpathSet))
+	h.settle()
+	h.deleteSet()
+	h.settle()
+	h.deletePool()
+	h.settle()
+	if h.pool() != nil || h.backends.Has("fast") == false && len(h.roots) != 1 {
+		t.Fatalf("pool %+v, roots %v", h.pool(), h.roots)
+	}
+	h.apply(poolSet(hostpathSet))
+	h.settle()
+	h.want(v1alpha1.PoolHealthy, v1alpha1.ReasonPoolReady)
+	if h.inits != 1 {
+		t.Errorf("made %d times", h.inits)
+	}
+}
+
+func TestPoolOfAnotherMachineOrADamagedRecord(t *testing.T) {
+	t.Parallel()
+	for name, spoil := range map[string]func(*poolHost){
+		"machine": func(h *poolHost) { h.machineID = "ffffffffffffffffffffffffffffffff" },
+		"record": func(h *poolHost) {
+			if err := os.WriteFile(filepath.Join(h.stateDir, "fast.json"), []byte(`{"schemaVersion":1}`), 0o600); err != nil {
+				h.t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newPoolHost(t, "a")
+			h.apply(poolSet())
+			h.settle()
+			spoil(h)
+			h.disks["b"] = &fakeDisk{}
+			h.start()
+			h.settle()
+			h.want(v1alpha1.PoolFailed, v1alpha1.ReasonPoolError)
+			if _, err := h.backends.ForNew(volume.ModeLVM, "fast"); err == nil {
+				t.Error("usable")
+			}
+			if h.disks["b"].owner != "" {
+				t.Error("a disk was claimed")
+			}
+			h.deletePool()
+			h.settle()
+			if h.pool() == nil || len(h.groups) != 1 {
+				t.Error("removed")
+			}
+		})
+	}
+}
+
+func TestRestoredPoolsServeBeforeTheAPIServerAnswers(t *testing.T) {
+	t.Parallel()
+	h := newPoolHost(t, "a")
+	h.apply(poolSet())
+	h.settle()
+	h.start()
+	if _, err := h.backends.ForExisting(volume.ModeLVM, "fast"); err != nil {
+		t.Errorf("existing volumes: %v", err)
+	}
+	if h.backends.Synced() {
+		t.Error("synced before the PoolSets were looked at")
+	}
+	if err := h.reconcile(); err != nil || !h.backends.Synced() {
+		t.Errorf("not synced after all were looked at: %v", err)
+	}
+}
+
+func TestReserve(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]int64{"": 0, "5%": 50, "2.5%": 25, "0%": 0, "99.99%": 1000, "10Gi": 1000, "300": 300} {
+		var r reserve
+		if err := r.set(text); err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+		if got := r.bytes(1000); got != want {
+			t.Errorf("%q of 1000 is %d, want %d", text, got, want)
+		}
+	}
+	for _, text := range []string{"x", "-1", "101%", "%", "NaN%"} {
+		if _, err := parseReserve(text); err == nil {
+			t.Errorf("%q was accepted", text)
+		}
+	}
+}
+
+func FuzzDecodePoolRecord(f *testing.F) {
+	f.Add([]byte(`{"schemaVersion":1,"poolSet":"fast","kind":"lvm","machineID":"m","poolUID":"u","vgName":"berth-fast"}`))
+	f.Add([]byte(`{"schemaVersion":1,"poolSet":"dirs","kind":"hostpath","machineID":"m","poolUID":"u","path":"/srv/x","rootID":"r"}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r, err := decodePoolRecord(data)
+		if err != nil {
+			return
+		}
+		d := poolRecords{t.TempDir()}
+		if err := d.save(r); err != nil {
+			t.Fatalf("accepted and not writable: %v", err)
+		}
+		if _, err := d.load(r.PoolSet); err != nil {
+			t.Fatalf("not readable again: %v", err)
+		}
+	})
+}

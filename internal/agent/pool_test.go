@@ -1,0 +1,462 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/ledger"
+	"github.com/berth-dev/berth/pkg/device"
+	"github.com/berth-dev/berth/pkg/hostpath"
+	"github.com/berth-dev/berth/pkg/lvm"
+	"github.com/berth-dev/berth/pkg/volume"
+	"github.com/berth-dev/berth/pkg/volume/volumetest"
+)
+
+// poolHost is a node with disks, an lvm, directories and an API server: what outlives
+// the agent's process.
+type poolHost struct {
+	t         *testing.T
+	killer    *killer
+	api       client.WithWatch
+	stateDir  string
+	ledgerDir string
+	machineID string
+	writes    int
+	serial    int
+
+	disks    map[string]*fakeDisk
+	groups   map[string]*fakeGroup
+	creates  int
+	roots    map[string]string // marker by path; missing when the root is not mounted
+	inits    int
+	memories map[string]*volumetest.Memory
+
+	pools    *PoolReconciler
+	backends *Backends
+	stop     context.CancelFunc
+}
+
+type fakeDisk struct {
+	owner    string
+	released bool
+	missing  bool
+}
+
+type fakeGroup struct {
+	name, poolUID string
+	devices       []string
+	missing       int
+}
+
+func newPoolHost(t *testing.T, disks ...string) *poolHost {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{v1alpha1.AddToScheme, corev1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			t.Fatal(err)
+		}
+	}
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{"disk": "ssd"}}}
+	h := &poolHost{
+		t: t, killer: &killer{left: -1}, stateDir: t.TempDir(), ledgerDir: t.TempDir(), machineID: machine,
+		disks: map[string]*fakeDisk{}, groups: map[string]*fakeGroup{}, roots: map[string]string{}, memories: map[string]*volumetest.Memory{},
+		api: fake.NewClientBuilder().WithScheme(scheme).WithObjects(node).WithStatusSubresource(&v1alpha1.Pool{}).Build(),
+	}
+	for _, d := range disks {
+		h.disks[d] = &fakeDisk{}
+	}
+	h.start()
+	t.Cleanup(func() { h.stop() })
+	return h
+}
+
+func (h *poolHost) start() {
+	h.t.Helper()
+	h.killer.arm(-1)
+	if h.stop != nil {
+		h.stop()
+	}
+	book, err := ledger.Open(h.ledgerDir)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	write := func(f func() error) error {
+		if err := h.killer.step(); err != nil {
+			return err
+		}
+		h.writes++
+		if err := f(); err != nil {
+			return err
+		}
+		return h.killer.step()
+	}
+	var ctx context.Context
+	ctx, h.stop = context.WithCancel(context.Background())
+	h.backends = NewBackends(nil)
+	h.pools = NewPoolReconciler(ctx, PoolOptions{
+		Client: interceptor.NewClient(h.api, interceptor.Funcs{
+			Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+				return write(func() error {
+					h.serial++
+					o.SetUID(types.UID(fmt.Sprintf("00000000-0000-4000-9000-%012d", h.serial)))
+					return c.Create(ctx, o, opts...)
+				})
+			},
+			Patch: func(ctx context.Context, c client.WithWatch, o client.Object, p client.Patch, opts ...client.PatchOption) error {
+				return write(func() error { return c.Patch(ctx, o, p, opts...) })
+			},
+			SubResourcePatch: func(ctx context.Context, c client.Client, sub string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
+				return write(func() error { return c.SubResource(sub).Patch(ctx, o, p, opts...) })
+			},
+		}),
+		NodeName: "n1", MachineID: h.machineID, Directory: h.stateDir, Backends: h.backends, Ledger: book,
+		Disks: h, LVM: fakeLVM{h}, Roots: fakeRoots{h}, Log: slog.New(slog.DiscardHandler),
+	})
+	if err := h.pools.Restore(); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// The disks.
+
+func diskPath(name string) string { return "/dev/" + name }
+
+func (h *poolHost) Ready() bool { return true }
+
+func (h *poolHost) PoolCandidates(_ context.Context, sel *v1alpha1.DeviceSelector) ([]v1alpha1.BlockDevice, error) {
+	var found []v1alpha1.BlockDevice
+	for name, d := range h.disks {
+		if d.owner == "" && !d.released && !d.missing && (len(sel.Names) == 0 || slices.Contains(sel.Names, name)) {
+			found = append(found, v1alpha1.BlockDevice{ObjectMeta: metav1.ObjectMeta{Name: name}})
+		}
+	}
+	slices.SortFunc(found, func(a, b v1alpha1.BlockDevice) int { return strings.Compare(a.Name, b.Name) })
+	return found, nil
+}
+
+func (h *poolHost) ClaimForPool(_ context.Context, name string, pool *v1alpha1.Pool) (device.Claimed, error) {
+	d := h.disks[name]
+	if d.owner != "" && d.owner != string(pool.UID) || d.released {
+		return device.Claimed{}, volume.ErrBusy
+	}
+	for _, g := range h.groups {
+		if slices.Contains(g.devices, diskPath(name)) {
+			return device.Claimed{}, volume.ErrNotBlank
+		}
+	}
+	if err := h.killer.step(); err != nil {
+		return device.Claimed{}, err
+	}
+	d.owner = string(pool.UID)
+	return h.claimed(name), h.killer.step()
+}
+
+func (h *poolHost) claimed(name string) device.Claimed {
+	d := h.disks[name]
+	c := device.Claimed{Name: name, Path: diskPath(name), State: device.StateClaimed, Owner: device.Owner{UID: d.owner, Kind: device.OwnerPool}}
+	if d.missing {
+		c.Path = ""
+	}
+	return c
+}
+
+func (h *poolHost) Claims(context.Context) ([]device.Claimed, error) {
+	var claims []device.Claimed
+	for name, d := range h.disks {
+		if d.owner != "" && !d.released {
+			claims = append(claims, h.claimed(name))
+		}
+	}
+	return claims, nil
+}
+
+func (h *poolHost) Release(_ context.Context, name, owner string, policy volume.WipePolicy) (string, error) {
+	d := h.disks[name]
+	if d.owner != owner {
+		return "", volume.ErrNotFound
+	}
+	for _, g := range h.groups {
+		if slices.Contains(g.devices, diskPath(name)) {
+			h.t.Errorf("disk %s was released while it is part of %s", name, g.name)
+		}
+	}
+	if policy == volume.WipeNone {
+		h.t.Errorf("disk %s was released without a wipe", name)
+	}
+	if err := h.killer.step(); err != nil {
+		return "", err
+	}
+	d.released = true
+	return "token", h.killer.step()
+}
+
+// The host's lvm.
+
+type fakeLVM struct{ h *poolHost }
+
+func (l fakeLVM) group(uuid string) *lvm.Group {
+	g := l.h.groups[uuid]
+	return &lvm.Group{Name: g.name, UUID: uuid, MissingPVs: g.missing}
+}
+
+func (l fakeLVM) FindGroup(_ context.Context, poolUID string) (*lvm.Group, error) {
+	for uuid, g := range l.h.groups {
+		if g.poolUID == poolUID {
+			return l.group(uuid), nil
+		}
+	}
+	return nil, volume.ErrNotFound
+}
+
+func (l fakeLVM) CreateGroup(ctx context.Context, spec lvm.GroupSpec) (*lvm.Group, error) {
+	if g, err := l.FindGroup(ctx, spec.PoolUID); err == nil {
+		for _, d := range spec.Devices {
+			if !slices.Contains(l.h.groups[g.UUID].devices, d) {
+				return nil, volume.ErrExists
+			}
+		}
+		return g, nil
+	}
+	for _, g := range l.h.groups {
+		if g.name == spec.Name {
+			return nil, fmt.Errorf("%w: foreign", volume.ErrExists)
+		}
+	}
+	if err := l.h.killer.step(); err != nil {
+		return nil, err
+	}
+	l.h.creates++
+	uuid := fmt.Sprintf("vg-%d", l.h.creates)
+	l.h.groups[uuid] = &fakeGroup{name: spec.Name, poolUID: spec.PoolUID, devices: spec.Devices}
+	return l.group(uuid), l.h.killer.step()
+}
+
+func (l fakeLVM) ExtendGroup(_ context.Context, uuid string, spec lvm.GroupSpec) (*lvm.Group, error) {
+	g := l.h.groups[uuid]
+	if g == nil || g.poolUID != spec.PoolUID {
+		return nil, volume.ErrIdentity
+	}
+	if err := l.h.killer.step(); err != nil {
+		return nil, err
+	}
+	for _, d := range spec.Devices {
+		if !slices.Contains(g.devices, d) {
+			g.devices = append(g.devices, d)
+		}
+	}
+	return l.group(uuid), l.h.killer.step()
+}
+
+func (l fakeLVM) RemoveGroup(_ context.Context, uuid, poolUID string) error {
+	g := l.h.groups[uuid]
+	if g == nil {
+		return nil
+	}
+	if g.poolUID != poolUID {
+		return volume.ErrIdentity
+	}
+	if found, err := l.h.memory(uuid).List(context.Background()); err != nil || len(found) > 0 {
+		return errors.Join(volume.ErrInUse, err)
+	}
+	if err := l.h.killer.step(); err != nil {
+		return err
+	}
+	delete(l.h.groups, uuid)
+	return l.h.killer.step()
+}
+
+func (l fakeLVM) Backend(o lvm.Options) (GroupBackend, error) {
+	return &fakeGroupBackend{l.h.memory(o.GroupUUID), l, o.GroupUUID}, nil
+}
+
+func (h *poolHost) memory(key string) *volumetest.Memory {
+	m := h.memories[key]
+	if m == nil {
+		m = volumetest.NewMemory(volumetest.MemoryOptions{Dir: h.t.TempDir(), TotalBytes: 100 * mib})
+		h.memories[key] = m
+	}
+	return m
+}
+
+type fakeGroupBackend struct {
+	*volumetest.Memory
+	lvm  fakeLVM
+	uuid string
+}
+
+func (b *fakeGroupBackend) Group(context.Context) (*lvm.Group, error) {
+	if b.lvm.h.groups[b.uuid] == nil {
+		return nil, volume.ErrPoolUnavailable
+	}
+	return b.lvm.group(b.uuid), nil
+}
+
+func (b *fakeGroupBackend) List(ctx context.Context) ([]volume.Found, error) {
+	if b.lvm.h.groups[b.uuid] == nil {
+		return nil, volume.ErrPoolUnavailable
+	}
+	return b.Memory.List(ctx)
+}
+
+// The host's directories.
+
+type fakeRoots struct{ h *poolHost }
+
+func (r fakeRoots) Init(_ context.Context, where hostpath.Where, poolUID string) (string, error) {
+	if err := r.h.killer.step(); err != nil {
+		return "", err
+	}
+	if id, ok := r.h.roots[where.Root]; ok {
+		if id != "root of "+poolUID {
+			return "", volume.ErrExists
+		}
+		return id, nil
+	}
+	r.h.inits++
+	r.h.roots[where.Root] = "root of " + poolUID
+	return r.h.roots[where.Root], r.h.killer.step()
+}
+
+func (r fakeRoots) Backend(o hostpath.Options) (RootBackend, error) {
+	return &fakeRootBackend{r.h.memory(o.Root), r.h, o}, nil
+}
+
+type fakeRootBackend struct {
+	*volumetest.Memory
+	h *poolHost
+	o hostpath.Options
+}
+
+func (b *fakeRootBackend) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+
+func (b *fakeRootBackend) Capacity(ctx context.Context) (volume.Capacity, error) {
+	if b.h.roots[b.o.Root] != b.o.RootID {
+		return volume.Capacity{}, fmt.Errorf("no marker: %w", volume.ErrPoolUnavailable)
+	}
+	return b.Memory.Capacity(ctx)
+}
+
+// Words of the tests.
+
+func poolSet(mutate ...func(*v1alpha1.PoolSet)) *v1alpha1.PoolSet {
+	s := &v1alpha1.PoolSet{
+		ObjectMeta: metav1.ObjectMeta{Name: "fast"},
+		Spec: v1alpha1.PoolSetSpec{
+			Kind: v1alpha1.PoolLVM, DeviceSelector: &v1alpha1.DeviceSelector{}, Growth: v1alpha1.GrowthAuto,
+			NodeSelector: map[string]string{"disk": "ssd"},
+		},
+	}
+	for _, m := range mutate {
+		m(s)
+	}
+	return s
+}
+
+func hostpathSet(s *v1alpha1.PoolSet) {
+	s.Spec.Kind, s.Spec.DeviceSelector, s.Spec.Growth = v1alpha1.PoolHostpath, nil, ""
+	s.Spec.Hostpath = &v1alpha1.HostpathPool{Path: "/srv/berth"}
+}
+
+func (h *poolHost) apply(s *v1alpha1.PoolSet) {
+	h.t.Helper()
+	if err := h.api.Create(h.t.Context(), s); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h *poolHost) reconcile() error {
+	_, err := h.pools.Reconcile(h.t.Context(), reconcile.Request{NamespacedName: types.NamespacedName{Name: "fast"}})
+	return err
+}
+
+func (h *poolHost) settle() {
+	h.t.Helper()
+	for range 10 {
+		before := h.writes
+		if err := h.reconcile(); err == nil && h.writes == before {
+			return
+		}
+	}
+	h.t.Fatalf("does not settle: %+v, %v", h.pool(), h.reconcile())
+}
+
+func (h *poolHost) pool() *v1alpha1.Pool {
+	h.t.Helper()
+	p := &v1alpha1.Pool{}
+	if err := h.api.Get(h.t.Context(), client.ObjectKey{Name: "fast-n1"}, p); err != nil {
+		if client.IgnoreNotFound(err) == nil {
+			return nil
+		}
+		h.t.Fatal(err)
+	}
+	return p
+}
+
+func (h *poolHost) want(state v1alpha1.PoolState, reason string) *v1alpha1.Pool {
+	h.t.Helper()
+	p := h.pool()
+	if p == nil {
+		h.t.Fatal("no Pool")
+	}
+	c := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.PoolReady)
+	if p.Status.State != state || c == nil || c.Reason != reason || c.Message == "" {
+		h.t.Fatalf("state %s, condition %+v; want %s %s", p.Status.State, c, state, reason)
+	}
+	return p
+}
+
+func (h *poolHost) wantHealthy(disks ...string) *v1alpha1.Pool {
+	h.t.Helper()
+	p := h.want(v1alpha1.PoolHealthy, v1alpha1.ReasonPoolReady)
+	if len(h.groups) != 1 || h.groups[p.Status.VGUUID] == nil {
+		h.t.Fatalf("volume groups %v, status %s", h.groups, p.Status.VGUUID)
+	}
+	var paths []string
+	for _, d := range disks {
+		paths = append(paths, diskPath(d))
+	}
+	devices := slices.Sorted(slices.Values(h.groups[p.Status.VGUUID].devices))
+	if !slices.Equal(devices, paths) || !slices.Equal(p.Status.BlockDevices, disks) {
+		h.t.Fatalf("devices %v, in the status %v, want %v", devices, p.Status.BlockDevices, disks)
+	}
+	if p.Status.Capacity == nil || p.Status.Capacity.Value() != 100*mib || p.Status.Free == nil {
+		h.t.Fatalf("numbers %+v", p.Status)
+	}
+	if _, err := h.backends.ForNew(volume.ModeLVM, "fast"); err != nil {
+		h.t.Fatalf("not usable: %v", err)
+	}
+	return p
+}
+
+func (h *poolHost) deletePool() {
+	h.t.Helper()
+	if err := h.api.Delete(h.t.Context(), h.pool()); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h *poolHost) deleteSet() {
+	h.t.Helper()
+	if err := h.api.Delete(h.t.Context(), poolSet()); err != nil {
+		h.t.Fatal(err)
+	}
+}
