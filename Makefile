@@ -16,9 +16,11 @@ IMAGE   := build/berth-image.tar
 TESTBED := build/testbed
 TOOLS   := build/tools
 
-# Everything but the race detector is built without cgo, so that one build cache
-# serves product, tools, vet and lint.
+# Everything but the race detector is built with the same flags, so that what is
+# compiled for the testbed's Kubernetes serves the product, its tools, vet and
+# lint as well.
 export CGO_ENABLED := 0
+export GOFLAGS := -trimpath -buildvcs=false
 export VERSION NODES IMAGE TESTBED TOOLS
 
 # Unit tests are all packages but those that need an apiserver or a cluster.
@@ -67,7 +69,7 @@ clean: ## Stop the testbed and remove everything that was built or cached
 
 .PHONY: build
 build: ## Build both commands into build/bin
-	go build -trimpath -ldflags '-s -w' -o build/bin/ ./cmd/...
+	go build -ldflags '-s -w' -o build/bin/ ./cmd/...
 
 .PHONY: build-image
 build-image: ## Build the image without installing or starting anything
@@ -152,12 +154,12 @@ verify-docs: ## Commands, paths, links, flags and manifests in the docs are real
 # meet neither each other's nor the product's.
 $(TOOLS)/controller-gen: hack/tools/go.mod hack/tools/go.sum
 	@echo "    building controller-gen (once)"
-	@go build -C hack/tools -trimpath -o ../../$@ sigs.k8s.io/controller-tools/cmd/controller-gen
+	@go build -C hack/tools -o ../../$@ sigs.k8s.io/controller-tools/cmd/controller-gen
 
 $(TOOLS)/kustomize: hack/kustomize/go.mod hack/kustomize/go.sum
 	@echo "    building kustomize (once)"
-	@go build -C hack/kustomize -trimpath -o ../../$@ sigs.k8s.io/kustomize/kustomize/v5
+	@go build -C hack/kustomize -o ../../$@ sigs.k8s.io/kustomize/kustomize/v5
 
 $(TOOLS)/golangci-lint: hack/lint/go.mod hack/lint/go.sum
 	@echo "    building golangci-lint (once; some minutes on two cores)"
-	@go build -C hack/lint -trimpath -o ../../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	@go build -C hack/lint -o ../../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
