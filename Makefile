@@ -11,7 +11,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-NODES   ?= 3
+NODES   ?= 2
 IMAGE   := build/berth-image.tar
 TESTBED := build/testbed
 TOOLS   := build/tools
