@@ -86,7 +86,7 @@ unit: ## Run the unit tests and csi-sanity with the race detector
 
 .PHONY: sanity
 sanity: ## Run csi-sanity alone
-	go test -count=1 -run 'Sanity' ./internal/csi/...
+	go test -count=1 ./internal/sanity/...
 
 .PHONY: integration
 integration: deps ## Run the tests against a real apiserver
