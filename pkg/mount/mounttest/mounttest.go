@@ -95,26 +95,41 @@ func LoopDevice(t testing.TB, sizeBytes int64) *Loop {
 	if err := backing.Truncate(sizeBytes); err != nil {
 		t.Fatal(err)
 	}
-	return attach(t, backing)
+	loop, err := attach(backing)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(loop.Detach)
+	return loop
+}
+
+// Attach makes a block device of a file that is there. Detach it, or end the
+// process.
+func Attach(file string) (*Loop, error) {
+	backing, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer backing.Close()
+	return attach(backing)
 }
 
 // attach tries until a free device was taken: others may look for one too.
-func attach(t testing.TB, backing *os.File) *Loop {
-	t.Helper()
+func attach(backing *os.File) (*Loop, error) {
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	defer control.Close()
 	for range 100 {
 		n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
 		if err != nil {
-			t.Fatalf("find a free loop device: %v", err)
+			return nil, fmt.Errorf("find a free loop device: %w", err)
 		}
 		path := fmt.Sprintf("/dev/loop%d", n)
 		device, err := os.OpenFile(path, os.O_RDWR, 0)
 		if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		config := unix.LoopConfig{Fd: uint32(backing.Fd())}
 		// Detached by the kernel when nobody has it open or mounted any more.
@@ -122,17 +137,18 @@ func attach(t testing.TB, backing *os.File) *Loop {
 		copy(config.Info.File_name[:], backing.Name())
 		err = unix.IoctlLoopConfigure(int(device.Fd()), &config)
 		if err == nil {
-			t.Cleanup(func() { _ = device.Close() })
-			return &Loop{Path: path, File: backing.Name(), device: device}
+			return &Loop{Path: path, File: backing.Name(), device: device}, nil
 		}
 		_ = device.Close()
 		if !errors.Is(err, unix.EBUSY) {
-			t.Fatalf("attach %s: %v", path, err)
+			return nil, fmt.Errorf("attach %s: %w", path, err)
 		}
 	}
-	t.Fatal("no loop device could be attached")
-	return nil
+	return nil, errors.New("no loop device could be attached")
 }
+
+// Detach gives the device back. It goes when nobody has it mounted any more.
+func (l *Loop) Detach() { _ = l.device.Close() }
 
 // Resize makes the device larger.
 func (l *Loop) Resize(t testing.TB, sizeBytes int64) {
@@ -140,9 +156,17 @@ func (l *Loop) Resize(t testing.TB, sizeBytes int64) {
 	if err := os.Truncate(l.File, sizeBytes); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.IoctlSetInt(int(l.device.Fd()), unix.LOOP_SET_CAPACITY, 0); err != nil {
-		t.Fatalf("resize %s: %v", l.Path, err)
+	if err := l.Refresh(); err != nil {
+		t.Fatal(err)
 	}
+}
+
+// Refresh gives the device the size that its file has by now.
+func (l *Loop) Refresh() error {
+	if err := unix.IoctlSetInt(int(l.device.Fd()), unix.LOOP_SET_CAPACITY, 0); err != nil {
+		return fmt.Errorf("resize %s: %w", l.Path, err)
+	}
+	return nil
 }
 
 // Unmount takes away everything mounted at a path when the test ends.
