@@ -8,6 +8,7 @@ set -eu
 
 list=$(dirname "$0")/apt-packages.txt
 missing=
+# shellcheck disable=SC2013 # words are wanted, not lines
 for package in $(sed 's/#.*//' "$list"); do
     status=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null) || status=
     [ "$status" = installed ] || missing="$missing $package"
