@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	csispec "github.com/container-storage-interface/spec/lib/go/csi"
@@ -103,6 +104,7 @@ func (n *node) control(ctx context.Context, volumes *agent.VolumeReconciler, poo
 		Owner: n.owner, Room: volumes.Room, Log: n.log.With("part", "capacity"),
 	})
 	backends.OnChange(publisher.Kick)
+	backends.OnTouch(func(string) { publisher.Kick() })
 	for _, object := range []client.Object{&storagev1.StorageClass{}, agent.NodeMetadata()} {
 		informer, err := n.manager.GetCache().GetInformer(ctx, object, cache.BlockUntilSynced(false))
 		if err != nil {
@@ -141,7 +143,7 @@ func (n *node) control(ctx context.Context, volumes *agent.VolumeReconciler, poo
 	return nil
 }
 
-// kicks calls f at every event but those that change nothing.
+// kicks calls f at every event.
 func kicks(f func()) toolscache.ResourceEventHandler {
 	return toolscache.ResourceEventHandlerFuncs{
 		AddFunc:    func(any) { f() },
@@ -232,8 +234,32 @@ func (n *node) serve(ctx context.Context) error {
 		}
 		return n.registration.Start(ctx)
 	})
-	group.Go(func() error { return n.manager.Start(ctx) })
+	group.Go(func() error { return n.runManager(ctx) })
 	return group.Wait()
+}
+
+// runManager runs the manager until the context ends. While the caches of
+// controller-runtime (v0.25.2: runnableGroup.Start) wait for the API server, the
+// manager does not notice that it is told to end; nothing of ours runs in it then.
+func (n *node) runManager(ctx context.Context) error {
+	var started atomic.Bool
+	if err := n.manager.Add(manager.RunnableFunc(func(context.Context) error {
+		started.Store(true)
+		return nil
+	})); err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- n.manager.Start(ctx) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	if !started.Load() {
+		return nil
+	}
+	return <-ended
 }
 
 // waitForSocket returns when somebody answers on the socket: kubelet calls it as soon

@@ -28,6 +28,9 @@ import (
 // repaired).
 const settledRetry = 5 * time.Minute
 
+// conflictRetry is how long the cache gets to catch up with the API server.
+const conflictRetry = 100 * time.Millisecond
+
 // VolumeReconciler keeps the LocalVolumes of this node. It reads from the
 // informers' cache only, and writes one status per creation and one finalizer per
 // deletion, nothing when nothing changed.
@@ -103,8 +106,13 @@ func (r *VolumeReconciler) bringUp(ctx context.Context, lv *v1alpha1.LocalVolume
 func (r *VolumeReconciler) conclude(ctx context.Context, lv, base *v1alpha1.LocalVolume, cause error) (reconcile.Result, error) {
 	changed := !apiequality.Semantic.DeepEqual(base.Status, lv.Status)
 	if changed {
-		if err := r.patch(ctx, lv, base, true); err != nil {
-			return reconcile.Result{}, errors.Join(cause, err)
+		err := r.patch(ctx, lv, base, true)
+		if apierrors.IsConflict(err) {
+			// The cache was a moment behind. What was made is in the ledger.
+			return reconcile.Result{RequeueAfter: conflictRetry}, nil
+		}
+		if err != nil {
+			return reconcile.Result{}, errors.Join(cause, fmt.Errorf("write the status of LocalVolume %s: %w", lv.Name, err))
 		}
 	}
 	if cause == nil {
@@ -181,7 +189,11 @@ func (r *VolumeReconciler) ReconcileDeleted(ctx context.Context, req reconcile.R
 		return r.conclude(ctx, lv, base, err)
 	}
 	controllerutil.RemoveFinalizer(lv, v1alpha1.AgentFinalizer)
-	return reconcile.Result{}, r.patch(ctx, lv, base, false)
+	err := r.patch(ctx, lv, base, false)
+	if apierrors.IsConflict(err) {
+		return reconcile.Result{RequeueAfter: conflictRetry}, nil
+	}
+	return reconcile.Result{}, err
 }
 
 // patch writes what changed, if the object is still the one that was read.
@@ -245,15 +257,31 @@ func (r *VolumeReconciler) wait(key types.NamespacedName) {
 	r.waiting[key] = true
 }
 
-// PoolsChanged looks again at the volumes that wait for a pool or for room.
+// PoolsChanged looks again at the volumes that wait for a pool.
 func (r *VolumeReconciler) PoolsChanged() {
-	r.mu.Lock()
-	keys := r.waiting
-	r.waiting = nil
-	r.mu.Unlock()
-	for key := range keys {
-		r.Enqueue(key.Name)
+	for _, name := range r.takeWaiting() {
+		r.Enqueue(name)
 	}
+}
+
+// roomChanged looks again at the volumes that wait for room, a little later: while
+// volumes come and go there is a change every moment.
+func (r *VolumeReconciler) roomChanged(string) {
+	for _, name := range r.takeWaiting() {
+		r.live.addAfter(name, touchDelay)
+		r.deleted.addAfter(name, touchDelay)
+	}
+}
+
+func (r *VolumeReconciler) takeWaiting() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	names := make([]string, 0, len(r.waiting))
+	for key := range r.waiting {
+		names = append(names, key.Name)
+	}
+	r.waiting = nil
+	return names
 }
 
 // Enqueue looks at a volume soon: it was unstaged, or grown by somebody else.

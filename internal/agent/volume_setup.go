@@ -33,6 +33,7 @@ const (
 // volume.
 func (r *VolumeReconciler) SetupWithManager(mgr manager.Manager) error {
 	r.Carver.Backends.OnChange(r.PoolsChanged)
+	r.Carver.Backends.OnTouch(r.roomChanged)
 	for _, e := range r.Ledger.All() {
 		// Also those whose object is gone, of which the informer does not tell.
 		r.live.add(e.Name)

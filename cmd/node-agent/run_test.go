@@ -1,0 +1,185 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	csispec "github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"k8s.io/client-go/rest"
+	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+)
+
+func TestOneAgentPerNode(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "state")
+	log := slog.New(slog.DiscardHandler)
+	release, err := lockNode(t.Context(), dir, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := make(chan error, 1)
+	go func() {
+		release, err := lockNode(t.Context(), dir, log)
+		if err == nil {
+			err = release()
+		}
+		second <- err
+	}()
+	select {
+	case err := <-second:
+		t.Fatalf("a second agent did not wait: %v", err)
+	case <-time.After(2 * lockPoll):
+	}
+	if err := release(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-second; err != nil {
+		t.Errorf("the second agent did not get its turn: %v", err)
+	}
+
+	release, err = lockNode(t.Context(), dir, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	stopped, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := lockNode(stopped, dir, log); err == nil {
+		t.Error("waits on after it was told to end")
+	}
+}
+
+func TestMachineID(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "machine-id")
+	for content, ok := range map[string]bool{
+		"0123456789abcdef0123456789abcdef\n": true, "": false, "uninitialized\n": false, "0123456789ABCDEF0123456789ABCDEF": false,
+	} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if id, err := readMachineID(path); (err == nil) != ok {
+			t.Errorf("%q: %q, %v", content, id, err)
+		}
+	}
+	if _, err := readMachineID(path + "x"); err == nil {
+		t.Error("a missing file was taken for an identity")
+	}
+}
+
+// TestServesKubeletWhileTheAPIServerIsAway starts the whole agent with nobody behind
+// the API server's address.
+func TestServesKubeletWhileTheAPIServerIsAway(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: the agent looks at the host's disks")
+	}
+	dir, err := os.MkdirTemp("/tmp", "agent") // short: paths of sockets are
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	address := freeAddress(t)
+	o, err := parseOptions([]string{
+		"--host-root=/", "--state-dir=" + dir + "/state", "--csi-socket=" + dir + "/csi.sock", "--registration-dir=" + dir,
+		"--kubelet-plugin-dir=" + dir, "--http-address=" + address,
+	}, podEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- runWith(ctx, &rest.Config{Host: "http://" + freeAddress(t)}, o, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	}()
+
+	eventually(t, func() bool { return get(t, address, "/healthz") == http.StatusOK })
+	csi := dial(t, dir+"/csi.sock")
+	eventually(t, func() bool {
+		info, err := csispec.NewNodeClient(csi).NodeGetInfo(ctx, &csispec.NodeGetInfoRequest{})
+		return err == nil && info.NodeId == "n1" && info.AccessibleTopology.Segments["topology.berth.dev/node"] == "n1"
+	})
+	plugin := registration.NewRegistrationClient(dial(t, dir+"/berth.dev-reg.sock"))
+	eventually(t, func() bool {
+		info, err := plugin.GetInfo(ctx, &registration.InfoRequest{})
+		return err == nil && info.Name == "berth.dev" && info.Endpoint == dir+"/csi.sock"
+	})
+	if code := get(t, address, "/readyz"); code != http.StatusServiceUnavailable {
+		t.Errorf("/readyz says %d before anything was read", code)
+	}
+	if code := get(t, address, "/metrics"); code != http.StatusOK {
+		t.Errorf("/metrics says %d", code)
+	}
+
+	cancel()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Errorf("ended with %v", err)
+		}
+	case <-time.After(2 * stopGrace):
+		t.Fatal("does not end")
+	}
+	for _, socket := range []string{"csi.sock", "berth.dev-reg.sock"} {
+		if _, err := os.Lstat(filepath.Join(dir, socket)); err == nil {
+			t.Errorf("left %s behind", socket)
+		}
+	}
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func dial(t *testing.T, socket string) *grpc.ClientConn {
+	t.Helper()
+	c, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func get(t *testing.T, address, path string) int {
+	t.Helper()
+	resp, err := http.Get("http://" + address + path)
+	if err != nil {
+		if !strings.Contains(err.Error(), "refused") {
+			t.Log(err)
+		}
+		return 0
+	}
+	resp.Body.Close()
+	return resp.StatusCode
+}
+
+func eventually(t *testing.T, f func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	for !f() {
+		if time.Now().After(deadline) {
+			t.Fatal("not within a minute")
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
