@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -92,30 +93,47 @@ func script(devices []string, commands [][]string) ([]byte, error) {
 	if err := validatePaths(devices); err != nil {
 		return nil, err
 	}
-	var restrict []string
-	if len(devices) > 0 {
-		restrict = []string{"--devices", strings.Join(devices, ",")}
-	}
 	report := []string{"--noheadings", "--nameprefixes", "--units", "b", "--nosuffix"}
-	lines := append(append([][]string(nil), commands...),
+	lines := append(slices.Clone(commands),
 		append(append([]string{"lvs"}, report...), "-o", volumeFields),
 		// --foreign, --shared: show groups that other hosts own as what they are.
 		append(append([]string{"pvs", "--foreign", "--shared"}, report...), "-o", deviceFields),
 	)
 	var input bytes.Buffer
-	for _, line := range lines {
-		words := append(line[:1:1], restrict...)
-		words = append(words, line[1:]...)
-		for _, word := range words {
+	for _, words := range lines {
+		for i, word := range words {
 			if !wordPattern.MatchString(word) {
 				return nil, fmt.Errorf("%w: %q cannot stand in a command for lvm", volume.ErrInvalid, word)
 			}
+			if i > 0 {
+				input.WriteByte(' ')
+			}
+			input.WriteString(word)
+			if i == 0 && len(devices) > 0 {
+				input.WriteString(" --config '" + onlyDevices(devices) + "'")
+			}
 		}
-		input.WriteString(strings.Join(words, " "))
 		input.WriteByte('\n')
 	}
 	return input.Bytes(), nil
 }
+
+// onlyDevices is a configuration in which lvm sees nothing but these devices. The
+// option --devices would say the same, but may be used only once in a process: lvm
+// 2.03.31 crashes at the second use, because the list of devices is kept in memory
+// that is freed after each command (_setup_devices_list in lib/device/dev-cache.c,
+// devices_file_exit in lib/device/device_id.c). The devices file is switched off,
+// since lvm ignores the filter where there is one.
+func onlyDevices(paths []string) string {
+	var filter strings.Builder
+	for _, path := range paths {
+		filter.WriteString(`"a|^` + escapePath.Replace(path) + `$|",`)
+	}
+	return "devices{filter=[" + filter.String() + `"r|.*|"]use_devicesfile=0}`
+}
+
+// escapePath keeps what paths may contain from being read as regular expressions.
+var escapePath = strings.NewReplacer(".", "[.]", "+", "[+]")
 
 // markDuplicates notes what lvm only warns of.
 func (r *Report) markDuplicates(stderr []byte) {

@@ -47,10 +47,11 @@
 //
 // # Which devices lvm sees
 //
-// Commands on volumes name the devices of their pool (--devices), so a foreign disk
+// Commands on volumes see the devices of their pool and no other, so a foreign disk
 // that has died cannot hang them, and a group of the same name on another disk
-// does not exist for them. The option overrides the host's devices file and
-// filter for that command only.
+// does not exist for them. For that command alone a filter takes the place of the
+// host's filter and devices file (--config, see onlyDevices for why not --devices).
+// The host's global_filter stays in force.
 //
 // Commands that make, extend, find and remove groups see what the host's lvm.conf
 // and devices file let lvm see. They must notice a name that is taken anywhere, and
@@ -63,6 +64,8 @@
 //
 // # What lvm is needed
 //
-// lvm2 2.03.12 or newer (--devices), built with a line editor as distributions
-// build it. The commands run in the host's namespaces (package hostexec).
+// lvm2 2.03.12 or newer, built with a line editor as distributions build it. An
+// older one does not know the setting use_devicesfile and ignores the restriction
+// to the pool's devices, with a warning. The commands run in the host's namespaces
+// (package hostexec).
 package lvm

@@ -55,8 +55,6 @@ var messages = []message{
 	{regexp.MustCompile(`Volume group "[^"]+" not found`), volume.ErrPoolUnavailable},
 	// lib/misc/lvm-file.c and locking/file_locking.c: another lvm holds the lock.
 	{regexp.MustCompile(`Can't get lock for|Failed to lock`), volume.ErrBusy},
-	// getopt, in tools/lvmcmdline.c: --devices came with 2.03.12.
-	{regexp.MustCompile(`unrecognized option '--devices'`), volume.ErrToolMissing},
 	// tools/lvm.c built without a line editor: there is no command shell.
 	{regexp.MustCompile(`Please supply an LVM command`), volume.ErrToolMissing},
 }

@@ -41,7 +41,6 @@ func TestClassify(t *testing.T) {
 		{`  Multiple VGs found with the same name: skipping bt`, volume.ErrPoolUnavailable},
 		{"  Volume group \"bt\" not found\n  Cannot process volume group bt", volume.ErrPoolUnavailable},
 		{`  Can't get lock for bt`, volume.ErrBusy},
-		{`lvcreate: unrecognized option '--devices'`, volume.ErrToolMissing},
 		{`  Please supply an LVM command.`, volume.ErrToolMissing},
 		{`  Internal error: Failed command did not use log_error`, nil},
 		{"  WARNING: Failed to connect to lvmetad.", nil},
@@ -101,6 +100,15 @@ func TestScriptRefuses(t *testing.T) {
 		if input, err := script([]string{path}, nil); !errors.Is(err, volume.ErrInvalid) {
 			t.Errorf("script with device %q = %q, %v, want ErrInvalid", path, input, err)
 		}
+	}
+}
+
+func TestOnlyDevices(t *testing.T) {
+	t.Parallel()
+	got := onlyDevices([]string{"/dev/vdb", "/dev/disk/by-id/a.b+c"})
+	want := `devices{filter=["a|^/dev/vdb$|","a|^/dev/disk/by-id/a[.]b[+]c$|","r|.*|"]use_devicesfile=0}`
+	if got != want {
+		t.Errorf("onlyDevices = %s, want %s", got, want)
 	}
 }
 

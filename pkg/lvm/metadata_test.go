@@ -45,6 +45,10 @@ func (w *withoutDeviceMapper) Run(ctx context.Context, cmd hostexec.Command) (ho
 	for line := range strings.Lines(string(cmd.Stdin)) {
 		name, rest, _ := strings.Cut(line, " ")
 		rest = strings.ReplaceAll(rest, "--activate y --wipesignatures y --zero y", "--activate n --wipesignatures n --zero n")
+		if rest, ok := strings.CutPrefix(rest, "--config '"); ok {
+			fmt.Fprintf(&input, "%s --config '%s %s", name, config, rest)
+			continue
+		}
 		fmt.Fprintf(&input, "%s --config '%s' %s", name, config, rest)
 	}
 	cmd.Stdin = input.Bytes()

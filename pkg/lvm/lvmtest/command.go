@@ -26,12 +26,12 @@ type syntax struct {
 }
 
 var commands = map[string]syntax{
-	"lvs":      {flags: "--devices= --noheadings --nameprefixes --units= --nosuffix -o="},
-	"pvs":      {flags: "--devices= --noheadings --nameprefixes --units= --nosuffix -o= --foreign --shared"},
-	"lvcreate": {true, true, "--autobackup= --devices= --yes --noudevsync --type= --activate= --wipesignatures= --zero= --extents= --addtag= --name="},
-	"lvextend": {true, true, "--autobackup= --devices= --yes --noudevsync --extents="},
-	"lvremove": {true, true, "--autobackup= --devices= --yes --noudevsync --select="},
-	"lvchange": {true, true, "--devices= --yes --noudevsync --activate= --refresh --select="},
+	"lvs":      {flags: "--config= --noheadings --nameprefixes --units= --nosuffix -o="},
+	"pvs":      {flags: "--config= --noheadings --nameprefixes --units= --nosuffix -o= --foreign --shared"},
+	"lvcreate": {true, true, "--autobackup= --config= --yes --noudevsync --type= --activate= --wipesignatures= --zero= --extents= --addtag= --name="},
+	"lvextend": {true, true, "--autobackup= --config= --yes --noudevsync --extents="},
+	"lvremove": {true, true, "--autobackup= --config= --yes --noudevsync --select="},
+	"lvchange": {true, true, "--config= --yes --noudevsync --activate= --refresh --select="},
 	"pvcreate": {true, true, "--config= --uuid= --norestorefile --metadatasize= --dataalignment="},
 	"pvremove": {true, true, ""},
 	"vgcreate": {true, true, "--physicalextentsize= --addtag="},
@@ -62,6 +62,20 @@ func parse(words []string) (command, error) {
 		}
 	}
 	return c, nil
+}
+
+// accepts reports whether the configuration lets the command see a device.
+func (c command) accepts(path string) bool {
+	if !c.has("--config") {
+		return true
+	}
+	for _, pattern := range strings.Split(c.value("--config"), `"`) {
+		escaped, ok := strings.CutPrefix(pattern, "a|^")
+		if ok && strings.NewReplacer("[.]", ".", "[+]", "+").Replace(strings.TrimSuffix(escaped, "$|")) == path {
+			return true
+		}
+	}
+	return c.name == "pvcreate"
 }
 
 func (c command) has(flag string) bool { return len(c.flags[flag]) > 0 }

@@ -96,7 +96,7 @@ func (p *process) seen(c command, d *disk) bool {
 	if d.missing {
 		return false
 	}
-	return !c.has("--devices") || slices.Contains(strings.Split(c.value("--devices"), ","), d.path)
+	return c.accepts(d.path)
 }
 
 // visible returns the groups of which a command sees at least one disk.
