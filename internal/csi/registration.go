@@ -45,7 +45,7 @@ var errNotAsked = errors.New("kubelet has not registered the driver yet")
 // Start offers the registration until ctx ends, then removes the socket, so that
 // kubelet forgets the driver. Serve the CSI socket first: kubelet calls it at once.
 func (r *Registration) Start(ctx context.Context) error {
-	listener, err := listen(filepath.Join(r.Directory, r.DriverName+"-reg.sock"))
+	listener, err := listen(ctx, filepath.Join(r.Directory, r.DriverName+"-reg.sock"))
 	if err != nil {
 		return fmt.Errorf("register with kubelet: %w", err)
 	}

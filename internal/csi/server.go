@@ -40,7 +40,7 @@ type Server struct {
 // ten seconds, and removes the socket. It may be added to a controller-runtime
 // manager.
 func (s *Server) Start(ctx context.Context) error {
-	listener, err := listen(s.Socket)
+	listener, err := listen(ctx, s.Socket)
 	if err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func serve(ctx context.Context, server *grpc.Server, listener net.Listener) erro
 
 // listen makes the socket, for root alone. What is left of an earlier process, a
 // socket that nobody serves, is replaced; anything else is not touched.
-func listen(path string) (net.Listener, error) {
+func listen(ctx context.Context, path string) (net.Listener, error) {
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -95,7 +95,8 @@ func listen(path string) (net.Listener, error) {
 	case info.Mode().Type() != fs.ModeSocket:
 		return nil, fmt.Errorf("listen on %s: something that is no socket is there", path)
 	default:
-		if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		dialer := net.Dialer{Timeout: time.Second}
+		if conn, err := dialer.DialContext(ctx, "unix", path); err == nil {
 			return nil, errors.Join(fmt.Errorf("listen on %s: another process serves it", path), conn.Close())
 		}
 		if err := os.Remove(path); err != nil {
@@ -110,7 +111,7 @@ func listen(path string) (net.Listener, error) {
 			return
 		}
 		unix.Umask(0o077)
-		listener, err = net.Listen("unix", path)
+		listener, err = (&net.ListenConfig{}).Listen(ctx, "unix", path)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("listen in %s: %w", filepath.Dir(path), err)

@@ -180,7 +180,7 @@ func TestInMountNamespace(t *testing.T) {
 		t.Error(err)
 	}
 	want := errors.New("theirs")
-	if err := h.InMountNamespace(t.Context(), func() error { return want }); err != want {
+	if err := h.InMountNamespace(t.Context(), func() error { return want }); !errors.Is(err, want) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -56,7 +56,8 @@ type FormatRequest struct {
 
 // Format makes the filesystem, and returns when it was observed on the device.
 // When the very filesystem, told by its UUID, is there already it does nothing;
-// so a repeated call succeeds. It runs one program, mkfs.
+// so a repeated call succeeds. It runs one program, mkfs; after a mkfs that was
+// killed also blkid.
 //
 //   - volume.ErrNotFound: there is no such device. An absent device is never blank.
 //   - volume.ErrNotBlank: there is content that this volume's mkfs did not leave.
@@ -83,12 +84,12 @@ func (f *Formatter) format(ctx context.Context, req FormatRequest, command hoste
 		return err
 	}
 	defer unlock()
-	var done bool
+	var found state
 	err = f.host.InMountNamespace(ctx, func() (err error) {
-		done, err = examine(req)
+		found, err = examine(req)
 		return err
 	})
-	if err != nil || done {
+	if err != nil || found == finished {
 		return err
 	}
 	// The tool comes after the content, so that a disk with data on a host without
@@ -96,9 +97,10 @@ func (f *Formatter) format(ctx context.Context, req FormatRequest, command hoste
 	if _, err := f.host.LookPath(ctx, command.Name); err != nil {
 		return err
 	}
-	if req.Begun {
-		err = f.host.InMountNamespace(ctx, func() error { return eraseRemains(ctx, req.Device) })
-	} else if req.Begin != nil {
+	switch {
+	case found == remains:
+		err = f.eraseRemains(ctx, req)
+	case !req.Begun && req.Begin != nil:
 		err = req.Begin(ctx)
 	}
 	if err != nil {
@@ -125,60 +127,85 @@ func (f *Formatter) lock(ctx context.Context, device string) (unlock func(), err
 	return unlock, err
 }
 
+// state is what a device holds, as far as a format may go on.
+type state int
+
+const (
+	// blank at both ends: mkfs may run.
+	blank state = iota + 1
+	// remains of this volume's mkfs, which was killed.
+	remains
+	// finished: the filesystem that is asked for.
+	finished
+)
+
 // examine decides whether mkfs may run. It holds the device exclusively while it
 // looks, and only reads.
-func examine(req FormatRequest) (done bool, err error) {
+func examine(req FormatRequest) (found state, err error) {
 	device, err := block.OpenExclusive(req.Device)
 	if err != nil {
-		return false, err
+		return 0, err
 	}
 	defer func() { err = errors.Join(err, device.Close()) }()
 	size, err := block.SizeBytes(device)
 	if err != nil {
-		return false, err
+		return 0, err
 	}
 
-	found, err := ReadSuperblock(device)
+	super, superErr := ReadSuperblock(device)
+	ours := super.FSType == req.FSType && super.UUID == req.UUID
 	switch {
-	case errors.Is(err, ErrNoFilesystem):
-	case err != nil && !errors.Is(err, ErrDamaged):
-		return false, err
-	case found.FSType == req.FSType && found.UUID == req.UUID && found.Complete && err == nil:
-		return true, nil
-	case found.FSType == req.FSType && found.UUID == req.UUID && req.NeverFormatted && req.Begun:
-		// Our mkfs, killed before its end.
+	case errors.Is(superErr, ErrNoFilesystem):
+	case superErr != nil && !errors.Is(superErr, ErrDamaged):
+		return 0, superErr
+	case ours && super.Complete && superErr == nil:
+		return finished, nil
+	case ours && req.NeverFormatted && req.Begun:
+		return remains, nil
 	default:
-		return false, fmt.Errorf("%w: it holds %s with UUID %s, and %s is wanted", volume.ErrNotBlank, found.FSType, found.UUID, req.UUID)
+		return 0, fmt.Errorf("%w: it holds %s with UUID %s, and %s is wanted", volume.ErrNotBlank, super.FSType, super.UUID, req.UUID)
 	}
 	if !req.NeverFormatted {
-		return false, fmt.Errorf("%w: it was formatted before, and %s with UUID %s is not there now; it is never formatted again", volume.ErrIdentity, req.FSType, req.UUID)
+		return 0, fmt.Errorf("%w: it was formatted before, and %s with UUID %s is not there now; it is never formatted again", volume.ErrIdentity, req.FSType, req.UUID)
 	}
-	if req.Begun {
-		return false, nil
+	offset, isBlank, err := block.Blank(device, size)
+	switch {
+	case err != nil:
+		return 0, err
+	case isBlank:
+		return blank, nil
+	case req.Begun:
+		return remains, nil
 	}
-	offset, blank, err := block.Blank(device, size)
-	if err != nil {
-		return false, err
-	}
-	if !blank {
-		return false, fmt.Errorf("%w: there is data at offset %d", volume.ErrNotBlank, offset)
-	}
-	return false, nil
+	return 0, fmt.Errorf("%w: there is data at offset %d", volume.ErrNotBlank, offset)
 }
 
 // eraseRemains zeroes head and tail after a mkfs that was killed, so that the next
 // one does not take its leavings for somebody's filesystem and refuse.
-func eraseRemains(ctx context.Context, path string) (err error) {
-	device, err := block.OpenExclusive(path)
+//
+// What the record calls remains is looked at once more, by libblkid, which knows
+// more signatures than this package: mkfs leaves none but its own, so that any
+// other is somebody's who came after us.
+func (f *Formatter) eraseRemains(ctx context.Context, req FormatRequest) error {
+	content, err := (block.Prober{Runner: f.host, HostRoot: f.host.Root()}).Probe(ctx, req.Device)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, device.Close()) }()
-	size, err := block.SizeBytes(device)
-	if err != nil {
-		return err
+	if content.Ambivalent || content.PartitionTable != "" || content.Found && (content.Type != req.FSType || content.UUID != req.UUID) {
+		return fmt.Errorf("%w: it holds %s%s with UUID %q, which this volume's mkfs did not leave", volume.ErrNotBlank, content.Type, content.PartitionTable, content.UUID)
 	}
-	return block.Wipe(ctx, device, size, volume.WipeSignatures, nil)
+	return f.host.InMountNamespace(ctx, func() (err error) {
+		device, err := block.OpenExclusive(req.Device)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, device.Close()) }()
+		size, err := block.SizeBytes(device)
+		if err != nil {
+			return err
+		}
+		return block.Wipe(ctx, device, size, volume.WipeSignatures, nil)
+	})
 }
 
 // observe makes sure that what mkfs made is what was asked for.

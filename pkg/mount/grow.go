@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 	"unsafe"
 
@@ -103,18 +104,17 @@ func sizes(device, mountpoint, fsType string) (s Sizes, err error) {
 	return s, err
 }
 
+// settleReads bounds how often the superblock of a mounted ext4 is read.
+const settleReads = 100
+
 // settledSuperblock reads the superblock of a mounted ext4. The kernel changes it
-// in the page cache that a reader sees, so that a checksum can be wrong for a
-// moment.
-func settledSuperblock(f interface {
-	ReadAt(p []byte, off int64) (int, error)
-},
-) (s Superblock, err error) {
-	for range 10 {
+// in the page cache that a reader sees, field by field and the checksum last, so
+// that a checksum can be wrong for some nanoseconds.
+func settledSuperblock(f io.ReaderAt) (s Superblock, err error) {
+	for range settleReads {
 		if s, err = ReadSuperblock(f); !errors.Is(err, ErrDamaged) {
 			return s, err
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 	return s, err
 }

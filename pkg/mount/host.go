@@ -15,6 +15,8 @@ type Host interface {
 	Run(ctx context.Context, c hostexec.Command) (hostexec.Result, error)
 	// LookPath finds a program of the host; volume.ErrToolMissing when it has none.
 	LookPath(ctx context.Context, name string) (string, error)
+	// Root is the directory under which this process sees the host's files.
+	Root() string
 	// InMountNamespace runs f on a thread in the host's mount namespace.
 	InMountNamespace(ctx context.Context, f func() error) error
 }

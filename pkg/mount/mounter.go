@@ -129,14 +129,14 @@ func sameFilesystem(i *mountinfo.Info, device uint64, fsType string) error {
 }
 
 func classifyMount(err error, options parsedOptions) error {
-	switch err {
-	case unix.EINVAL:
+	switch {
+	case errors.Is(err, unix.EINVAL):
 		return fmt.Errorf("%w: the filesystem refuses the mount, most often for an option (%q); the kernel's log says more: %w", volume.ErrInvalid, options.data, err)
-	case unix.EBUSY:
+	case errors.Is(err, unix.EBUSY):
 		return fmt.Errorf("%w: %w", volume.ErrInUse, err)
-	case unix.ENODEV:
+	case errors.Is(err, unix.ENODEV):
 		return fmt.Errorf("%w: the host's kernel does not know this filesystem: %w", volume.ErrToolMissing, err)
-	case unix.EUCLEAN, unix.EBADMSG: // EFSCORRUPTED and EFSBADCRC
+	case errors.Is(err, unix.EUCLEAN), errors.Is(err, unix.EBADMSG): // EFSCORRUPTED and EFSBADCRC
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return err

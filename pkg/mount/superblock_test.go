@@ -50,31 +50,38 @@ func TestReadSuperblock(t *testing.T) {
 		want          mount.Superblock
 	}{
 		{
-			"ext4", "mkfs.ext4", 64 * mib, []string{"-q", "-U", uuidA, "-L", "data"},
+			"ext4", "mkfs.ext4", 64 * mib,
+			[]string{"-q", "-U", uuidA, "-L", "data"},
 			mount.Superblock{FSType: "ext4", UUID: uuidA, Label: "data", BlockSizeBytes: 1024, Blocks: 64 << 10, Complete: true},
 		},
 		{
-			"ext4 without checksums", "mkfs.ext4", 64 * mib, []string{"-q", "-U", uuidB, "-O", "^metadata_csum,^64bit", "-b", "4096"},
+			"ext4 without checksums", "mkfs.ext4", 64 * mib,
+			[]string{"-q", "-U", uuidB, "-O", "^metadata_csum,^64bit", "-b", "4096"},
 			mount.Superblock{FSType: "ext4", UUID: uuidB, BlockSizeBytes: 4096, Blocks: 16 << 10, Complete: true},
 		},
 		{
-			"ext3", "mkfs.ext3", 64 * mib, []string{"-q", "-U", uuidA, "-b", "2048"},
+			"ext3", "mkfs.ext3", 64 * mib,
+			[]string{"-q", "-U", uuidA, "-b", "2048"},
 			mount.Superblock{FSType: "ext3", UUID: uuidA, BlockSizeBytes: 2048, Blocks: 32 << 10, Complete: true},
 		},
 		{
-			"ext2", "mkfs.ext2", 64 * mib, []string{"-q", "-U", uuidA, "-b", "4096"},
+			"ext2", "mkfs.ext2", 64 * mib,
+			[]string{"-q", "-U", uuidA, "-b", "4096"},
 			mount.Superblock{FSType: "ext2", UUID: uuidA, BlockSizeBytes: 4096, Blocks: 16 << 10, Complete: true},
 		},
 		{
-			"xfs", "mkfs.xfs", 400 * mib, []string{"-q", "-m", "uuid=" + uuidA, "-L", "data"},
+			"xfs", "mkfs.xfs", 400 * mib,
+			[]string{"-q", "-m", "uuid=" + uuidA, "-L", "data"},
 			mount.Superblock{FSType: "xfs", UUID: uuidA, Label: "data", BlockSizeBytes: 4096, Blocks: 100 << 10, Complete: true},
 		},
 		{
-			"xfs of 4 KiB sectors", "mkfs.xfs", 400 * mib, []string{"-q", "-m", "uuid=" + uuidB, "-s", "size=4096"},
+			"xfs of 4 KiB sectors", "mkfs.xfs", 400 * mib,
+			[]string{"-q", "-m", "uuid=" + uuidB, "-s", "size=4096"},
 			mount.Superblock{FSType: "xfs", UUID: uuidB, BlockSizeBytes: 4096, Blocks: 100 << 10, Complete: true},
 		},
 		{
-			"xfs without checksums", "mkfs.xfs", 400 * mib, []string{"-q", "-m", "crc=0"},
+			"xfs without checksums", "mkfs.xfs", 400 * mib,
+			[]string{"-q", "-m", "crc=0"},
 			mount.Superblock{FSType: "xfs", BlockSizeBytes: 4096, Blocks: 100 << 10, Complete: true},
 		},
 	}

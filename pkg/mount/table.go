@@ -114,7 +114,7 @@ func mountsOf(path string) ([]string, error) {
 	if err := requirePath(path); err != nil {
 		return nil, err
 	}
-	real, err := filepath.EvalSymlinks(path)
+	resolved, err := filepath.EvalSymlinks(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -122,18 +122,18 @@ func mountsOf(path string) ([]string, error) {
 		return nil, err
 	}
 	var st unix.Stat_t
-	if err := unix.Stat(real, &st); err != nil {
-		return nil, fmt.Errorf("stat %s: %w", real, err)
+	if err := unix.Stat(resolved, &st); err != nil {
+		return nil, fmt.Errorf("stat %s: %w", resolved, err)
 	}
 	infos, err := mountinfo.GetMounts(nil)
 	if err != nil {
 		return nil, fmt.Errorf("read the mount table: %w", err)
 	}
-	cover := covering(infos, real)
+	cover := covering(infos, resolved)
 	if cover == nil {
-		return nil, fmt.Errorf("no mount in the table covers %s", real)
+		return nil, fmt.Errorf("no mount in the table covers %s", resolved)
 	}
-	root := filepath.Join(cover.Root, strings.TrimPrefix(real, cover.Mountpoint))
+	root := filepath.Join(cover.Root, strings.TrimPrefix(resolved, cover.Mountpoint))
 	var targets []string
 	for _, i := range infos {
 		same := i.Major == cover.Major && i.Minor == cover.Minor && i.Root == root
