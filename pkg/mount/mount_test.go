@@ -247,9 +247,13 @@ func TestUnmountTakesStackedMounts(t *testing.T) {
 
 // The agent's own namespace never sees the host's mounts.
 func TestMountElsewhere(t *testing.T) {
-	loop := formatted(t, mount.Ext4, uuidA)
+	loop := mounttest.LoopDevice(t, sizeOf[mount.Ext4])
 	host, _ := mounttest.Elsewhere(t)
 	m := mount.NewMounter(host)
+	format := mount.FormatRequest{Device: loop.Path, FSType: mount.Ext4, UUID: uuidA, NeverFormatted: true}
+	if err := mount.NewFormatter(host).Format(t.Context(), format); err != nil {
+		t.Fatal(err)
+	}
 	here := mount.NewMounter(mounttest.Here(t))
 	dir := t.TempDir()
 	staging, target := filepath.Join(dir, "staging"), filepath.Join(dir, "target")
