@@ -209,7 +209,7 @@ func (c *Cluster) boot(ctx context.Context, node kube.Node, s nodeState) error {
 		return err
 	}
 	started, err := process.Start(process.Spec{
-		Name: node.Name, Argv: c.Namespace().Command(argv...), Dir: c.nodeDir(node.Name),
+		Name: node.Name, Argv: c.Namespace().Command(argv...), Dir: c.nodeDir(node.Name), Favour: true,
 		LogPath: c.logPath(node.Name), PIDPath: filepath.Join(c.nodeDir(node.Name), guest.PIDFile),
 	})
 	if err != nil {

@@ -263,7 +263,7 @@ func (u *up) startControlPlane(ctx context.Context, s *progress.Step) error {
 func (u *up) startComponent(ctx context.Context, component kube.Component) error {
 	log := u.logPath(component.Name)
 	started, err := process.Start(process.Spec{
-		Name: component.Name, Argv: u.Namespace().Command(component.Argv...), Dir: u.runDir(), LogPath: log, PIDPath: u.pidPath(component.Name),
+		Name: component.Name, Argv: u.Namespace().Command(component.Argv...), Dir: u.runDir(), Favour: true, LogPath: log, PIDPath: u.pidPath(component.Name),
 	})
 	if err != nil {
 		return err

@@ -48,7 +48,51 @@ var maskedUnits = []string{
 	"systemd-pcrmachine.service", "systemd-pcrphase.service", "systemd-pcrphase-sysinit.service", "systemd-tpm2-setup.service",
 	"systemd-tpm2-setup-early.service", "systemd-random-seed.service", "systemd-hibernate-clear.service", "systemd-pstore.service",
 	"systemd-ask-password-console.path", "systemd-ask-password-wall.path", "ldconfig.service", "proc-sys-fs-binfmt_misc.automount",
-	"sys-kernel-debug.mount", "sys-kernel-tracing.mount",
+	"sys-kernel-debug.mount", "sys-kernel-tracing.mount", "modprobe@fuse.service", "sys-fs-fuse-connections.mount", "tmp.mount",
+	"systemd-udev-load-credentials.service", "systemd-sysusers.service", "systemd-journal-flush.service", "systemd-pcrextend.socket",
+	"systemd-pcrlock.socket", "systemd-creds.socket", "systemd-initctl.socket", "systemd-sysext.socket", "systemd-hostnamed.socket",
+	"uuidd.socket", "iscsid.socket",
+}
+
+// unusedModules are folders of drivers for hardware that no guest has.
+var unusedModules = []string{
+	"sound", "net/bluetooth", "net/mac80211", "net/wireless", "drivers/accel", "drivers/bluetooth", "drivers/comedi", "drivers/gpu", "drivers/hid",
+	"drivers/hwmon", "drivers/iio", "drivers/infiniband", "drivers/input", "drivers/media", "drivers/mmc", "drivers/net/ethernet",
+	"drivers/net/wireless", "drivers/platform", "drivers/staging", "drivers/usb", "drivers/video",
+}
+
+// prepareModules drops the modules for other hardware, and uncompresses the
+// others: a guest would do it each time it loads one.
+func prepareModules(ctx context.Context, root, modulesDir string, log *os.File) error {
+	for _, dir := range unusedModules {
+		if err := os.RemoveAll(filepath.Join(modulesDir, "kernel", dir)); err != nil {
+			return err
+		}
+	}
+	if err := run(ctx, log, "find", modulesDir, "-name", "*.ko.xz", "-exec", "xz", "--decompress", "--threads=1", "{}", "+"); err != nil {
+		return err
+	}
+	return run(ctx, log, "chroot", root, "depmod", filepath.Base(modulesDir))
+}
+
+// removeUnused removes programs that only cost time: the generators of units,
+// which run at each start and make none here, and iptables, whose rules
+// kube-proxy would look for, one command each, before it uses nftables.
+func removeUnused(root string) error {
+	var paths []string
+	for _, pattern := range []string{"usr/lib/systemd/system-generators/*", "usr/sbin/iptables*", "usr/sbin/ip6tables*", "usr/sbin/xtables*"} {
+		found, err := filepath.Glob(filepath.Join(root, pattern))
+		if err != nil {
+			return err
+		}
+		paths = append(paths, found...)
+	}
+	for _, path := range paths {
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // enabledUnits are started at boot beyond those that Debian enables.
@@ -91,7 +135,7 @@ func BuildRootfs(ctx context.Context, dir string, log *os.File) error {
 func BaseKey(rootfs *artifact.Key, programs Programs, images []string) (*artifact.Key, error) {
 	key := artifact.NewKey("base").Add("rootfs", rootfs.String()).Add("init", string(initScript)).
 		Add("modules", strings.Join(rootModules, " ")).Add("masked", strings.Join(maskedUnits, " ")).
-		Add("enabled", strings.Join(enabledUnits, " ")).Add("import", importScript).Add("size", fmt.Sprint(RootSizeBytes))
+		Add("enabled", strings.Join(enabledUnits, " ")).Add("import", importScript).Add("unused", strings.Join(unusedModules, " ")).Add("size", fmt.Sprint(RootSizeBytes))
 	if err := key.AddFS("files", files); err != nil {
 		return nil, err
 	}
@@ -140,6 +184,9 @@ func BuildBase(ctx context.Context, dir, rootfsDir string, programs Programs, im
 	if err := setUnits(root); err != nil {
 		return err
 	}
+	if err := removeUnused(root); err != nil {
+		return err
+	}
 	// Each node gets its own identity when it starts.
 	for name, content := range map[string]string{"etc/machine-id": "", "etc/hostname": "localhost\n", "etc/fstab": "", "etc/resolv.conf": "# There is no name server: the testbed has no uplink.\n"} {
 		if err := os.WriteFile(filepath.Join(root, name), []byte(content), 0o644); err != nil {
@@ -153,6 +200,9 @@ func BuildBase(ctx context.Context, dir, rootfsDir string, programs Programs, im
 	}
 	bzImage, modulesDir, err := findKernel(root)
 	if err != nil {
+		return err
+	}
+	if err := prepareModules(ctx, root, modulesDir, log); err != nil {
 		return err
 	}
 	if err := writeKernel(filepath.Join(dir, KernelFile), bzImage); err != nil {
