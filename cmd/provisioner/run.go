@@ -55,7 +55,12 @@ func runWith(ctx context.Context, cfg *rest.Config, o options, log *slog.Logger)
 	}
 	tracker := provision.NewTracker()
 	volumes := provision.NewVolumes(mgr.GetClient(), mgr.GetAPIReader(), tracker)
-	library, err := newLibrary(ctx, cfg, mgr, informers, volumes, o, log)
+	pvs, err := provision.ViewPersistentVolumes(informers.persistentVolumes)
+	if err != nil {
+		return fmt.Errorf("index PersistentVolumes: %w", err)
+	}
+	provisioner := provision.NewProvisioner(volumes, mgr.GetAPIReader(), pvs, log)
+	library, err := newLibrary(ctx, cfg, mgr, informers, provisioner, tracker, o, log)
 	if err != nil {
 		return fmt.Errorf("make the provision controller: %w", err)
 	}
@@ -71,9 +76,15 @@ func runWith(ctx context.Context, cfg *rest.Config, o options, log *slog.Logger)
 	if err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
-	advisor := &provision.Advisor{Reader: mgr.GetClient(), Namespace: o.namespace, Recorder: mgr.GetEventRecorder("berth-provisioner")}
+	recorder := mgr.GetEventRecorder("berth-provisioner")
+	advisor := &provision.Advisor{Reader: mgr.GetClient(), Namespace: o.namespace, Recorder: recorder}
 	if err := advisor.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("make the advisor: %w", err)
+	}
+	orphans := &provision.Orphans{Cached: mgr.GetClient(), Live: mgr.GetAPIReader(), Writer: mgr.GetClient(),
+		Driven: provisioner.Driven, Recorder: recorder, Log: log}
+	if err := orphans.SetupWithManager(mgr); err != nil {
+		return fmt.Errorf("make the search for orphans: %w", err)
 	}
 	for _, runnable := range []manager.Runnable{
 		library,
@@ -127,14 +138,10 @@ func newManager(cfg *rest.Config, o options, log *slog.Logger) (manager.Manager,
 	})
 }
 
-func newLibrary(ctx context.Context, cfg *rest.Config, mgr manager.Manager, informers *informers, volumes *provision.Volumes, o options, log *slog.Logger) (*provision.Library, error) {
+func newLibrary(ctx context.Context, cfg *rest.Config, mgr manager.Manager, informers *informers, provisioner *provision.Provisioner, tracker *provision.Tracker, o options, log *slog.Logger) (*provision.Library, error) {
 	protobuf := rest.CopyConfig(cfg)
 	protobuf.ContentType = runtime.ContentTypeProtobuf
 	clientset, err := kubernetes.NewForConfigAndClient(protobuf, mgr.GetHTTPClient())
-	if err != nil {
-		return nil, err
-	}
-	pvs, err := provision.ViewPersistentVolumes(informers.persistentVolumes)
 	if err != nil {
 		return nil, err
 	}
@@ -143,8 +150,8 @@ func newLibrary(ctx context.Context, cfg *rest.Config, mgr manager.Manager, info
 		Claims:            informers.claims,
 		PersistentVolumes: informers.persistentVolumes,
 		Classes:           informers.classes,
-		Provisioner:       provision.NewProvisioner(volumes, mgr.GetAPIReader(), pvs, log),
-		Tracker:           volumes.Tracker(),
+		Provisioner:       provisioner,
+		Tracker:           tracker,
 		Workers:           o.workers,
 		Timeout:           o.provisionTimeout,
 		Registerer:        metrics.Registry,

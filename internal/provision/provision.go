@@ -39,6 +39,9 @@ type Provisioner struct {
 	// is not seen yet. It saves them in the background and cannot be told
 	// otherwise, so they must not be replaced.
 	handed map[string]struct{}
+	// driven are the claims that the library will ask for again, even when they are
+	// deleted meanwhile.
+	driven map[types.UID]struct{}
 	// deleted says when the volume of a PersistentVolume was deleted.
 	deleted map[types.UID]time.Time
 }
@@ -61,7 +64,7 @@ var (
 // cache.
 func NewProvisioner(volumes *Volumes, live client.Reader, pvs PersistentVolumes, log *slog.Logger) *Provisioner {
 	return &Provisioner{volumes: volumes, live: live, pvs: pvs, log: log, now: time.Now,
-		handed: map[string]struct{}{}, deleted: map[types.UID]time.Time{}}
+		handed: map[string]struct{}{}, driven: map[types.UID]struct{}{}, deleted: map[types.UID]time.Time{}}
 }
 
 // SupportsBlock says that claims of volumeMode Block are served.
@@ -77,6 +80,33 @@ func (p *Provisioner) SupportsBlock(context.Context) bool { return true }
 //   - InBackground: the outcome is open; Provision is called again, also when the
 //     claim was deleted meanwhile.
 func (p *Provisioner) Provision(ctx context.Context, options controller.ProvisionOptions) (*corev1.PersistentVolume, controller.ProvisioningState, error) {
+	p.drive(options.PVC.UID, true)
+	pv, state, err := p.provision(ctx, options)
+	p.drive(options.PVC.UID, state == controller.ProvisioningInBackground)
+	return pv, state, err
+}
+
+// Driven reports whether Provision is at work for the claim, or will be called
+// again for it whatever becomes of it.
+func (p *Provisioner) Driven(claim types.UID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, driven := p.driven[claim]
+	_, handed := p.handed[VolumeName(claim)]
+	return driven || handed
+}
+
+func (p *Provisioner) drive(claim types.UID, on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if on {
+		p.driven[claim] = struct{}{}
+	} else {
+		delete(p.driven, claim)
+	}
+}
+
+func (p *Provisioner) provision(ctx context.Context, options controller.ProvisionOptions) (*corev1.PersistentVolume, controller.ProvisioningState, error) {
 	claim, class := options.PVC, options.StorageClass
 	if source, name := SourceOf(claim); source == SourceOther {
 		// The type is compared, so it must not be wrapped.

@@ -78,13 +78,6 @@ func (a *Agent) Made() int { a.mu.Lock(); defer a.mu.Unlock(); return a.made }
 
 // Reconcile looks at one LocalVolume and does what is to be done.
 func (a *Agent) Reconcile(ctx context.Context, name string) {
-	a.mu.Lock()
-	if a.paused {
-		a.pending = append(a.pending, name)
-		a.mu.Unlock()
-		return
-	}
-	a.mu.Unlock()
 	lv := &berth.LocalVolume{}
 	if err := a.cluster.Backdoor.Get(ctx, types.NamespacedName{Name: name}, lv); err != nil || lv.Spec.NodeName != a.node {
 		return
@@ -93,7 +86,10 @@ func (a *Agent) Reconcile(ctx context.Context, name string) {
 		a.remove(ctx, lv)
 		return
 	}
-	size, reason, message := a.carve(lv)
+	size, reason, message, deaf := a.carve(lv)
+	if deaf {
+		return
+	}
 	err := a.cluster.updateStatus(ctx, name, func(current *berth.LocalVolume) {
 		if current.UID != lv.UID {
 			return
@@ -107,18 +103,21 @@ func (a *Agent) Reconcile(ctx context.Context, name string) {
 
 // carve takes or grows the space and returns its size and the reason why it is no
 // more.
-func (a *Agent) carve(lv *berth.LocalVolume) (size int64, reason, message string) {
+func (a *Agent) carve(lv *berth.LocalVolume) (size int64, reason, message string, deaf bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.deaf(lv.Name) {
+		return 0, "", "", true
+	}
 	if a.answer != nil {
 		if reason, message := a.answer(lv); reason != "" {
-			return a.carved[lv.UID], reason, message
+			return a.carved[lv.UID], reason, message, false
 		}
 	}
 	have, known := a.carved[lv.UID]
 	if more := lv.Spec.SizeBytes - have; more > 0 {
 		if more > a.free {
-			return have, berth.ReasonNoSpace, fmt.Sprintf("%d bytes are free", a.free)
+			return have, berth.ReasonNoSpace, fmt.Sprintf("%d bytes are free", a.free), false
 		}
 		a.free -= more
 		a.carved[lv.UID] = lv.Spec.SizeBytes
@@ -126,7 +125,16 @@ func (a *Agent) carve(lv *berth.LocalVolume) (size int64, reason, message string
 	if !known {
 		a.made++
 	}
-	return a.carved[lv.UID], "", ""
+	return a.carved[lv.UID], "", "", false
+}
+
+// deaf reports whether the agent is paused, and keeps the name for later. The
+// caller holds the lock.
+func (a *Agent) deaf(name string) bool {
+	if a.paused {
+		a.pending = append(a.pending, name)
+	}
+	return a.paused
 }
 
 func (a *Agent) report(lv *berth.LocalVolume, size int64, reason, message string) {
@@ -149,9 +157,15 @@ func (a *Agent) report(lv *berth.LocalVolume, size int64, reason, message string
 // remove gives the space back and removes the finalizer: the proof.
 func (a *Agent) remove(ctx context.Context, lv *berth.LocalVolume) {
 	a.mu.Lock()
-	a.free += a.carved[lv.UID]
-	delete(a.carved, lv.UID)
+	deaf := a.deaf(lv.Name)
+	if !deaf {
+		a.free += a.carved[lv.UID]
+		delete(a.carved, lv.UID)
+	}
 	a.mu.Unlock()
+	if deaf {
+		return
+	}
 	lv.Finalizers = slices.DeleteFunc(lv.Finalizers, func(f string) bool { return f == berth.AgentFinalizer })
 	if err := a.cluster.Backdoor.Update(ctx, lv); apierrors.IsConflict(err) {
 		a.Reconcile(ctx, lv.Name)
