@@ -243,8 +243,13 @@ func (n *node) serve(ctx context.Context) error {
 // manager does not notice that it is told to end; nothing of ours runs in it then.
 func (n *node) runManager(ctx context.Context) error {
 	var started atomic.Bool
-	if err := n.manager.Add(manager.RunnableFunc(func(context.Context) error {
+	if err := n.manager.Add(manager.RunnableFunc(func(ctx context.Context) error {
 		started.Store(true)
+		if sleep(ctx, settleTime) {
+			if err := trimMemory(); err != nil {
+				n.log.Warn("memory that is not needed any more was kept", "error", err)
+			}
+		}
 		return nil
 	})); err != nil {
 		return err
@@ -260,6 +265,20 @@ func (n *node) runManager(ctx context.Context) error {
 		return nil
 	}
 	return <-ended
+}
+
+// settleTime is how long after its start an agent has looked at everything once.
+const settleTime = 10 * time.Second
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // waitForSocket returns when somebody answers on the socket: kubelet calls it as soon

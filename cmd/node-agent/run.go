@@ -21,13 +21,6 @@ import (
 	"github.com/berth-dev/berth/pkg/hostexec"
 )
 
-const (
-	// gcPercent and memoryLimitBytes trade processor time, of which an agent needs
-	// little, for memory, which is taken from every node of the cluster.
-	gcPercent        = 40
-	memoryLimitBytes = 128 << 20
-)
-
 // run serves the node until the context ends.
 func run(ctx context.Context, o options, log *slog.Logger) error {
 	debug.SetGCPercent(gcPercent)

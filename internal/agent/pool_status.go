@@ -36,6 +36,10 @@ func (r *PoolReconciler) publish(ctx context.Context, pool *v1alpha1.Pool, view 
 	fillStatus(pool, view)
 	words := !apiequality.Semantic.DeepEqual(base.Status, pool.Status)
 
+	if view.capacity != nil {
+		rounded := forPeople(*view.capacity)
+		view.capacity = &rounded
+	}
 	result := reconcile.Result{}
 	if view.ready != metav1.ConditionTrue {
 		result.RequeueAfter = poolRetry
@@ -104,6 +108,17 @@ func fillStatus(pool *v1alpha1.Pool, view poolView) {
 	meta.SetStatusCondition(&s.Conditions, metav1.Condition{
 		Type: v1alpha1.PoolReady, Status: view.ready, Reason: view.reason, Message: message,
 	})
+}
+
+// forPeople rounds large numbers down to MiB. The room of a filesystem that others use
+// too moves by a few blocks all the time; that is neither worth a write nor readable.
+func forPeople(c volume.Capacity) volume.Capacity {
+	for _, n := range []*int64{&c.TotalBytes, &c.AllocatedBytes, &c.FreeBytes} {
+		if *n >= 1<<30 {
+			*n &^= 1<<20 - 1
+		}
+	}
+	return c
 }
 
 func fillNumbers(s *v1alpha1.PoolStatus, c volume.Capacity) {
