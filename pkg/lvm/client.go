@@ -109,13 +109,36 @@ func script(devices []string, commands [][]string) ([]byte, error) {
 				input.WriteByte(' ')
 			}
 			input.WriteString(word)
-			if i == 0 && len(devices) > 0 {
-				input.WriteString(" --config '" + onlyDevices(devices) + "'")
+			if i == 0 {
+				input.WriteString(configFor(words, devices))
 			}
 		}
 		input.WriteByte('\n')
 	}
 	return input.Bytes(), nil
+}
+
+// withoutUdev is a configuration in which lvm makes the nodes of its volumes itself
+// and does not wait for udev, which is most of what it waits for otherwise. udev
+// still sees every event and keeps its links in /dev/disk; only those of lvm and
+// device-mapper are not its work (_get_udev_flags in lib/activate/dev_manager.c).
+// The option --noudevsync alone leaves the nodes to udev and waits for nothing, so
+// that lvcreate cannot open the new volume to wipe it.
+const withoutUdev = "activation{udev_sync=0 udev_rules=0}"
+
+// configFor returns the configuration of one line.
+func configFor(words, devices []string) string {
+	var config string
+	if len(devices) > 0 {
+		config = onlyDevices(devices)
+	}
+	if words[0] != "lvs" && words[0] != "pvs" {
+		config += withoutUdev
+	}
+	if config == "" {
+		return ""
+	}
+	return " --config '" + config + "'"
 }
 
 // onlyDevices is a configuration in which lvm sees nothing but these devices. The

@@ -18,10 +18,9 @@
 // (report_format_init, called by lvm_shell in tools/lvm.c). So the reports are
 // asked for as KEY='value' pairs (--nameprefixes), which is as strict to read.
 //
-// Commands run with --noudevsync: lvm then makes the nodes itself and does not wait
-// for udev's rules, which is most of what an lvcreate waits for. A volume counts as
-// made when the kernel shows a device with its device-mapper UUID, and that is
-// looked at in sysfs.
+// Commands do not wait for udev: lvm makes the nodes under /dev/mapper itself. A
+// volume counts as made when the kernel shows a device with its device-mapper UUID,
+// and that is looked at in sysfs.
 //
 // # What was done
 //

@@ -163,11 +163,11 @@ func (p *plan) allocate(op *operation, lv *LogicalVolume) {
 	p.budget.MaxVolumeBytes -= want - have
 	extents := strconv.FormatInt(want/p.group.ExtentBytes, 10)
 	if lv != nil {
-		p.act(op, []string{"lvextend", "--yes", "--noudevsync", "--extents", extents, p.group.Name + "/" + lv.Name})
+		p.act(op, []string{"lvextend", "--yes", "--extents", extents, p.group.Name + "/" + lv.Name})
 		return
 	}
 	p.act(op, []string{
-		"lvcreate", "--yes", "--noudevsync", "--type", "linear", "--activate", "y",
+		"lvcreate", "--yes", "--type", "linear", "--activate", "y",
 		// Of this fresh volume alone: what an earlier owner of its extents left must
 		// not look like a filesystem.
 		"--wipesignatures", "y", "--zero", "y",
@@ -239,7 +239,7 @@ func plain(lv *LogicalVolume) bool {
 }
 
 func changeCommand(groupUUID, lvUUID string, change ...string) []string {
-	command := append([]string{"lvchange", "--yes", "--noudevsync"}, change...)
+	command := append([]string{"lvchange", "--yes"}, change...)
 	return append(command, "--select", selectVolumes(groupUUID, "", []string{lvUUID}))
 }
 
@@ -253,7 +253,7 @@ func removeCommands(groupUUID string, lvUUIDs []string) [][]string {
 	for start := 0; start < len(lvUUIDs); start += mostPerCommand {
 		some := lvUUIDs[start:min(start+mostPerCommand, len(lvUUIDs))]
 		commands = append(commands, []string{
-			"lvremove", "--yes", "--noudevsync",
+			"lvremove", "--yes",
 			"--select", selectVolumes(groupUUID, "lv_layout={linear}&&lv_role={public}&&", some),
 		})
 	}

@@ -28,15 +28,33 @@ type syntax struct {
 var commands = map[string]syntax{
 	"lvs":      {flags: "--config= --noheadings --nameprefixes --units= --nosuffix -o="},
 	"pvs":      {flags: "--config= --noheadings --nameprefixes --units= --nosuffix -o= --foreign --shared"},
-	"lvcreate": {true, true, "--autobackup= --config= --yes --noudevsync --type= --activate= --wipesignatures= --zero= --extents= --addtag= --name="},
-	"lvextend": {true, true, "--autobackup= --config= --yes --noudevsync --extents="},
-	"lvremove": {true, true, "--autobackup= --config= --yes --noudevsync --select="},
-	"lvchange": {true, true, "--config= --yes --noudevsync --activate= --refresh --select="},
+	"lvcreate": {true, true, "--autobackup= --config= --yes --type= --activate= --wipesignatures= --zero= --extents= --addtag= --name="},
+	"lvextend": {true, true, "--autobackup= --config= --yes --extents="},
+	"lvremove": {true, true, "--autobackup= --config= --yes --select="},
+	"lvchange": {true, true, "--config= --yes --activate= --refresh --select="},
 	"pvcreate": {true, true, "--config= --uuid= --norestorefile --metadatasize= --dataalignment="},
 	"pvremove": {true, true, ""},
 	"vgcreate": {true, true, "--physicalextentsize= --addtag="},
 	"vgextend": {true, true, ""},
 	"vgremove": {true, true, "--select="},
+}
+
+// split splits a line as lvm_split does: at white space, but not within quotes that
+// open a word.
+func split(line string) []string {
+	var words []string
+	for line = strings.TrimSpace(line); line != ""; line = strings.TrimSpace(line) {
+		var word string
+		if quote := line[:1]; quote == "'" || quote == `"` {
+			word, line, _ = strings.Cut(line[1:], quote)
+		} else if end := strings.IndexAny(line, " \t"); end >= 0 {
+			word, line = line[:end], line[end:]
+		} else {
+			word, line = line, ""
+		}
+		words = append(words, word)
+	}
+	return words
 }
 
 func parse(words []string) (command, error) {
@@ -66,7 +84,7 @@ func parse(words []string) (command, error) {
 
 // accepts reports whether the configuration lets the command see a device.
 func (c command) accepts(path string) bool {
-	if !c.has("--config") {
+	if !strings.Contains(c.value("--config"), "devices{") || c.name == "pvcreate" {
 		return true
 	}
 	for _, pattern := range strings.Split(c.value("--config"), `"`) {
@@ -75,7 +93,7 @@ func (c command) accepts(path string) bool {
 			return true
 		}
 	}
-	return c.name == "pvcreate"
+	return false
 }
 
 func (c command) has(flag string) bool { return len(c.flags[flag]) > 0 }

@@ -41,7 +41,7 @@ func (r runner) Run(ctx context.Context, cmd hostexec.Command) (hostexec.Result,
 	if shell {
 		lines = nil
 		for line := range strings.Lines(string(cmd.Stdin)) {
-			lines = append(lines, strings.Fields(line))
+			lines = append(lines, split(line))
 		}
 	}
 	r.h.begin(lines)
