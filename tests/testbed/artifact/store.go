@@ -26,10 +26,15 @@ import (
 type Store struct {
 	// Dir is the folder, made when the first product is.
 	Dir string
-	// Keep is how many versions of one product Prune leaves, the most
-	// recently used first. Zero means 2.
-	Keep int
 }
+
+// keepVersions and keepFor say what Prune spares: the versions of each product
+// that were used last, and all that were used lately, perhaps by a testbed that
+// still runs.
+const (
+	keepVersions = 2
+	keepFor      = 48 * time.Hour
+)
 
 // Key identifies a product by what it is made from.
 type Key struct {
@@ -143,23 +148,15 @@ func (s *Store) touch(path string) bool {
 	return os.Chtimes(path, now, now) == nil
 }
 
-// Prune removes what a killed build left, and all but the most recently used
-// versions of each product. It spares the paths in inUse.
-func (s *Store) Prune(inUse ...string) error {
-	keep := s.Keep
-	if keep == 0 {
-		keep = 2
-	}
+// Prune removes the versions of products that were not used for long, beside
+// the last ones of each.
+func (s *Store) Prune() error {
 	entries, err := os.ReadDir(s.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
-	}
-	used := map[string]bool{}
-	for _, path := range inUse {
-		used[filepath.Clean(path)] = true
 	}
 	versions := map[string][]fs.FileInfo{}
 	for _, entry := range entries {
@@ -176,10 +173,9 @@ func (s *Store) Prune(inUse ...string) error {
 	var failed []error
 	for _, infos := range versions {
 		sort.Slice(infos, func(a, b int) bool { return infos[a].ModTime().After(infos[b].ModTime()) })
-		for _, info := range infos[min(keep, len(infos)):] {
-			path := filepath.Join(s.Dir, info.Name())
-			if !used[path] {
-				failed = append(failed, os.RemoveAll(path))
+		for _, info := range infos[min(keepVersions, len(infos)):] {
+			if time.Since(info.ModTime()) > keepFor {
+				failed = append(failed, os.RemoveAll(filepath.Join(s.Dir, info.Name())))
 			}
 		}
 	}

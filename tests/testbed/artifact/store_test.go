@@ -108,25 +108,37 @@ func TestGetBuildsOnceAndNeverShowsAHalfBuiltProduct(t *testing.T) {
 	}
 }
 
-func TestPruneKeepsTheLastUsedAndThoseInUse(t *testing.T) {
+func TestPruneKeepsTheLastVersionsAndTheRecentOnes(t *testing.T) {
 	t.Parallel()
-	store := &Store{Dir: t.TempDir(), Keep: 2}
-	for i, name := range []string{"a-1", "a-2", "a-3", "a-4", "b-1", "b-2.partial"} {
+	store := &Store{Dir: t.TempDir()}
+	for name, age := range map[string]time.Duration{
+		"a-1": 40 * keepFor, "a-2": 30 * keepFor, "a-3": 20 * keepFor, "a-4": 10 * keepFor,
+		"b-1": 40 * keepFor,
+		"c-1": keepFor / 2, "c-2": keepFor / 3, "c-3": keepFor / 4,
+		// Perhaps one that another process builds right now.
+		"d-1.partial": 40 * keepFor, "d-2.partial": 40 * keepFor, "d-3.partial": 40 * keepFor,
+	} {
 		path := filepath.Join(store.Dir, name)
-		os.Mkdir(path, 0o755)
-		at := time.Now().Add(time.Duration(i) * time.Minute)
-		os.Chtimes(path, at, at)
+		if err := os.Mkdir(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		at := time.Now().Add(-age)
+		if err := os.Chtimes(path, at, at); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := store.Prune(filepath.Join(store.Dir, "a-1")); err != nil {
+	if err := store.Prune(); err != nil {
 		t.Fatal(err)
 	}
-	entries, _ := os.ReadDir(store.Dir)
+	entries, err := os.ReadDir(store.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var left []string
 	for _, entry := range entries {
 		left = append(left, entry.Name())
 	}
-	// A partial product may be one that another process builds right now.
-	if got, want := strings.Join(left, " "), "a-1 a-3 a-4 b-1 b-2.partial"; got != want {
+	if got, want := strings.Join(left, " "), "a-3 a-4 b-1 c-1 c-2 c-3 d-1.partial d-2.partial d-3.partial"; got != want {
 		t.Errorf("left %s, want %s", got, want)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"runtime"
 	"strings"
 )
@@ -63,13 +64,17 @@ func lookBusybox() (string, error) {
 	return path, nil
 }
 
-// Tail returns the last lines of a log.
+// controlSequences are what a console's output has beside text: a terminal
+// would do other things than show them.
+var controlSequences = regexp.MustCompile(`\x1b(\[[0-9;?!]*[A-Za-z]|\][^\x07]*\x07|c)|\r`)
+
+// Tail returns the last lines of a log, without control sequences.
 func Tail(path string, lines int) []byte {
 	content, err := os.ReadFile(path)
 	if err != nil {
 		return nil
 	}
-	content = bytes.TrimRight(content, "\n")
+	content = bytes.TrimRight(controlSequences.ReplaceAll(content, nil), "\n")
 	at := len(content)
 	for ; lines > 0 && at >= 0; lines-- {
 		at = bytes.LastIndexByte(content[:at], '\n')

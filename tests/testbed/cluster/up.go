@@ -178,7 +178,10 @@ func (u *up) run(ctx context.Context) error {
 		return err
 	}
 	u.state.Complete = true
-	return u.save()
+	if err := u.save(); err != nil {
+		return err
+	}
+	return u.store().Prune()
 }
 
 // step shows a step. A log named explains its failure.

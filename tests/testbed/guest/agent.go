@@ -124,7 +124,10 @@ func (a Agent) Exec(ctx context.Context, argv []string, stdin []byte) (Result, e
 	if err := a.call(ctx, "guest-exec", arguments, &started); err != nil {
 		return Result{}, fmt.Errorf("run %s in guest: %w", argv[0], err)
 	}
-	for pause := 5 * time.Millisecond; ; pause = min(pause*3/2, 250*time.Millisecond) {
+	for began := time.Now(); ; {
+		// A tenth of the time so far: the guest should do the command's work
+		// and not answer whether it is done.
+		pause := min(max(time.Since(began)/10, 5*time.Millisecond), time.Second)
 		select {
 		case <-ctx.Done():
 			a.kill(context.WithoutCancel(ctx), started.PID)
