@@ -81,8 +81,10 @@ func runWith(ctx context.Context, cfg *rest.Config, o options, log *slog.Logger)
 	if err := advisor.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("make the advisor: %w", err)
 	}
-	orphans := &provision.Orphans{Cached: mgr.GetClient(), Live: mgr.GetAPIReader(), Writer: mgr.GetClient(),
-		Driven: provisioner.Driven, Recorder: recorder, Log: log}
+	orphans := &provision.Orphans{
+		Cached: mgr.GetClient(), Live: mgr.GetAPIReader(), Writer: mgr.GetClient(),
+		Driven: provisioner.Driven, Recorder: recorder, Log: log,
+	}
 	if err := orphans.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("make the search for orphans: %w", err)
 	}
@@ -90,8 +92,10 @@ func runWith(ctx context.Context, cfg *rest.Config, o options, log *slog.Logger)
 		library,
 		&csi.Server{
 			Socket: o.csiSocket,
-			Identity: &csi.Identity{Name: berth.DriverName, Version: version(),
-				Ready: func(context.Context) (bool, error) { return informers.ready() == nil, nil }},
+			Identity: &csi.Identity{
+				Name: berth.DriverName, Version: version(),
+				Ready: func(context.Context) (bool, error) { return informers.ready() == nil, nil },
+			},
 			Controller: csi.NewController(volumes, provision.Offers{Live: mgr.GetAPIReader()}, log),
 			Log:        log.With("service", "csi"),
 			Observer:   calls,

@@ -29,8 +29,10 @@ func pool(node string, freeBytes int64) *berth.Pool {
 	return &berth.Pool{
 		ObjectMeta: metav1.ObjectMeta{Name: "fast-" + node},
 		Spec:       berth.PoolSpec{NodeName: node, PoolSetName: "fast", Kind: berth.PoolLVM},
-		Status: berth.PoolStatus{Free: resource.NewQuantity(freeBytes, resource.BinarySI),
-			Conditions: []metav1.Condition{{Type: berth.PoolReady, Status: metav1.ConditionTrue, Reason: berth.ReasonPoolReady}}},
+		Status: berth.PoolStatus{
+			Free:       resource.NewQuantity(freeBytes, resource.BinarySI),
+			Conditions: []metav1.Condition{{Type: berth.PoolReady, Status: metav1.ConditionTrue, Reason: berth.ReasonPoolReady}},
+		},
 	}
 }
 
@@ -93,8 +95,10 @@ func TestCreateVolumeRefusesWithTheRightCode(t *testing.T) {
 			r.VolumeCapabilities[0] = mounted(csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER)
 		}, codes.InvalidArgument},
 		"both accesses": {func(r *csi.CreateVolumeRequest) {
-			r.VolumeCapabilities = append(r.VolumeCapabilities, &csi.VolumeCapability{AccessType: &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}},
-				AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER}})
+			r.VolumeCapabilities = append(r.VolumeCapabilities, &csi.VolumeCapability{
+				AccessType: &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}},
+				AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER},
+			})
 		}, codes.InvalidArgument},
 		"unknown parameter": {func(r *csi.CreateVolumeRequest) { r.Parameters["poool"] = "x" }, codes.InvalidArgument},
 		"unknown fs":        {func(r *csi.CreateVolumeRequest) { r.VolumeCapabilities[0].GetMount().FsType = "ntfs" }, codes.InvalidArgument},
@@ -239,8 +243,10 @@ func TestControllerExpandVolume(t *testing.T) {
 		t.Fatal(err)
 	}
 	expand := func(id string, least, limit int64) (*csi.ControllerExpandVolumeResponse, error) {
-		return controller.ControllerExpandVolume(timeout(t), &csi.ControllerExpandVolumeRequest{VolumeId: id,
-			CapacityRange: &csi.CapacityRange{RequiredBytes: least, LimitBytes: limit}})
+		return controller.ControllerExpandVolume(timeout(t), &csi.ControllerExpandVolumeRequest{
+			VolumeId:      id,
+			CapacityRange: &csi.CapacityRange{RequiredBytes: least, LimitBytes: limit},
+		})
 	}
 	for range 2 {
 		resp, err := expand("vol", 3*gib, 0)
@@ -293,8 +299,10 @@ func TestValidateVolumeCapabilities(t *testing.T) {
 		csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER: true,
 		csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY:    false,
 	} {
-		resp, err := controller.ValidateVolumeCapabilities(timeout(t), &csi.ValidateVolumeCapabilitiesRequest{VolumeId: "vol",
-			VolumeCapabilities: []*csi.VolumeCapability{mounted(mode)}})
+		resp, err := controller.ValidateVolumeCapabilities(timeout(t), &csi.ValidateVolumeCapabilitiesRequest{
+			VolumeId:           "vol",
+			VolumeCapabilities: []*csi.VolumeCapability{mounted(mode)},
+		})
 		if err != nil || (resp.GetConfirmed() != nil) != confirmed || (resp.GetMessage() == "") != confirmed {
 			t.Errorf("%s: %v, %v", mode, resp, err)
 		}

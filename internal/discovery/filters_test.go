@@ -54,8 +54,12 @@ tagconfigs:
 		{"a vendor, in another case", block.Device{Path: "/dev/sdb", Vendor: "openebs"}, nil, `dropped by filter "vendor filter": vendor "openebs" is excluded`},
 		{"a vendor that begins so", block.Device{Path: "/dev/sdb", Vendor: "OpenEBSX"}, nil, ""},
 		{"a path that begins so", block.Device{Path: "/dev/loop0"}, nil, `dropped by filter "path filter": /dev/loop0 starts with /dev/loop`},
-		{"a link that matches a glob", block.Device{Path: "/dev/sdc", Links: []string{"/dev/disk/by-id/usb-Stick"}}, nil,
-			`dropped by filter "path filter": /dev/disk/by-id/usb-Stick matches /dev/disk/by-id/usb-*`},
+		{
+			"a link that matches a glob",
+			block.Device{Path: "/dev/sdc", Links: []string{"/dev/disk/by-id/usb-Stick"}},
+			nil,
+			`dropped by filter "path filter": /dev/disk/by-id/usb-Stick matches /dev/disk/by-id/usb-*`,
+		},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

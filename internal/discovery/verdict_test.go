@@ -52,12 +52,16 @@ func TestJudge(t *testing.T) {
 		{"blank", "Blank", "blank", func(*facts) {}},
 		{"gone", "Gone", "gone; it was /dev/vdb", func(f *facts) { f.devices, f.status.Path = nil, "/dev/vdb" }},
 		{"gone while claimed", "Gone", "gone; it was /dev/vdb", func(f *facts) { f.devices, f.status.Path, f.spec.ClaimRef = nil, "/dev/vdb", claim }},
-		{"twice", "Conflicted", "/dev/vdb and /dev/vdc both say they are serial S: none of them is used until one is taken out or reports another identity",
-			func(f *facts) { f.devices = append(f.devices, &block.Device{KernelName: "vdc", Path: "/dev/vdc"}) }},
-		{"twice while claimed", "Conflicted", "/dev/vdb and /dev/vdc both say they are serial S: none of them is used until one is taken out or reports another identity",
+		{
+			"twice", "Conflicted", "/dev/vdb and /dev/vdc both say they are serial S: none of them is used until one is taken out or reports another identity",
+			func(f *facts) { f.devices = append(f.devices, &block.Device{KernelName: "vdc", Path: "/dev/vdc"}) },
+		},
+		{
+			"twice while claimed", "Conflicted", "/dev/vdb and /dev/vdc both say they are serial S: none of them is used until one is taken out or reports another identity",
 			func(f *facts) {
 				f.devices, f.spec.ClaimRef = append(f.devices, &block.Device{KernelName: "vdc", Path: "/dev/vdc"}), claim
-			}},
+			},
+		},
 		{"two paths of a multipath device", "InUse", "/dev/vdb and /dev/vdc are paths of the multipath device mpatha", func(f *facts) {
 			f.devices[0].Holders = []string{"dm-0"}
 			f.devices = append(f.devices, &block.Device{KernelName: "vdc", Path: "/dev/vdc", Holders: []string{"dm-0"}})
@@ -83,8 +87,10 @@ func TestJudge(t *testing.T) {
 		{"the system's disk", "Filtered", "holds the OS: / is mounted from /dev/vdb1", func(f *facts) {
 			f.system = map[string]block.SystemUse{"vdb": {MountPoint: "/", Path: "/dev/vdb1"}}
 		}},
-		{"over the network", "Filtered", "is reached over NVMe over TCP, so it is not this node's alone; name it in the include of a path-filter to use it",
-			device(func(d *block.Device) { d.Transport = "nvme-tcp" })},
+		{
+			"over the network", "Filtered", "is reached over NVMe over TCP, so it is not this node's alone; name it in the include of a path-filter to use it",
+			device(func(d *block.Device) { d.Transport = "nvme-tcp" }),
+		},
 		{"over the network, but named", "Blank", "blank", func(f *facts) {
 			f.devices[0].Transport = "iscsi"
 			f.filters = mustParse(t, "filterconfigs: [{key: path-filter, state: true, include: /dev/vdb}]")

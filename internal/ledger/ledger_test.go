@@ -25,8 +25,10 @@ func entry(state ledger.State) ledger.Entry {
 		Mode: volume.ModeLVM, Pool: "fast", Access: volume.AccessFilesystem, FSType: "ext4", FSUUID: uid1, Wipe: volume.WipeZero,
 	}
 	if state != ledger.Carving {
-		e.Record = &volume.Record{Mode: volume.ModeLVM, SizeBytes: 1 << 30,
-			LVM: &volume.LVMRecord{VGName: "vg", VGUUID: "vgu", LVName: "lv", LVUUID: "lvu"}}
+		e.Record = &volume.Record{
+			Mode: volume.ModeLVM, SizeBytes: 1 << 30,
+			LVM: &volume.LVMRecord{VGName: "vg", VGUUID: "vgu", LVName: "lv", LVUUID: "lvu"},
+		}
 	}
 	return e
 }

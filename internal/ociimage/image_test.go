@@ -170,9 +170,14 @@ func checkImage(t *testing.T, image v1.Image) {
 		link string
 	}
 	want := []entry{
-		{"bin/", tar.TypeDir, 0o755, ""}, {"bin/sh", tar.TypeSymlink, 0o777, "../usr/bin/program"},
-		{"etc/", tar.TypeDir, 0o755, ""}, {"etc/motd", tar.TypeReg, 0o644, ""}, {"tmp/", tar.TypeDir, 0o1777, ""},
-		{"usr/", tar.TypeDir, 0o755, ""}, {"usr/bin/", tar.TypeDir, 0o755, ""}, {"usr/bin/program", tar.TypeReg, 0o755, ""},
+		{"bin/", tar.TypeDir, 0o755, ""},
+		{"bin/sh", tar.TypeSymlink, 0o777, "../usr/bin/program"},
+		{"etc/", tar.TypeDir, 0o755, ""},
+		{"etc/motd", tar.TypeReg, 0o644, ""},
+		{"tmp/", tar.TypeDir, 0o1777, ""},
+		{"usr/", tar.TypeDir, 0o755, ""},
+		{"usr/bin/", tar.TypeDir, 0o755, ""},
+		{"usr/bin/program", tar.TypeReg, 0o755, ""},
 	}
 	layers, err := image.Layers()
 	if err != nil || len(layers) != 1 {

@@ -103,9 +103,11 @@ func (v *Volumes) Grow(ctx context.Context, name string, sizeBytes int64) (*bert
 		return cur, nil
 	}
 	if cur.Spec.Mode == berth.ModeDevice {
-		return nil, &Failure{Volume: name, Node: cur.Spec.NodeName, Reason: berth.ReasonInvalid,
+		return nil, &Failure{
+			Volume: name, Node: cur.Spec.NodeName, Reason: berth.ReasonInvalid,
 			Message: fmt.Sprintf("a whole disk cannot grow: it has %s and %d bytes were asked for; make a volume on a larger disk and copy the data",
-				cur.Status.Capacity, sizeBytes)}
+				cur.Status.Capacity, sizeBytes),
+		}
 	}
 	before := meta.FindStatusCondition(cur.Status.Conditions, berth.LocalVolumeResized)
 	patched := cur.Spec.SizeBytes != sizeBytes

@@ -73,8 +73,10 @@ func TestOrphans(t *testing.T) {
 			}
 			now := time.Now()
 			recorder := events.NewFakeRecorder(10)
-			o := &provision.Orphans{Cached: c.Backdoor, Live: c.Client, Writer: c.Client, Recorder: recorder, Log: slog.New(slog.DiscardHandler),
-				Driven: func(types.UID) bool { return test.driven }, Now: func() time.Time { return now }}
+			o := &provision.Orphans{
+				Cached: c.Backdoor, Live: c.Client, Writer: c.Client, Recorder: recorder, Log: slog.New(slog.DiscardHandler),
+				Driven: func(types.UID) bool { return test.driven }, Now: func() time.Time { return now },
+			}
 			reconcileIt := func() time.Duration {
 				result, err := o.Reconcile(context.Background(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(lv)})
 				if err != nil {
@@ -121,8 +123,10 @@ func TestOrphanIsCheckedAgainstTheAPIServer(t *testing.T) {
 	behind := provisiontest.New(t, lv.DeepCopy())
 	c := provisiontest.New(t, lv, claim("1Gi"))
 	now := time.Now()
-	o := &provision.Orphans{Cached: behind.Backdoor, Live: c.Client, Writer: c.Client, Recorder: events.NewFakeRecorder(10), Log: slog.New(slog.DiscardHandler),
-		Driven: func(types.UID) bool { return false }, Now: func() time.Time { return now }}
+	o := &provision.Orphans{
+		Cached: behind.Backdoor, Live: c.Client, Writer: c.Client, Recorder: events.NewFakeRecorder(10), Log: slog.New(slog.DiscardHandler),
+		Driven: func(types.UID) bool { return false }, Now: func() time.Time { return now },
+	}
 	for range 3 {
 		if _, err := o.Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(lv)}); err != nil {
 			t.Fatal(err)

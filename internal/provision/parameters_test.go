@@ -42,13 +42,17 @@ func TestParseParameters(t *testing.T) {
 		},
 		"device with selector": {
 			params: map[string]string{"mode": "device", "deviceSelector": "rotational: false\nminSize: 100Gi\n"},
-			want: provision.Parameters{Mode: berth.ModeDevice, FSType: "ext4", Wipe: berth.WipeZero,
-				DeviceSelector: &berth.DeviceSelector{Rotational: &flash, MinSize: &size}},
+			want: provision.Parameters{
+				Mode: berth.ModeDevice, FSType: "ext4", Wipe: berth.WipeZero,
+				DeviceSelector: &berth.DeviceSelector{Rotational: &flash, MinSize: &size},
+			},
 		},
 		"device with selector in JSON": {
 			params: map[string]string{"mode": "device", "deviceSelector": `{"models":["FAST*"]}`},
-			want: provision.Parameters{Mode: berth.ModeDevice, FSType: "ext4", Wipe: berth.WipeZero,
-				DeviceSelector: &berth.DeviceSelector{Models: []string{"FAST*"}}},
+			want: provision.Parameters{
+				Mode: berth.ModeDevice, FSType: "ext4", Wipe: berth.WipeZero,
+				DeviceSelector: &berth.DeviceSelector{Models: []string{"FAST*"}},
+			},
 		},
 		"nothing":           {params: nil, refused: []string{`"mode" is missing`, "lvm, device, hostpath"}},
 		"unknown mode":      {params: map[string]string{"mode": "zfs"}, refused: []string{`unknown mode "zfs"`, "one of lvm, device, hostpath"}},

@@ -63,8 +63,10 @@ var (
 // NewProvisioner returns a provisioner over the service. live reads past every
 // cache.
 func NewProvisioner(volumes *Volumes, live client.Reader, pvs PersistentVolumes, log *slog.Logger) *Provisioner {
-	return &Provisioner{volumes: volumes, live: live, pvs: pvs, log: log, now: time.Now,
-		handed: map[string]struct{}{}, driven: map[types.UID]struct{}{}, deleted: map[types.UID]time.Time{}}
+	return &Provisioner{
+		volumes: volumes, live: live, pvs: pvs, log: log, now: time.Now,
+		handed: map[string]struct{}{}, driven: map[types.UID]struct{}{}, deleted: map[types.UID]time.Time{},
+	}
 }
 
 // SupportsBlock says that claims of volumeMode Block are served.

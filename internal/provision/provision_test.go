@@ -84,7 +84,8 @@ func TestProvisionMakesACompletePersistentVolume(t *testing.T) {
 			want: corev1.PersistentVolumeSpec{
 				PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimDelete, VolumeMode: &filesystem,
 				PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{
-					Driver: "berth.dev", VolumeHandle: "pvc-c1a1", FSType: "ext4", VolumeAttributes: map[string]string{"mode": "lvm", "pool": "fast"}}},
+					Driver: "berth.dev", VolumeHandle: "pvc-c1a1", FSType: "ext4", VolumeAttributes: map[string]string{"mode": "lvm", "pool": "fast"},
+				}},
 			},
 		},
 		"what the class asks for": {
@@ -95,7 +96,8 @@ func TestProvisionMakesACompletePersistentVolume(t *testing.T) {
 			want: corev1.PersistentVolumeSpec{
 				PersistentVolumeReclaimPolicy: retain, MountOptions: []string{"noatime"}, VolumeMode: &filesystem,
 				PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{
-					Driver: "berth.dev", VolumeHandle: "pvc-c1a1", FSType: "xfs", VolumeAttributes: map[string]string{"mode": "device"}}},
+					Driver: "berth.dev", VolumeHandle: "pvc-c1a1", FSType: "xfs", VolumeAttributes: map[string]string{"mode": "device"},
+				}},
 			},
 		},
 		"block": {
@@ -106,7 +108,8 @@ func TestProvisionMakesACompletePersistentVolume(t *testing.T) {
 				PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimDelete, VolumeMode: &block,
 				AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOncePod},
 				PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{
-					Driver: "berth.dev", VolumeHandle: "pvc-c1a1", VolumeAttributes: map[string]string{"mode": "lvm", "pool": "fast"}}},
+					Driver: "berth.dev", VolumeHandle: "pvc-c1a1", VolumeAttributes: map[string]string{"mode": "lvm", "pool": "fast"},
+				}},
 			},
 		},
 	}

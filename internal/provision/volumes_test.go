@@ -31,9 +31,11 @@ const (
 )
 
 func request(name string, sizeBytes int64) provision.Request {
-	spec := berth.LocalVolumeSpec{NodeName: node, Mode: berth.ModeLVM, Pool: "fast", SizeBytes: sizeBytes,
+	spec := berth.LocalVolumeSpec{
+		NodeName: node, Mode: berth.ModeLVM, Pool: "fast", SizeBytes: sizeBytes,
 		VolumeMode: berth.VolumeFilesystem, FSType: "ext4", Wipe: berth.WipeZero,
-		ClaimRef: &berth.ClaimReference{Namespace: "default", Name: "data", UID: "uid-of-" + types.UID(name)}}
+		ClaimRef: &berth.ClaimReference{Namespace: "default", Name: "data", UID: "uid-of-" + types.UID(name)},
+	}
 	return provision.Request{Name: name, Spec: spec, Labels: provision.Labels(spec)}
 }
 

@@ -42,12 +42,18 @@ func TestContentIsSeen(t *testing.T) {
 		make          func(t *testing.T, node string)
 		want          block.Content
 	}{
-		{"ext4 with a label that has a space", "mkfs.ext4", func(t *testing.T, node string) { run(t, "mkfs.ext4", "-q", "-L", "my files", node) },
-			block.Content{Found: true, Type: "ext4", Kind: "filesystem", Label: "my files"}},
-		{"swap", "mkswap", func(t *testing.T, node string) { run(t, "mkswap", node) },
-			block.Content{Found: true, Type: "swap", Kind: "other"}},
-		{"GPT", "sgdisk", func(t *testing.T, node string) { run(t, "sgdisk", "--new=1:0:0", node) },
-			block.Content{Found: true, PartitionTable: "gpt"}},
+		{
+			"ext4 with a label that has a space", "mkfs.ext4", func(t *testing.T, node string) { run(t, "mkfs.ext4", "-q", "-L", "my files", node) },
+			block.Content{Found: true, Type: "ext4", Kind: "filesystem", Label: "my files"},
+		},
+		{
+			"swap", "mkswap", func(t *testing.T, node string) { run(t, "mkswap", node) },
+			block.Content{Found: true, Type: "swap", Kind: "other"},
+		},
+		{
+			"GPT", "sgdisk", func(t *testing.T, node string) { run(t, "sgdisk", "--new=1:0:0", node) },
+			block.Content{Found: true, PartitionTable: "gpt"},
+		},
 		{"GPT with only the backup left", "sgdisk", func(t *testing.T, node string) {
 			run(t, "sgdisk", "--new=1:0:0", node)
 			run(t, "dd", "if=/dev/zero", "of="+node, "bs=1M", "count=4", "conv=fsync")

@@ -187,8 +187,10 @@ func burst(ctx context.Context, p plan, space *workload.Space, requests *request
 	for i := range p.burst {
 		go func() {
 			name := fmt.Sprintf("burst-%d", i)
-			_, err := space.CreateClaim(ctx, workload.Claim{Name: name, Class: r.class, Size: size,
-				Annotations: map[string]string{"volume.kubernetes.io/selected-node": p.node}})
+			_, err := space.CreateClaim(ctx, workload.Claim{
+				Name: name, Class: r.class, Size: size,
+				Annotations: map[string]string{"volume.kubernetes.io/selected-node": p.node},
+			})
 			errs <- err
 		}()
 	}

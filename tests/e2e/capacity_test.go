@@ -7,7 +7,6 @@ import (
 	"context"
 
 	. "github.com/onsi/gomega"
-
 	storagev1 "k8s.io/api/storage/v1"
 
 	"github.com/berth-dev/berth/api/v1alpha1"

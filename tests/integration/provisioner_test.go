@@ -36,8 +36,10 @@ const gib = int64(1) << 30
 func storageClass(t *testing.T, name string, parameters map[string]string) {
 	t.Helper()
 	wait, expand := storagev1.VolumeBindingWaitForFirstConsumer, true
-	class := &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Provisioner: v1alpha1.DriverName,
-		Parameters: parameters, VolumeBindingMode: &wait, AllowVolumeExpansion: &expand}
+	class := &storagev1.StorageClass{
+		ObjectMeta: metav1.ObjectMeta{Name: name}, Provisioner: v1alpha1.DriverName,
+		Parameters: parameters, VolumeBindingMode: &wait, AllowVolumeExpansion: &expand,
+	}
 	if err := server.admin.Create(t.Context(), class); err != nil {
 		t.Fatal(err)
 	}
@@ -188,8 +190,10 @@ func TestProvisioner(t *testing.T) {
 		time.Sleep(2 * time.Second) // what comes too late would come now
 		got := since(before, requests(t, "localvolumes", "persistentvolumes", "persistentvolumeclaims", "nodes"))
 		delete(got, "GET persistentvolumes")
-		want := map[string]int{"PATCH persistentvolumes/status": 1, "DELETE localvolumes": 1, "PATCH localvolumes": 1, "DELETE persistentvolumes": 1,
-			"PATCH persistentvolumes": 2} // ours, and unprotect's
+		want := map[string]int{
+			"PATCH persistentvolumes/status": 1, "DELETE localvolumes": 1, "PATCH localvolumes": 1, "DELETE persistentvolumes": 1,
+			"PATCH persistentvolumes": 2,
+		} // ours, and unprotect's
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("requests (-want +got):\n%s", diff)
 		}

@@ -138,8 +138,10 @@ func (a *Agent) deaf(name string) bool {
 }
 
 func (a *Agent) report(lv *berth.LocalVolume, size int64, reason, message string) {
-	condition := metav1.Condition{Type: berth.LocalVolumeReady, Status: metav1.ConditionTrue, Reason: berth.ReasonCarved,
-		Message: "carved", ObservedGeneration: lv.Generation}
+	condition := metav1.Condition{
+		Type: berth.LocalVolumeReady, Status: metav1.ConditionTrue, Reason: berth.ReasonCarved,
+		Message: "carved", ObservedGeneration: lv.Generation,
+	}
 	stands := meta.IsStatusConditionTrue(lv.Status.Conditions, berth.LocalVolumeReady)
 	switch {
 	case reason == "":

@@ -245,7 +245,8 @@ func deleteWithUID(ctx context.Context, w client.WithWatch, obj client.Object, o
 func (c *Cluster) SetReady(ctx context.Context, name string, status metav1.ConditionStatus, reason, message string, capacityBytes int64) error {
 	return c.updateStatus(ctx, name, func(lv *berth.LocalVolume) {
 		meta.SetStatusCondition(&lv.Status.Conditions, metav1.Condition{
-			Type: berth.LocalVolumeReady, Status: status, Reason: reason, Message: message, ObservedGeneration: lv.Generation})
+			Type: berth.LocalVolumeReady, Status: status, Reason: reason, Message: message, ObservedGeneration: lv.Generation,
+		})
 		setCapacity(lv, capacityBytes)
 	})
 }
