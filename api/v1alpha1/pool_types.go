@@ -238,6 +238,7 @@ type PoolStatus struct {
 	// +optional
 	Free *resource.Quantity `json:"free,omitempty"`
 	// +optional
+	// +kubebuilder:default=false
 	ReadOnly bool `json:"readOnly"`
 	// Type is the layout, or hostpath.
 	// +optional

@@ -12,11 +12,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
+	"sync"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 )
 
@@ -84,7 +83,7 @@ func serve(ctx context.Context, server *grpc.Server, listener net.Listener) erro
 	return <-ended
 }
 
-// listen makes the socket, for root alone. What is left of an earlier process, a
+// listen makes the socket, for this user alone. What is left of an earlier process, a
 // socket that nobody serves, is replaced; anything else is not touched.
 func listen(ctx context.Context, path string) (net.Listener, error) {
 	info, err := os.Lstat(path)
@@ -103,36 +102,52 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 			return nil, fmt.Errorf("remove the old socket: %w", err)
 		}
 	}
-	var listener net.Listener
-	onOwnThread(func() {
-		// The umask belongs to the process unless a thread has one of its own. Without
-		// it the socket would be open to everybody for a moment.
-		if err = unix.Unshare(unix.CLONE_FS); err != nil {
-			return
-		}
-		unix.Umask(0o077)
-		listener, err = (&net.ListenConfig{}).Listen(ctx, "unix", path)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("listen in %s: %w", filepath.Dir(path), err)
-	}
-	return listener, nil
+	return listenPrivately(ctx, path)
 }
 
-// onOwnThread runs f on a thread that ends with it, so that what f does to its
-// thread concerns nobody else. The leader of the threads cannot end alone: it is
-// held meanwhile, so that f runs on another.
-func onOwnThread(f func()) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() {
-			onOwnThread(f)
-			runtime.UnlockOSThread()
-			return
+// listenPrivately makes the socket in a directory that only this user may enter
+// and moves it into place when it is closed to everybody else: there is no moment
+// in which it is open. Neither a umask, which belongs to the whole process, nor a
+// thread with a umask of its own, which a container without privileges may not
+// have (unshare is not in the runtime's seccomp profile), is needed.
+//
+// The directory's name begins with a dot, for kubelet's watcher of registrations
+// looks into every other.
+func listenPrivately(ctx context.Context, path string) (net.Listener, error) {
+	private, err := os.MkdirTemp(filepath.Dir(path), ".new-")
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	defer func() { _ = os.Remove(private) }()
+	made := filepath.Join(private, "s")
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "unix", made)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	listener.(*net.UnixListener).SetUnlinkOnClose(false)
+	if err = os.Chmod(made, 0o600); err == nil {
+		err = os.Rename(made, path)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), listener.Close(), os.Remove(made))
+	}
+	return &socket{Listener: listener, path: path}, nil
+}
+
+// socket is a listener that takes its path away when it is closed.
+type socket struct {
+	net.Listener
+	path string
+	once sync.Once
+}
+
+// Close implements net.Listener. Closing twice is harmless.
+func (s *socket) Close() error {
+	err := s.Listener.Close()
+	s.once.Do(func() {
+		if removeErr := os.Remove(s.path); !errors.Is(removeErr, fs.ErrNotExist) {
+			err = errors.Join(err, removeErr)
 		}
-		f()
-	}()
-	<-done
+	})
+	return err
 }
