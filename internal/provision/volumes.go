@@ -97,7 +97,7 @@ func (v *Volumes) Ensure(ctx context.Context, req Request) (*berth.LocalVolume, 
 			if err := sub.UntilGone(waitCtx, cur.UID); err != nil {
 				return nil, v.stillGoing(ctx, cur, signs, err)
 			}
-			if verdict := verdictOf(cur, false); verdict != nil && how == "" {
+			if verdict := verdictOf(cur, req.GiveUp); verdict != nil && how == "" {
 				return nil, verdict
 			}
 			continue
@@ -204,18 +204,22 @@ func settled(lv *berth.LocalVolume) bool {
 }
 
 // verdictOf returns why the node will not make the volume, or nil while it may.
-// With giveUp an answer that is not final counts too.
+//
+// With giveUp the agent's "not now" counts too, as long as the volume never stood:
+// the agent then takes back what it may have begun before it lets the object go.
 func verdictOf(lv *berth.LocalVolume, giveUp bool) *Failure {
 	ready := meta.FindStatusCondition(lv.Status.Conditions, berth.LocalVolumeReady)
-	if ready == nil || ready.Status != metav1.ConditionFalse {
+	if ready == nil || ready.Status == metav1.ConditionTrue {
 		return nil
 	}
 	failure := &Failure{Volume: lv.Name, Node: lv.Spec.NodeName, Reason: ready.Reason, Message: ready.Message}
 	switch ready.Reason {
 	case berth.ReasonNoSpace, berth.ReasonPoolNotFound, berth.ReasonToolMissing, berth.ReasonInvalid:
-		return failure
+		if ready.Status == metav1.ConditionFalse {
+			return failure
+		}
 	case berth.ReasonPoolNotReady, berth.ReasonFailed:
-		if giveUp {
+		if giveUp && neverReady(lv) {
 			return failure
 		}
 	}
@@ -226,8 +230,10 @@ func verdictOf(lv *berth.LocalVolume, giveUp bool) *Failure {
 // the agent says.
 func checkMade(lv *berth.LocalVolume) (*berth.LocalVolume, error) {
 	if lv.Status.Capacity == nil || lv.Status.Capacity.Value() < lv.Spec.SizeBytes {
-		return nil, &Pending{Volume: lv.Name, What: fmt.Sprintf("it is Ready and its status.capacity is less than the %d bytes asked for", lv.Spec.SizeBytes),
-			Cause: volume.ErrBusy}
+		return nil, &Pending{
+			Volume: lv.Name, What: fmt.Sprintf("it is Ready and its status.capacity is less than the %d bytes asked for", lv.Spec.SizeBytes),
+			Cause: volume.ErrBusy,
+		}
 	}
 	return lv, nil
 }
@@ -236,8 +242,10 @@ func checkMade(lv *berth.LocalVolume) (*berth.LocalVolume, error) {
 // that nothing is left of it, and returns the verdict.
 func (v *Volumes) discard(ctx context.Context, sub *Subscription, lv *berth.LocalVolume, verdict *Failure) error {
 	if err := v.remove(ctx, sub, lv); err != nil {
-		return &Pending{Volume: lv.Name, Cause: err,
-			What: fmt.Sprintf("%v; node %s has not confirmed yet that nothing is left of it", verdict, lv.Spec.NodeName)}
+		return &Pending{
+			Volume: lv.Name, Cause: err,
+			What: fmt.Sprintf("%v; node %s has not confirmed yet that nothing is left of it", verdict, lv.Spec.NodeName),
+		}
 	}
 	return verdict
 }
@@ -316,8 +324,10 @@ func (v *Volumes) release(ctx context.Context, sub *Subscription, lv *berth.Loca
 			return &Pending{Volume: lv.Name, What: "it is being deleted", Cause: err}
 		}
 	}
-	return &Failure{Volume: lv.Name, Node: lv.Spec.NodeName, Reason: ReasonNodeGone,
-		Message: "the node left the cluster before the volume was made"}
+	return &Failure{
+		Volume: lv.Name, Node: lv.Spec.NodeName, Reason: ReasonNodeGone,
+		Message: "the node left the cluster before the volume was made",
+	}
 }
 
 // patience bounds a wait: by the caller's deadline less a reserve, and by much

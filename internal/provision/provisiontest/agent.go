@@ -152,6 +152,9 @@ func (a *Agent) report(lv *berth.LocalVolume, size int64, reason, message string
 		fallthrough
 	default:
 		condition.Status, condition.Reason, condition.Message = metav1.ConditionFalse, reason, message
+		if reason == berth.ReasonPoolNotReady || reason == berth.ReasonFailed {
+			condition.Status = metav1.ConditionUnknown // it tries again
+		}
 	}
 	meta.SetStatusCondition(&lv.Status.Conditions, condition)
 }
