@@ -79,7 +79,10 @@ func (c *Cluster) loadNode(node string) (nodeState, error) {
 	if err != nil {
 		return s, err
 	}
-	return s, json.Unmarshal(content, &s)
+	if err := json.Unmarshal(content, &s); err != nil {
+		return s, fmt.Errorf("read %s: %w", c.nodeStatePath(node), err)
+	}
+	return s, nil
 }
 
 func (c *Cluster) saveNode(node string, s nodeState) error {

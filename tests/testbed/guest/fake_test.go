@@ -59,7 +59,8 @@ func receiveRequest(lines *bufio.Reader) (r request, ok bool) {
 	if err != nil {
 		return r, false
 	}
-	return r, json.Unmarshal([]byte(strings.Trim(line, "\xff")), &r) == nil
+	err = json.Unmarshal([]byte(strings.Trim(line, "\xff")), &r)
+	return r, err == nil
 }
 
 // send writes a line of JSON.

@@ -74,7 +74,8 @@ func (m *Monitor) read() (message, error) {
 	if err != nil {
 		return msg, err
 	}
-	return msg, json.Unmarshal(line, &msg)
+	err = json.Unmarshal(line, &msg)
+	return msg, err
 }
 
 // Execute runs a command and stores what it returns in result, unless that is
