@@ -60,7 +60,8 @@ func portName(n int) string { return fmt.Sprintf("port%d", n) }
 
 // Argv is the command line of QEMU, to be run in the guest's folder.
 func (m Machine) Argv() ([]string, error) {
-	argv := []string{"qemu-system-x86_64", "-name", m.Name, "-nodefaults", "-no-user-config", "-display", "none",
+	argv := []string{
+		"qemu-system-x86_64", "-name", m.Name, "-nodefaults", "-no-user-config", "-display", "none",
 		"-machine", "q35,sata=off,smbus=off", "-accel", m.Accel.Argument(), "-cpu", m.Accel.cpu(),
 		"-smp", strconv.Itoa(m.CPUs), "-m", strconv.Itoa(m.MemoryMiB),
 		"-kernel", m.Kernel, "-initrd", m.Initrd, "-append", m.Append,

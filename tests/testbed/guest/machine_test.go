@@ -31,8 +31,10 @@ func TestArgvAttachesDisksInOrder(t *testing.T) {
 	nvme.Bus = BusNVMe
 	scsi := virtioDisk("S")
 	scsi.Bus, scsi.WWN = BusSCSI, 0x5000000000000101
-	argv, err := Machine{Name: "node1", Accel: TCG, CPUs: 2, MemoryMiB: 512, Disks: []Disk{root, virtioDisk("B"), scsi, nvme, virtioDisk("A")},
-		Tap: "tap1", MAC: "52:54:00:be:00:01", Seed: "/seed"}.Argv()
+	argv, err := Machine{
+		Name: "node1", Accel: TCG, CPUs: 2, MemoryMiB: 512, Disks: []Disk{root, virtioDisk("B"), scsi, nvme, virtioDisk("A")},
+		Tap: "tap1", MAC: "52:54:00:be:00:01", Seed: "/seed",
+	}.Argv()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,15 +52,18 @@ func Components(programs map[string]string, files Files, data string) []Componen
 	return []Component{
 		{
 			Name: "etcd", HealthURL: etcdURL + "/readyz",
-			Argv: []string{programs["etcd"], "--name=testbed", "--data-dir=" + filepath.Join(data, "etcd"),
+			Argv: []string{
+				programs["etcd"], "--name=testbed", "--data-dir=" + filepath.Join(data, "etcd"),
 				"--listen-client-urls=" + etcdURL, "--advertise-client-urls=" + etcdURL,
 				"--listen-peer-urls=http://127.0.0.1:2380", "--initial-advertise-peer-urls=http://127.0.0.1:2380",
 				"--initial-cluster=testbed=http://127.0.0.1:2380",
-				"--unsafe-no-fsync", "--log-level=warn"},
+				"--unsafe-no-fsync", "--log-level=warn",
+			},
 		},
 		{
 			Name: "kube-apiserver", HealthURL: ServerURL() + "/readyz",
-			Argv: []string{programs["kube-apiserver"], "--etcd-servers=" + etcdURL,
+			Argv: []string{
+				programs["kube-apiserver"], "--etcd-servers=" + etcdURL,
 				"--advertise-address=" + ServerAddress, "--secure-port=" + ServerPort, "--service-cluster-ip-range=" + ServiceNetwork,
 				"--tls-cert-file=" + crt("kube-apiserver"), "--tls-private-key-file=" + key("kube-apiserver"),
 				"--client-ca-file=" + crt("ca"), "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
@@ -74,24 +77,29 @@ func Components(programs map[string]string, files Files, data string) []Componen
 				"--proxy-client-cert-file=" + crt("front-proxy-client"), "--proxy-client-key-file=" + key("front-proxy-client"),
 				// Webhooks and aggregated APIs are reached at their pods:
 				// services have no address outside the nodes.
-				"--enable-aggregator-routing=true", "--allow-privileged=true"},
+				"--enable-aggregator-routing=true", "--allow-privileged=true",
+			},
 		},
 		{
 			Name: "kube-controller-manager", HealthURL: "https://127.0.0.1:10257/healthz",
-			Argv: []string{programs["kube-controller-manager"], "--bind-address=127.0.0.1",
+			Argv: []string{
+				programs["kube-controller-manager"], "--bind-address=127.0.0.1",
 				"--kubeconfig=" + files.Kubeconfig("kube-controller-manager"), "--authentication-kubeconfig=" + files.Kubeconfig("kube-controller-manager"),
 				"--authorization-kubeconfig=" + files.Kubeconfig("kube-controller-manager"), "--leader-elect=false",
 				"--tls-cert-file=" + crt("control-plane"), "--tls-private-key-file=" + key("control-plane"),
 				"--service-account-private-key-file=" + key("service-account"), "--root-ca-file=" + crt("ca"),
 				"--cluster-signing-cert-file=" + crt("ca"), "--cluster-signing-key-file=" + key("ca"),
-				"--use-service-account-credentials=true"},
+				"--use-service-account-credentials=true",
+			},
 		},
 		{
 			Name: "kube-scheduler", HealthURL: "https://127.0.0.1:10259/healthz",
-			Argv: []string{programs["kube-scheduler"], "--bind-address=127.0.0.1",
+			Argv: []string{
+				programs["kube-scheduler"], "--bind-address=127.0.0.1",
 				"--kubeconfig=" + files.Kubeconfig("kube-scheduler"), "--authentication-kubeconfig=" + files.Kubeconfig("kube-scheduler"),
 				"--authorization-kubeconfig=" + files.Kubeconfig("kube-scheduler"), "--leader-elect=false",
-				"--tls-cert-file=" + crt("control-plane"), "--tls-private-key-file=" + key("control-plane")},
+				"--tls-cert-file=" + crt("control-plane"), "--tls-private-key-file=" + key("control-plane"),
+			},
 		},
 	}
 }
@@ -100,7 +108,9 @@ func Components(programs map[string]string, files Files, data string) []Componen
 func SnapshotController(programs map[string]string, files Files) Component {
 	return Component{
 		Name: "snapshot-controller", HealthURL: "http://127.0.0.1:8281/metrics",
-		Argv: []string{programs["snapshot-controller"], "--kubeconfig=" + files.Kubeconfig("snapshot-controller"),
-			"--leader-election=false", "--http-endpoint=127.0.0.1:8281"},
+		Argv: []string{
+			programs["snapshot-controller"], "--kubeconfig=" + files.Kubeconfig("snapshot-controller"),
+			"--leader-election=false", "--http-endpoint=127.0.0.1:8281",
+		},
 	}
 }

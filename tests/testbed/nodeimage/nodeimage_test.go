@@ -180,7 +180,7 @@ func TestSetUnits(t *testing.T) {
 		"fstrim.timer": "/dev/null",
 		"multi-user.target.wants/kubelet.service":    "/etc/systemd/system/kubelet.service",
 		"multi-user.target.wants/containerd.service": "/usr/lib/systemd/system/containerd.service",
-		"default.target":                             "/usr/lib/systemd/system/multi-user.target",
+		"default.target": "/usr/lib/systemd/system/multi-user.target",
 	} {
 		if got, err := os.Readlink(filepath.Join(root, "etc/systemd/system", link)); err != nil || got != want {
 			t.Errorf("%s -> %s, %v, want %s", link, got, err, want)
