@@ -187,7 +187,7 @@ func TestProvisioner(t *testing.T) {
 		})
 		unprotect(t, pvName)
 		eventually(t, "the PersistentVolume is gone", func() bool { return !exists(t, &corev1.PersistentVolume{}, pvName) })
-		time.Sleep(2 * time.Second) // what comes too late would come now
+		time.Sleep(2 * time.Second) //nolint:forbidigo // what comes too late would come now, and nothing says that nothing comes
 		got := since(before, requests(t, "localvolumes", "persistentvolumes", "persistentvolumeclaims", "nodes"))
 		delete(got, "GET persistentvolumes")
 		want := map[string]int{
@@ -248,13 +248,6 @@ func TestProvisioner(t *testing.T) {
 	})
 
 	t.Run("it is small and stops in time", func(t *testing.T) {
-		status, _ := os.ReadFile("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/status")
-		t.Logf("%s", status)
-		for _, l := range strings.Split(p.get("/metrics"), "\n") {
-			if strings.HasPrefix(l, "go_memstats") {
-				t.Log(l)
-			}
-		}
 		rss := residentMiB(t, p.cmd.Process.Pid)
 		t.Logf("resident: %d MiB", rss)
 		if rss > 60 {
