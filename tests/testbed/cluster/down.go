@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -25,8 +26,10 @@ func Down(ctx context.Context, dir string) (found bool, err error) {
 		}
 	}
 	c := &Cluster{dir: dir}
-	if _, err := os.Stat(dir); err != nil {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("look for a testbed: %w", err)
 	}
 	unlock, err := c.lock()
 	if err != nil {
@@ -73,7 +76,8 @@ func (c *Cluster) endNamespace(ctx context.Context) error {
 	if err := namespace.RemoveStale(); err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	tick := time.Tick(50 * time.Millisecond)
+	for deadline := time.Now().Add(10 * time.Second); ; <-tick {
 		pids, err := namespace.PIDs(ctx)
 		if err != nil {
 			return err
@@ -89,6 +93,5 @@ func (c *Cluster) endNamespace(ctx context.Context) error {
 				running.Kill()
 			}
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 
@@ -54,7 +55,7 @@ func (c *Cluster) Logs(ctx context.Context, out io.Writer, name string, journalL
 		return fmt.Errorf("no log of %q: there are %s", name, strings.Join(names, ", "))
 	}
 	out.Write(content)
-	if _, err := c.node(name); err != nil {
+	if !slices.Contains(c.Nodes(), name) {
 		return nil
 	}
 	console, err := os.ReadFile(c.consoleLog(name))

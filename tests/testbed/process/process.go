@@ -117,9 +117,12 @@ func Find(pidPath string) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read pid file: %w", err)
 	}
+	if !json.Valid(content) {
+		return nil, nil // its writer was killed while writing: see write
+	}
 	var identity Identity
 	if err := json.Unmarshal(content, &identity); err != nil {
-		return nil, nil // its writer was killed while writing: see write
+		return nil, fmt.Errorf("read %s: %w", pidPath, err)
 	}
 	if !identity.Alive() {
 		return nil, nil
@@ -189,12 +192,14 @@ func (i Identity) signal(signal syscall.Signal) error {
 
 // await tells whether the process ended in time.
 func (i Identity) await(ctx context.Context, limit time.Duration) bool {
-	deadline := time.Now().Add(limit)
-	for i.Alive() {
-		if time.Now().After(deadline) || ctx.Err() != nil {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for tick := time.Tick(20 * time.Millisecond); i.Alive(); {
+		select {
+		case <-ctx.Done():
 			return false
+		case <-tick:
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 	return true
 }

@@ -56,7 +56,8 @@ func TestStartFindStop(t *testing.T) {
 func TestStopKillsWhatIgnoresSIGTERM(t *testing.T) {
 	t.Parallel()
 	running, spec := start(t, "sh", "-c", `trap "" TERM; echo ready; while :; do sleep 0.05; done`)
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	tick := time.Tick(5 * time.Millisecond)
+	for deadline := time.Now().Add(5 * time.Second); ; <-tick {
 		if log, _ := os.ReadFile(spec.LogPath); strings.Contains(string(log), "ready") {
 			break
 		}

@@ -35,17 +35,17 @@ func TestRunShowsThatASlowStepLives(t *testing.T) {
 	p := New(&out, 1)
 	p.Every = time.Millisecond
 	err := p.Run("slow", func(s *Step) error {
-		for i := 0; ; i++ {
+		tick := time.Tick(time.Millisecond)
+		for deadline := time.Now().Add(5 * time.Second); ; <-tick {
 			p.mu.Lock()
 			printed := strings.Contains(out.String(), "… ")
 			p.mu.Unlock()
 			if printed {
 				return nil
 			}
-			if i > 5000 {
+			if time.Now().After(deadline) {
 				return errors.New("no line in 5 s")
 			}
-			time.Sleep(time.Millisecond)
 		}
 	})
 	if err != nil {
