@@ -86,7 +86,7 @@ func loopDisk(t *testing.T, sizeBytes int64) string {
 	}
 	path := strings.TrimSpace(string(out))
 	t.Cleanup(func() {
-		if out, err := exec.Command("losetup", "--detach", path).CombinedOutput(); err != nil { //nolint:noctx // The test's context has ended.
+		if out, err := exec.Command("losetup", "--detach", path).CombinedOutput(); err != nil {
 			t.Errorf("detach %s: %v: %s", path, err, out)
 		}
 	})

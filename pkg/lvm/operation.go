@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/berth-dev/berth/pkg/volume"
 )
@@ -261,12 +262,5 @@ func removeCommands(groupUUID string, lvUUIDs []string) [][]string {
 }
 
 func selectVolumes(groupUUID, also string, lvUUIDs []string) string {
-	expression := "vg_uuid=" + groupUUID + "&&" + also + "("
-	for i, uuid := range lvUUIDs {
-		if i > 0 {
-			expression += "||"
-		}
-		expression += "lv_uuid=" + uuid
-	}
-	return expression + ")"
+	return "vg_uuid=" + groupUUID + "&&" + also + "(lv_uuid=" + strings.Join(lvUUIDs, "||lv_uuid=") + ")"
 }

@@ -49,7 +49,7 @@ func (q *queue) do(ctx context.Context, op *operation) (*Group, error) {
 	q.pending = append(q.pending, op)
 	if !q.working {
 		q.working = true
-		//nolint:contextcheck // A batch serves many callers and outlives each of them; every process has its own deadline.
+		//nolint:contextcheck,gosec // A batch serves many callers and outlives each of them; every process has its own deadline.
 		go q.work()
 	}
 	q.mu.Unlock()

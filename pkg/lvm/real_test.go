@@ -85,7 +85,7 @@ func newRig(t testing.TB) *rig {
 // lvm runs a command as an operator does.
 func (r *rig) lvm(t testing.TB, args ...string) {
 	t.Helper()
-	if out, err := exec.Command("lvm", args...).CombinedOutput(); err != nil { //nolint:noctx // It is also used when the test's context has ended.
+	if out, err := exec.Command("lvm", args...).CombinedOutput(); err != nil {
 		t.Fatalf("lvm %s: %v: %s", strings.Join(args, " "), err, out)
 	}
 }
@@ -254,7 +254,7 @@ func TestKernelKilled(t *testing.T) {
 	want := map[string]int64{id(0): 8 * mib}
 	killed := 0
 	for round := range rounds {
-		r.timeout.Store(int64(rand.N(usual) + time.Millisecond)) //nolint:gosec // Any moment will do.
+		r.timeout.Store(int64(rand.N(usual) + time.Millisecond))
 		var wg sync.WaitGroup
 		errs := make([]error, workers)
 		for w := range workers {

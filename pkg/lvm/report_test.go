@@ -128,12 +128,12 @@ func TestFakeReport(t *testing.T) {
 	if g := fake.Group(w.UUID); g == nil || len(g.LVs) != 2 || g.ExtentBytes != lvmtest.ExtentBytes {
 		t.Fatalf("the fake's report is read as %+v", g)
 	}
-	real := strings.Split(readReport(t, "volumes"), "\n")
+	theirs := strings.Split(readReport(t, "volumes"), "\n")
 	ours := strings.Split(string(w.Report()), "\n")
-	if got, want := keys(ours[0]), keys(real[0]); got != want {
+	if got, want := keys(ours[0]), keys(theirs[0]); got != want {
 		t.Errorf("a row of lvs has %s, lvm prints %s", got, want)
 	}
-	if got, want := keys(ours[2]), keys(real[3]); got != want {
+	if got, want := keys(ours[2]), keys(theirs[3]); got != want {
 		t.Errorf("a row of pvs has %s, lvm prints %s", got, want)
 	}
 }
@@ -141,7 +141,7 @@ func TestFakeReport(t *testing.T) {
 // keys returns the names of a row's fields.
 func keys(row string) string {
 	var names []string
-	for _, field := range strings.Split(row, "' ") {
+	for field := range strings.SplitSeq(row, "' ") {
 		name, _, _ := strings.Cut(strings.TrimSpace(field), "=")
 		names = append(names, name)
 	}

@@ -97,7 +97,7 @@ func readSeqno(r io.ReaderAt) (groupUUID string, seqno uint64, ok bool, err erro
 		if string(header[mdaMagicAt:mdaMagicAt+len(mdaMagic)]) != mdaMagic {
 			return "", 0, false, errors.New("a metadata area has another magic")
 		}
-		field := func(at int) int64 { return int64(binary.LittleEndian.Uint64(header[at:])) } //nolint:gosec // Checked below.
+		field := func(at int) int64 { return int64(binary.LittleEndian.Uint64(header[at:])) }
 		start, size, text, textSize := field(mdaStartAt), field(mdaSizeAt), field(mdaTextAt), field(mdaTextSizeAt)
 		if textSize == 0 || binary.LittleEndian.Uint32(header[mdaTextFlagsAt:])&mdaIgnored != 0 {
 			continue
@@ -142,7 +142,7 @@ func metadataAreas(r io.ReaderAt) ([]int64, error) {
 		lists := 0
 		var areas []int64
 		for at += pvHeaderListAt; at+areaRecordBytes <= sectorBytes && len(areas) < mostAreas; at += areaRecordBytes {
-			offset := int64(binary.LittleEndian.Uint64(sector[at:])) //nolint:gosec // Checked below.
+			offset := int64(binary.LittleEndian.Uint64(sector[at:]))
 			switch {
 			case offset == 0:
 				if lists++; lists == 2 {

@@ -146,7 +146,7 @@ func (p *process) eachSelected(c command, do func(*group, *logicalVolume) (strin
 				"vg_uuid": g.uuid, "lv_uuid": lv.uuid, "lv_layout": "linear", "lv_role": strings.Join(lv.role, ","),
 			})
 			if err != nil {
-				return err.Error(), nil
+				return err.Error(), nil //nolint:nilerr // lvm complains of the selection and goes on.
 			}
 			if !ok {
 				continue

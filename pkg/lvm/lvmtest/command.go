@@ -87,7 +87,7 @@ func (c command) accepts(path string) bool {
 	if !strings.Contains(c.value("--config"), "devices{") || c.name == "pvcreate" {
 		return true
 	}
-	for _, pattern := range strings.Split(c.value("--config"), `"`) {
+	for pattern := range strings.SplitSeq(c.value("--config"), `"`) {
 		escaped, ok := strings.CutPrefix(pattern, "a|^")
 		if ok && strings.NewReplacer("[.]", ".", "[+]", "+").Replace(strings.TrimSuffix(escaped, "$|")) == path {
 			return true
@@ -111,7 +111,7 @@ func matches(expression string, fields map[string]string) (bool, error) {
 	s := selection{rest: expression, fields: fields}
 	ok := s.or()
 	if s.rest != "" && s.err == nil {
-		s.err = fmt.Errorf("Selection syntax error at %q", s.rest) //nolint:staticcheck,revive // lvm's words.
+		s.err = fmt.Errorf("Selection syntax error at %q", s.rest) //nolint:staticcheck // lvm's words.
 	}
 	return ok, s.err
 }
@@ -144,7 +144,7 @@ func (s *selection) one() bool {
 	if s.skip("(") {
 		ok := s.or()
 		if !s.skip(")") {
-			s.err = fmt.Errorf("Selection syntax error: no ) at %q", s.rest) //nolint:staticcheck,revive // lvm's words.
+			s.err = fmt.Errorf("Selection syntax error: no ) at %q", s.rest) //nolint:staticcheck // lvm's words.
 		}
 		return ok
 	}
@@ -156,7 +156,7 @@ func (s *selection) one() bool {
 	s.rest = s.rest[end:]
 	have, known := s.fields[name]
 	if !ok || !known {
-		s.err = fmt.Errorf("Unrecognised selection field: %s", name) //nolint:staticcheck,revive // lvm's words.
+		s.err = fmt.Errorf("Unrecognised selection field: %s", name) //nolint:staticcheck // lvm's words.
 		return false
 	}
 	return have == strings.Trim(want, "{}")
