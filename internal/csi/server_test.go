@@ -77,7 +77,7 @@ func TestServer(t *testing.T) {
 		t.Errorf("got %v, %v", info, err)
 	}
 	st, err := os.Lstat(socket)
-	if err != nil || st.Mode().Type() != fs.ModeSocket || st.Mode().Perm() != 0o700 {
+	if err != nil || st.Mode().Type() != fs.ModeSocket || st.Mode().Perm() != 0o600 {
 		t.Errorf("socket %v, %v", st.Mode(), err)
 	}
 	if probe, err := identity.Probe(t.Context(), &csispec.ProbeRequest{}); err != nil || !probe.GetReady().GetValue() {
