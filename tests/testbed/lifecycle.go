@@ -22,6 +22,7 @@ func runUp(ctx context.Context, arguments []string) error {
 	flags.IntVar(&options.Nodes, "nodes", 3, "how many nodes, 1 to 9")
 	flags.IntVar(&options.CPUs, "cpus", 2, "virtual CPUs of each node")
 	flags.IntVar(&options.MemoryMiB, "memory", 3072, "memory of each node in MiB")
+	flags.StringArrayVar(&options.Images, "image", nil, "archive of container images that every node has from the start; may be repeated")
 	if err := parse(flags, arguments, 0, 0); err != nil {
 		return err
 	}

@@ -31,7 +31,7 @@ var commands []command
 
 func init() {
 	commands = []command{
-		{"up", "[--nodes N]", "build what is missing and start a testbed", runUp},
+		{"up", "[--nodes N] [--image IMAGE.tar]", "build what is missing and start a testbed", runUp},
 		{"down", "", "end it: no process, network or disk is left", runDown},
 		{"status", "", "show its components and nodes", runStatus},
 		{"kubectl", "ARGUMENT...", "run kubectl as the administrator", runKubectl},

@@ -86,6 +86,13 @@ func (u *up) buildNodeImage(ctx context.Context, imagesDir, busybox string) erro
 	if err != nil {
 		return err
 	}
+	for _, archive := range u.options.Images {
+		image, err := u.keepImage(archive)
+		if err != nil {
+			return err
+		}
+		images = append(images, image)
+	}
 	baseKey, err := nodeimage.BaseKey(rootfsKey, programs, images)
 	if err != nil {
 		return err
@@ -123,6 +130,24 @@ func (u *up) buildNodeImage(ctx context.Context, imagesDir, busybox string) erro
 		return err
 	}
 	return json.Unmarshal(content, &u.state.Foreign)
+}
+
+// keepImage copies an archive of the caller's into the cache, under a name with
+// its hash, so that the nodes' disk can be known by it.
+func (u *up) keepImage(archive string) (string, error) {
+	key := artifact.NewKey("image").Add("name", filepath.Base(archive))
+	if err := key.AddFile("archive", archive); err != nil {
+		return "", err
+	}
+	name := filepath.Base(archive)
+	dir, err := u.store().Get(key, func(dir string) error {
+		content, err := os.ReadFile(archive)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(dir, name), content, 0o644)
+	})
+	return filepath.Join(dir, name), err
 }
 
 // baselineFile holds the digests of the foreign disks as they were made.

@@ -266,3 +266,29 @@ func TestDefaultDir(t *testing.T) {
 		t.Error("found a folder outside the repository")
 	}
 }
+
+func TestKeepImageKnowsAnArchiveByItsContent(t *testing.T) {
+	t.Parallel()
+	u := &up{Cluster: &Cluster{dir: t.TempDir()}}
+	archive := filepath.Join(t.TempDir(), "image.tar")
+	keep := func(content string) string {
+		if err := os.WriteFile(archive, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		kept, err := u.keepImage(archive)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(kept); err != nil || string(got) != content || filepath.Base(kept) != "image.tar" {
+			t.Errorf("kept %s with %q, %v", kept, got, err)
+		}
+		return kept
+	}
+	first, second := keep("one"), keep("two")
+	if first == second || keep("one") != first {
+		t.Errorf("kept as %s and %s", first, second)
+	}
+	if _, err := u.keepImage(filepath.Join(t.TempDir(), "none.tar")); err == nil {
+		t.Error("kept an archive that is not there")
+	}
+}

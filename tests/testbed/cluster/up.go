@@ -30,6 +30,10 @@ type UpOptions struct {
 	Nodes int
 	// CPUs and MemoryMiB are each node's. Zero means 2 and 3072.
 	CPUs, MemoryMiB int
+	// Images are archives of container images that every node has from the
+	// start, beside the usual ones. They are imported when the nodes' disk is
+	// made, which takes seconds; Load takes minutes under emulation.
+	Images []string
 	// ReadyLimit bounds how long the nodes may take to be Ready. Zero means
 	// 10 minutes.
 	ReadyLimit time.Duration
