@@ -33,8 +33,11 @@ func TestOptions(t *testing.T) {
 		"unknown flag":    {args: []string{"--worker=8"}, getenv: inPod, wrong: []string{"--worker"}},
 		"argument":        {args: []string{"run"}, getenv: inPod, wrong: []string{`"run"`}},
 		"relative socket": {args: []string{"--csi-socket=csi.sock"}, getenv: inPod, wrong: []string{"--csi-socket"}},
-		"everything": {args: []string{"--workers=0", "--provision-timeout=1s", "--log-level=loud", "--log-format=xml", "--http-address=9809"}, getenv: inPod,
-			wrong: []string{"--workers 0", "--provision-timeout 1s", `--log-level "loud"`, `--log-format "xml"`, "--http-address"}},
+		"everything": {
+			args:   []string{"--workers=0", "--provision-timeout=1s", "--log-level=loud", "--log-format=xml", "--http-address=9809"},
+			getenv: inPod,
+			wrong:  []string{"--workers 0", "--provision-timeout 1s", `--log-level "loud"`, `--log-format "xml"`, "--http-address"},
+		},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -95,13 +95,13 @@ func (c *Controller) ValidateVolumeCapabilities(ctx context.Context, req *csi.Va
 	}
 	made := Volume{Name: lv.Name, Access: volume.Access(lv.Spec.VolumeMode), FSType: lv.Spec.FSType}
 	for _, capability := range req.GetVolumeCapabilities() {
-		use, err := parseCapability(capability)
-		if err == nil {
-			err = use.fits(made)
+		use, refusal := parseCapability(capability)
+		if refusal == nil {
+			refusal = use.fits(made)
 		}
-		if err != nil {
+		if refusal != nil {
 			// Not confirmed is an answer, not an error (CSI 1.13, ValidateVolumeCapabilities).
-			return &csi.ValidateVolumeCapabilitiesResponse{Message: err.Error()}, nil
+			return &csi.ValidateVolumeCapabilitiesResponse{Message: refusal.Error()}, nil //nolint:nilerr // see above
 		}
 	}
 	return &csi.ValidateVolumeCapabilitiesResponse{Confirmed: &csi.ValidateVolumeCapabilitiesResponse_Confirmed{
@@ -111,12 +111,16 @@ func (c *Controller) ValidateVolumeCapabilities(ctx context.Context, req *csi.Va
 	}}, nil
 }
 
+// cannotServe is true if no volume is ever made with this capability.
+func cannotServe(capability *csi.VolumeCapability) bool {
+	_, err := parseCapability(capability)
+	return err != nil
+}
+
 // GetCapacity sums up what the nodes could still make, as the agents publish it.
 func (c *Controller) GetCapacity(ctx context.Context, req *csi.GetCapacityRequest) (*csi.GetCapacityResponse, error) {
-	for _, capability := range req.GetVolumeCapabilities() {
-		if _, err := parseCapability(capability); err != nil {
-			return &csi.GetCapacityResponse{}, nil // nothing can be made that way
-		}
+	if slices.ContainsFunc(req.GetVolumeCapabilities(), cannotServe) {
+		return &csi.GetCapacityResponse{}, nil
 	}
 	var params *provision.Parameters
 	if len(req.GetParameters()) > 0 {

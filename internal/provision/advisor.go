@@ -94,6 +94,9 @@ func className(claim *corev1.PersistentVolumeClaim) string {
 // though their texts may differ, as sizes in them change all the time.
 type problem struct{ key, text string }
 
+// sayOnce is a problem that is told by its text.
+func sayOnce(text string) problem { return problem{key: text, text: text} }
+
 // judge returns what stands in the claim's way, or nothing; and when to look
 // again, if that should be without an event.
 func (a *Advisor) judge(ctx context.Context, claim *corev1.PersistentVolumeClaim) (found problem, again time.Duration, err error) {
@@ -108,11 +111,10 @@ func (a *Advisor) judge(ctx context.Context, claim *corev1.PersistentVolumeClaim
 	}
 	params, err := ParseParameters(class.Parameters)
 	if err != nil {
-		text := fmt.Sprintf("StorageClass %q: %v. Parameters cannot be changed: make the class anew", class.Name, err)
-		return problem{key: text, text: text}, 0, nil
+		return sayOnce(fmt.Sprintf("StorageClass %q: %v. Parameters cannot be changed: make the class anew", class.Name, err)), 0, nil
 	}
-	if err := CheckClaim(claim, params); err != nil {
-		return problem{key: err.Error(), text: err.Error()}, 0, nil
+	if refusal := CheckClaim(claim, params); refusal != nil {
+		return sayOnce(refusal.Error()), 0, nil
 	}
 	if text, err := a.judgePool(ctx, class.Name, params); text != "" || err != nil {
 		return problem{key: "pool", text: text}, 0, err

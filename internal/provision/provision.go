@@ -207,8 +207,7 @@ func (p *Provisioner) settleConflict(ctx context.Context, other *conflict, reque
 
 // stateAfter maps an error to what the library should do next.
 func stateAfter(err error, selected bool) controller.ProvisioningState {
-	var pending *Pending
-	if errors.As(err, &pending) {
+	if _, ok := errors.AsType[*Pending](err); ok {
 		return controller.ProvisioningInBackground
 	}
 	failure, ok := asFailure(err)
@@ -230,8 +229,7 @@ func apiRefused(err error) bool {
 
 // describe adds what a user can do about a node's answer.
 func describe(err error, class *storagev1.StorageClass, params Parameters) error {
-	var pending *Pending
-	if errors.As(err, &pending) {
+	if _, ok := errors.AsType[*Pending](err); ok {
 		return err
 	}
 	failure, ok := asFailure(err)

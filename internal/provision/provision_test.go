@@ -368,10 +368,7 @@ func TestDelete(t *testing.T) {
 	if p.ShouldDelete(t.Context(), pv) {
 		t.Error("not held back right after")
 	}
-	time.Sleep(provision.FirstRetry)
-	if !p.ShouldDelete(t.Context(), pv) {
-		t.Error("held back for good")
-	}
+	eventually(t, "it is held back no more", func() bool { return p.ShouldDelete(t.Context(), pv) })
 	foreign := pv.DeepCopy()
 	foreign.Spec.CSI.Driver = "other.example.com"
 	var ignored *controller.IgnoredError

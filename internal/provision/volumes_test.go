@@ -53,11 +53,11 @@ func nodeObject(name string) *corev1.Node {
 // eventually waits for a condition that no event of the test's own announces.
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !is(); {
+	tick := time.Tick(time.Millisecond)
+	for deadline := time.Now().Add(10 * time.Second); !is(); <-tick {
 		if time.Now().After(deadline) {
 			t.Fatalf("not within 10 s: %s", what)
 		}
-		time.Sleep(time.Millisecond)
 	}
 }
 
@@ -322,8 +322,7 @@ func TestKilledAtEachRequestConverges(t *testing.T) {
 			}
 			_, err := c.Volumes.Ensure(within(t, 10*time.Second), request("pvc-1", gib))
 			if verb == "POST" {
-				var pending *provision.Pending
-				if !errors.As(err, &pending) {
+				if _, ok := errors.AsType[*provision.Pending](err); !ok {
 					t.Fatalf("%s lost (after=%v): %#v", verb, after, err)
 				}
 			}

@@ -98,7 +98,7 @@ func unprotect(t *testing.T, name string) {
 	}
 	patch := client.MergeFrom(pv.DeepCopy())
 	pv.Finalizers = slices.DeleteFunc(pv.Finalizers, func(f string) bool { return f == "kubernetes.io/pv-protection" })
-	if err := server.admin.Patch(t.Context(), pv, patch); client.IgnoreNotFound(err) != nil {
+	if err := client.IgnoreNotFound(server.admin.Patch(t.Context(), pv, patch)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -263,7 +263,7 @@ func TestProvisioner(t *testing.T) {
 		if lease.Spec.HolderIdentity != nil && *lease.Spec.HolderIdentity != "" {
 			t.Errorf("the lease is still held by %s", *lease.Spec.HolderIdentity)
 		}
-		for _, line := range strings.Split(p.log.String(), "\n") {
+		for _, line := range strings.SplitSeq(p.log.String(), "\n") {
 			if strings.Contains(line, "forbidden") {
 				t.Errorf("the RBAC is too narrow: %s", line)
 			}
