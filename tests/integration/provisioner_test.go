@@ -263,7 +263,7 @@ func TestProvisioner(t *testing.T) {
 		if lease.Spec.HolderIdentity != nil && *lease.Spec.HolderIdentity != "" {
 			t.Errorf("the lease is still held by %s", *lease.Spec.HolderIdentity)
 		}
-		for _, line := range strings.SplitSeq(p.log.String(), "\n") {
+		for line := range strings.SplitSeq(p.log.String(), "\n") {
 			if strings.Contains(line, "forbidden") {
 				t.Errorf("the RBAC is too narrow: %s", line)
 			}
