@@ -175,11 +175,10 @@ func get(t *testing.T, address, path string) int {
 
 func eventually(t *testing.T, f func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for !f() {
+	tick := time.Tick(20 * time.Millisecond)
+	for deadline := time.Now().Add(time.Minute); !f(); <-tick {
 		if time.Now().After(deadline) {
 			t.Fatal("not within a minute")
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 }

@@ -124,12 +124,12 @@ func TestPoolNumbersAreWrittenTogether(t *testing.T) {
 			if err := h.reconcile(); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(time.Second)
+			time.Sleep(time.Second) //nolint:forbidigo // it is how the bubble's clock moves on
 		}
 		if h.writes > 10 {
 			t.Errorf("%d writes for 40 volumes", h.writes)
 		}
-		time.Sleep(numbersInterval)
+		time.Sleep(numbersInterval) //nolint:forbidigo // as above
 		h.settle()
 		if p := h.pool(); p.Status.VolumeCount != 40 || p.Status.Free.Value() != 60*mib || p.Status.Allocated.Value() != 40*mib {
 			t.Errorf("ended at %+v", p.Status)

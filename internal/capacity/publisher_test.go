@@ -154,7 +154,7 @@ func run(t *testing.T, p *Publisher) (stop func()) {
 
 // after lets the bubble's time pass.
 func after(d time.Duration) {
-	time.Sleep(d)
+	time.Sleep(d) //nolint:forbidigo // it is how the bubble's clock moves on
 	synctest.Wait()
 }
 

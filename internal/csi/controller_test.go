@@ -224,8 +224,11 @@ func TestBusyVolumeAnswersAborted(t *testing.T) {
 		_, err := controller.CreateVolume(timeout(t), create("vol", on("node1")))
 		done <- err
 	}()
-	for c.Tracker.Get("vol") == nil {
-		time.Sleep(time.Millisecond)
+	tick := time.Tick(time.Millisecond)
+	for deadline := time.Now().Add(10 * time.Second); c.Tracker.Get("vol") == nil; <-tick {
+		if time.Now().After(deadline) {
+			t.Fatal("no LocalVolume was made within 10 s")
+		}
 	}
 	if _, err := controller.DeleteVolume(timeout(t), &csi.DeleteVolumeRequest{VolumeId: "vol"}); code(err) != codes.Aborted {
 		t.Errorf("got %v", err)
