@@ -124,7 +124,7 @@ func blobPath(digest v1.Hash) string { return "blobs/" + digest.Algorithm + "/" 
 
 // WriteFile builds an image and writes its archive to a file, which appears
 // only when it is whole.
-func WriteFile(path, reference string, spec Spec) (err error) {
+func WriteFile(path, reference string, spec Spec) error {
 	image, err := Build(spec)
 	if err != nil {
 		return fmt.Errorf("build image %s: %w", reference, err)
@@ -133,13 +133,8 @@ func WriteFile(path, reference string, spec Spec) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			os.Remove(file.Name())
-		}
-	}()
 	if err := errors.Join(WriteArchive(file, reference, image), file.Close()); err != nil {
-		return err
+		return errors.Join(err, os.Remove(file.Name()))
 	}
 	return os.Rename(file.Name(), path)
 }

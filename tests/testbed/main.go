@@ -95,8 +95,7 @@ func dispatch(ctx context.Context, arguments []string) error {
 		}
 		if command.name == name {
 			err := command.run(ctx, arguments[words:])
-			var usage usageError
-			if errors.As(err, &usage) {
+			if usage, ok := errors.AsType[usageError](err); ok {
 				return usageError{fmt.Sprintf("%s: want 'testbed %s %s'", usage.message, command.name, command.usage)}
 			}
 			return err

@@ -109,8 +109,7 @@ func Up(ctx context.Context, options UpOptions) (*Cluster, error) {
 // explain shows the end of the log that explains an error; the log may go with
 // the testbed.
 func explain(out io.Writer, err error) {
-	var logged *LogError
-	if errors.As(err, &logged) {
+	if logged, ok := errors.AsType[*LogError](err); ok {
 		fmt.Fprintf(out, "--- the end of %s:\n%s---\n", logged.Log, Tail(logged.Log, 25))
 	}
 }

@@ -59,7 +59,7 @@ func receiveRequest(lines *bufio.Reader) (r request, ok bool) {
 	if err != nil {
 		return r, false
 	}
-	err = json.Unmarshal([]byte(strings.Trim(line, "\xff")), &r)
+	err = json.Unmarshal([]byte(strings.TrimPrefix(line, "\xff")), &r)
 	return r, err == nil
 }
 

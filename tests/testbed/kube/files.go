@@ -72,8 +72,8 @@ func (f Files) Write(nodes []Node) error {
 	for name, c := range clients {
 		pairs[name] = func() (pki.Pair, error) { return ca.Client(c.user, c.groups...) }
 	}
-	for name, make := range pairs {
-		pair, err := make()
+	for name, makePair := range pairs {
+		pair, err := makePair()
 		if err != nil {
 			return err
 		}

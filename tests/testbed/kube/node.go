@@ -94,7 +94,7 @@ func (n Node) seed(ca *pki.Authority, all []Node) ([]byte, error) {
 		{"etc/nvme/hostid", id + "\n", 0o644},
 		{"etc/nvme/hostnqn", "nqn.2014-08.org.nvmexpress:uuid:" + id + "\n", 0o644},
 		{"etc/iscsi/initiatorname.iscsi", "InitiatorName=iqn.2024-01.dev.berth.testbed:" + n.Name + "\n", 0o600},
-		{"etc/kubernetes/node.env", fmt.Sprintf("NODE=%s\nADDRESS=%s\nGATEWAY=%s\nPOD_ROUTES=\"%s\"\n", n.Name, address, ServerAddress, strings.Join(routes, " ")), 0o644},
+		{"etc/kubernetes/node.env", fmt.Sprintf("NODE=%s\nADDRESS=%s\nGATEWAY=%s\nPOD_ROUTES=%q\n", n.Name, address, ServerAddress, strings.Join(routes, " ")), 0o644},
 		{"etc/kubernetes/ca.crt", string(ca.Cert), 0o644},
 		{"etc/kubernetes/kubelet.yaml", kubeletConfig, 0o644},
 		{"etc/kubernetes/kubelet.conf", string(kubeconfig("node", ca.Cert, kubelet)), 0o600},
