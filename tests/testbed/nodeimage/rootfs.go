@@ -36,7 +36,7 @@ func RootfsKey() *artifact.Key {
 }
 
 // bootstrapOptions keep out what no node of a test cluster reads, and the
-// building of an initial RAM disk that nothing boots.
+// rebuilding of an initial RAM disk that nothing boots.
 var bootstrapOptions = []string{
 	"--variant=minbase",
 	"--aptopt=APT::Install-Recommends \"false\"",
