@@ -21,7 +21,8 @@ package main
 // node is gone and that was never ready is removed by a patch too.
 // +kubebuilder:rbac:groups=berth.dev,resources=localvolumes,verbs=get;list;watch;create;patch;delete
 //
-// The advisor looks for the PoolSet of a class; GetCapacity sums up what there is.
+// The advisor looks for the PoolSet of a class; GetCapacity sums up what there is,
+// and a growth looks at the free space of its pool.
 // +kubebuilder:rbac:groups=berth.dev,resources=poolsets,verbs=get;list;watch
 // +kubebuilder:rbac:groups=berth.dev,resources=pools;blockdevices,verbs=list
 // +kubebuilder:rbac:groups=storage.k8s.io,namespace=berth-system,resources=csistoragecapacities,verbs=get;list;watch

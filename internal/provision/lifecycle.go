@@ -112,6 +112,9 @@ func (v *Volumes) Grow(ctx context.Context, name string, sizeBytes int64) (*bert
 	before := meta.FindStatusCondition(cur.Status.Conditions, berth.LocalVolumeResized)
 	patched := cur.Spec.SizeBytes != sizeBytes
 	if patched {
+		if refusal := v.noRoom(ctx, cur, sizeBytes); refusal != nil {
+			return nil, refusal
+		}
 		patch := fmt.Appendf(nil, `{"metadata":{"uid":%q},"spec":{"sizeBytes":%d}}`, cur.UID, sizeBytes)
 		target := named(name)
 		if err := v.writer.Patch(ctx, target, client.RawPatch(types.MergePatchType, patch)); err != nil {
@@ -141,6 +144,31 @@ func (v *Volumes) Grow(ctx context.Context, name string, sizeBytes int64) (*bert
 		return last, nil
 	}
 	return nil, refusedGrowth(last, sizeBytes, before, patched)
+}
+
+// noRoom says so when the volume's pool has published less free space than the
+// growth needs. The agent has the last word on what fits; this one comes first
+// because a spec that asks for too much cannot be taken back (sizes only grow), and
+// a smaller wish would then find it standing in the way. What cannot be read is
+// left to the agent.
+func (v *Volumes) noRoom(ctx context.Context, lv *berth.LocalVolume, sizeBytes int64) error {
+	if lv.Status.Capacity == nil {
+		return nil
+	}
+	pools := &berth.PoolList{}
+	if err := v.live.List(ctx, pools, client.MatchingFields{"spec.nodeName": lv.Spec.NodeName}); err != nil {
+		return nil //nolint:nilerr // the agent will tell
+	}
+	more := sizeBytes - lv.Status.Capacity.Value()
+	for i := range pools.Items {
+		pool := &pools.Items[i]
+		if pool.Spec.PoolSetName != lv.Spec.Pool || pool.Status.Free == nil || pool.Status.Free.Value() >= more {
+			continue
+		}
+		return &Failure{Volume: lv.Name, Node: lv.Spec.NodeName, Reason: berth.ReasonNoSpace,
+			Message: fmt.Sprintf("pool %s has %s free and the growth needs %d bytes more", pool.Name, human(pool.Status.Free), more)}
+	}
+	return nil
 }
 
 // find returns the LocalVolume from what is seen, else from the API server.

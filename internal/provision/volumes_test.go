@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -61,8 +62,8 @@ func eventually(t *testing.T, what string, is func() bool) {
 	}
 }
 
-// The good case costs one request each: POST, PATCH, DELETE.
-func TestVolumesSpendOneRequestEach(t *testing.T) {
+// The good case costs one POST and one DELETE; a growth looks at the pool first.
+func TestVolumesSpendFewRequests(t *testing.T) {
 	t.Parallel()
 	c := provisiontest.New(t, nodeObject(node))
 	agent := c.NewAgent(t, node, 10*gib)
@@ -92,7 +93,7 @@ func TestVolumesSpendOneRequestEach(t *testing.T) {
 	if _, err := c.Volumes.Grow(within(t, 10*time.Second), "pvc-1", 2*gib); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"PATCH *v1alpha1.LocalVolume"}, c.Requests()); diff != "" {
+	if diff := cmp.Diff([]string{"LIST *v1alpha1.PoolList", "PATCH *v1alpha1.LocalVolume"}, c.Requests()); diff != "" {
 		t.Errorf("growth (-want +got):\n%s", diff)
 	}
 
@@ -390,6 +391,27 @@ func TestGrowAnswers(t *testing.T) {
 	var pending *provision.Pending
 	if _, err := c.Volumes.Grow(within(t, 100*time.Millisecond), "pvc-1", 3*gib); !errors.As(err, &pending) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("no answer: %#v", err)
+	}
+}
+
+// A spec that asks for too much could not be taken back, so it is not written.
+func TestGrowLooksAtThePoolFirst(t *testing.T) {
+	t.Parallel()
+	pool := &berth.Pool{ObjectMeta: metav1.ObjectMeta{Name: "fast-node1"}, Spec: berth.PoolSpec{NodeName: node, PoolSetName: "fast", Kind: berth.PoolLVM}}
+	pool.Status.Free = resource.NewQuantity(5*gib, resource.BinarySI)
+	c := provisiontest.New(t, nodeObject(node), pool)
+	c.NewAgent(t, node, 10*gib)
+	if _, err := c.Volumes.Ensure(within(t, 10*time.Second), request("pvc-1", gib)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Volumes.Grow(within(t, 10*time.Second), "pvc-1", 7*gib); !errors.Is(err, volume.ErrNoSpace) || !strings.Contains(err.Error(), "fast-node1") {
+		t.Errorf("got %v", err)
+	}
+	if got := c.Tracker.Get("pvc-1").Spec.SizeBytes; got != gib {
+		t.Errorf("spec.sizeBytes became %d", got)
+	}
+	if _, err := c.Volumes.Grow(within(t, 10*time.Second), "pvc-1", 6*gib); err != nil {
+		t.Errorf("what fits: %v", err)
 	}
 }
 

@@ -65,7 +65,8 @@ func New(t testing.TB, objects ...client.Object) *Cluster {
 		}
 	}
 	backdoor := interceptor.NewClient(
-		fake.NewClientBuilder().WithScheme(Scheme()).WithObjects(objects...).WithStatusSubresource(&berth.LocalVolume{}).Build(),
+		fake.NewClientBuilder().WithScheme(Scheme()).WithObjects(objects...).WithStatusSubresource(&berth.LocalVolume{}).
+			WithIndex(&berth.Pool{}, "spec.nodeName", nodeOfPool).Build(),
 		interceptor.Funcs{Create: createWithUID, Delete: deleteWithUID})
 	c := &Cluster{Backdoor: backdoor, Tracker: provision.NewTracker()}
 	c.Client = interceptor.NewClient(backdoor, interceptor.Funcs{
@@ -91,6 +92,14 @@ func New(t testing.TB, objects ...client.Object) *Cluster {
 	c.Volumes = provision.NewVolumes(c.Client, c.Client, c.Tracker)
 	c.Feed(t, c.Tracker)
 	return c
+}
+
+// nodeOfPool is the selectable field of the CustomResourceDefinition.
+func nodeOfPool(obj client.Object) []string {
+	if pool, ok := obj.(*berth.Pool); ok {
+		return []string{pool.Spec.NodeName}
+	}
+	return nil
 }
 
 // Feed gives a tracker what an informer would give it, until the test ends.
