@@ -37,7 +37,7 @@ type rig struct {
 	host  *hostexec.Host
 	group *lvm.Group
 
-	// dead, blind: see volumetest.Place.
+	// boot, blind, countdown and dead stand behind the hooks of volumetest.Place.
 	boot      atomic.Int64
 	blind     atomic.Bool
 	mu        sync.Mutex

@@ -15,7 +15,8 @@ import (
 	"github.com/berth-dev/berth/pkg/lvm/lvmtest"
 )
 
-// Reports of lvm 2.03.31 on a node.
+// Reports of the real lvm (2.03.16, on loop devices). The role of the volume
+// "origin" was written in by hand: snapshots need device-mapper.
 //
 //go:embed testdata/*.report
 var reports embed.FS
