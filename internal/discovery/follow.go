@@ -35,7 +35,7 @@ func (inv *Inventory) follow(ctx context.Context, watcher *block.Watcher) error 
 		case change, open := <-watcher.Changes():
 			if !open {
 				if ctx.Err() != nil {
-					return nil
+					return nil //nolint:nilerr // the end of the context is the normal end
 				}
 				return fmt.Errorf("watch the block devices: %w", watcher.Err())
 			}

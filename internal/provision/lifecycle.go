@@ -165,8 +165,10 @@ func (v *Volumes) noRoom(ctx context.Context, lv *berth.LocalVolume, sizeBytes i
 		if pool.Spec.PoolSetName != lv.Spec.Pool || pool.Status.Free == nil || pool.Status.Free.Value() >= more {
 			continue
 		}
-		return &Failure{Volume: lv.Name, Node: lv.Spec.NodeName, Reason: berth.ReasonNoSpace,
-			Message: fmt.Sprintf("pool %s has %s free and the growth needs %d bytes more", pool.Name, human(pool.Status.Free), more)}
+		return &Failure{
+			Volume: lv.Name, Node: lv.Spec.NodeName, Reason: berth.ReasonNoSpace,
+			Message: fmt.Sprintf("pool %s has %s free and the growth needs %d bytes more", pool.Name, human(pool.Status.Free), more),
+		}
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ package block_test
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -69,9 +70,7 @@ func (f *tree) device(devPath, number string, sizeBytes int64, attrs attributes)
 		"dev": number, "size": fmt.Sprint(sizeBytes / 512), "ro": "0", "removable": "0", "hidden": "0", "diskseq": "9",
 		"queue/rotational": "0", "queue/logical_block_size": "512", "queue/physical_block_size": "512", "queue/zoned": "none",
 	}
-	for key, value := range attrs {
-		all[key] = value
-	}
+	maps.Copy(all, attrs)
 	for key, value := range all {
 		if target, isLink := strings.CutPrefix(value, "-> "); isLink {
 			f.link("sys"+devPath+"/"+key, target)

@@ -153,7 +153,7 @@ func (w *Watcher) readUevents(ctx context.Context, file *os.File) error {
 		}
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // the end of the context is the normal end
 		case errors.Is(err, unix.ENOBUFS):
 			if !w.send(ctx, Change{Rescan: true}) {
 				return nil
@@ -206,7 +206,7 @@ func (w *Watcher) readUdevRecords(ctx context.Context, file *os.File) error {
 	for {
 		n, err := file.Read(buffer)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the end of the context is the normal end
 		}
 		if err != nil && !errors.Is(err, syscall.EINTR) {
 			return fmt.Errorf("watch udev's records: %w", err)

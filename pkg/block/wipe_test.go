@@ -117,7 +117,7 @@ func TestVerifyWipedSeesOneByte(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer f.Close()
+		t.Cleanup(func() { _ = f.Close() })
 		if err := block.VerifyWiped(t.Context(), f, wipeSize, volume.WipeZero); err != nil {
 			t.Fatalf("a fresh disk: %v", err)
 		}

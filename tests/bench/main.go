@@ -32,7 +32,6 @@ type plan struct {
 	size       string
 	single     int
 	burst      int
-	block      bool
 	timeout    time.Duration
 }
 
@@ -53,12 +52,17 @@ func main() {
 		os.Exit(2)
 	}
 	p.classes = strings.Split(classes, ",")
+	if err := run(p); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// run measures until it is done, interrupted or out of time.
+func run(p plan) error {
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer cancel()
 	ctx, stop := context.WithTimeout(ctx, p.timeout)
 	defer stop()
-	if err := measure(ctx, p, os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
+	return measure(ctx, p, os.Stdout)
 }

@@ -6,6 +6,7 @@ package workload
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -124,10 +125,8 @@ func (s *Space) AwaitPod(ctx context.Context, name string, phases ...corev1.PodP
 			return false, fmt.Errorf("pod %s/%s is gone", s.Namespace, name)
 		}
 		seen := object.(*corev1.Pod)
-		for _, phase := range phases {
-			if seen.Status.Phase == phase {
-				return true, nil
-			}
+		if slices.Contains(phases, seen.Status.Phase) {
+			return true, nil
 		}
 		switch seen.Status.Phase {
 		case corev1.PodFailed, corev1.PodSucceeded:
