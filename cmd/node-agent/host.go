@@ -18,7 +18,7 @@ var machineIDPattern = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
 // readMachineID reads the identity of the host's installation (machine-id(5)).
 func readMachineID(path string) (string, error) {
-	data, err := os.ReadFile(path)
+	data, err := os.ReadFile(path) //nolint:gosec // G703: the path is the operator's own option
 	if err != nil {
 		return "", fmt.Errorf("read the host's machine-id: %w", err)
 	}

@@ -22,11 +22,11 @@ const lockPoll = 500 * time.Millisecond
 // rolling update or a mistake may start, waits until the first is gone. The kernel
 // gives the lock back when the process ends, however it ends.
 func lockNode(ctx context.Context, stateDir string, log *slog.Logger) (release func() error, err error) {
-	if err := os.MkdirAll(stateDir, 0o700); err != nil {
+	if err := os.MkdirAll(stateDir, 0o700); err != nil { //nolint:gosec // G703: the path is the operator's own option
 		return nil, fmt.Errorf("make the state directory: %w", err)
 	}
 	path := filepath.Join(stateDir, "agent.lock")
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600) //nolint:gosec // G703: as above
 	if err != nil {
 		return nil, fmt.Errorf("lock the node: %w", err)
 	}

@@ -78,7 +78,7 @@ func (n *node) assemble(ctx context.Context) error {
 		Backends: backends, Ledger: n.ledger, Disks: n.inventory,
 		LVM: agent.LVM{Client: lvm.NewClient(n.host)}, Roots: agent.HostRoots{}, Log: n.log.With("part", "pools"),
 	})
-	if err := pools.Restore(); err != nil {
+	if err := pools.Restore(); err != nil { //nolint:contextcheck // it has the agent's own
 		return err
 	}
 	locks := &agent.Locks{}

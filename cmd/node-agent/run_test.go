@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -103,19 +102,19 @@ func TestServesKubeletWhileTheAPIServerIsAway(t *testing.T) {
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() {
-		ended <- runWith(ctx, &rest.Config{Host: "http://" + freeAddress(t)}, o, slog.New(slog.NewTextHandler(io.Discard, nil)))
+		ended <- runWith(ctx, &rest.Config{Host: "http://" + freeAddress(t)}, o, slog.New(slog.DiscardHandler))
 	}()
 
 	eventually(t, func() bool { return get(t, address, "/healthz") == http.StatusOK })
 	csi := dial(t, dir+"/csi.sock")
 	eventually(t, func() bool {
 		info, err := csispec.NewNodeClient(csi).NodeGetInfo(ctx, &csispec.NodeGetInfoRequest{})
-		return err == nil && info.NodeId == "n1" && info.AccessibleTopology.Segments["topology.berth.dev/node"] == "n1"
+		return err == nil && info.GetNodeId() == "n1" && info.GetAccessibleTopology().GetSegments()["topology.berth.dev/node"] == "n1"
 	})
 	plugin := registration.NewRegistrationClient(dial(t, dir+"/berth.dev-reg.sock"))
 	eventually(t, func() bool {
 		info, err := plugin.GetInfo(ctx, &registration.InfoRequest{})
-		return err == nil && info.Name == "berth.dev" && info.Endpoint == dir+"/csi.sock"
+		return err == nil && info.GetName() == "berth.dev" && info.GetEndpoint() == dir+"/csi.sock"
 	})
 	if code := get(t, address, "/readyz"); code != http.StatusServiceUnavailable {
 		t.Errorf("/readyz says %d before anything was read", code)

@@ -248,11 +248,12 @@ func (c *Carver) refuse(ctx context.Context, b volume.Backend, e ledger.Entry, c
 	}
 	found, err := b.List(ctx)
 	if err != nil {
-		return fmt.Errorf("%v; whether anything was made is not known: %w", cause, err)
+		return fmt.Errorf("%s; whether anything was made is not known: %w", cause.Error(), err)
 	}
 	for _, f := range found {
 		if f.ID == e.UID {
-			return fmt.Errorf("volume %s is on the node already and cannot be finished: %v", e.Name, cause)
+			// The sentinel is hidden: with something there it is no answer to go elsewhere.
+			return fmt.Errorf("volume %s is on the node already and cannot be finished: %s", e.Name, cause.Error())
 		}
 	}
 	if err := c.Journal.Remove(e.UID); err != nil {
@@ -269,7 +270,7 @@ func (c *Carver) resume(ctx context.Context, b volume.Backend, e ledger.Entry, w
 			if err := c.Journal.Remove(e.UID); err != nil {
 				return e, err
 			}
-			return e, fmt.Errorf("volume %s vanished before it was finished; it is made anew: %v", e.Name, err)
+			return e, fmt.Errorf("volume %s vanished before it was finished; it is made anew: %s", e.Name, err.Error())
 		}
 		return e, fmt.Errorf("take up volume %s: %w", e.Name, err)
 	}

@@ -33,7 +33,7 @@ func (r *PoolReconciler) delete(ctx context.Context, pool *v1alpha1.Pool) (recon
 	if rec != nil {
 		p := r.live(name)
 		if p.backend == nil {
-			if p.backend, err = r.backendOf(rec, p); err != nil {
+			if p.backend, err = r.backendOf(rec, p); err != nil { //nolint:contextcheck // its background work outlives this look
 				return reconcile.Result{}, err
 			}
 		}

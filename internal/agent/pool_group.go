@@ -92,7 +92,11 @@ func (r *PoolReconciler) bringUpGroup(ctx context.Context, pool *v1alpha1.Pool, 
 	} else {
 		p.devices.set(pathsOf(rec, members))
 	}
-	view, err := lookAtGroup(ctx, p.backend.(GroupBackend))
+	b, ok := p.backend.(GroupBackend)
+	if !ok {
+		return failed(v1alpha1.ReasonPoolError, fmt.Sprintf("pool %s is served by a %T", rec.PoolSet, p.backend)), nil
+	}
+	view, err := lookAtGroup(ctx, b)
 	if err == nil && view.ready == metav1.ConditionTrue && len(notes) > 0 {
 		view.message += "; " + strings.Join(notes, "; ")
 	}

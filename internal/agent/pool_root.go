@@ -64,7 +64,7 @@ func (r *PoolReconciler) bringUpRoot(ctx context.Context, rec *poolRecord, p *li
 		r.Log.Info("Made the root of a pool", "pool", rec.PoolSet, "path", rec.Path, "rootID", id)
 	}
 	if p.backend == nil {
-		b, err := r.rootBackend(rec, p)
+		b, err := r.rootBackend(rec, p) //nolint:contextcheck // its background work outlives this look
 		if err != nil {
 			return failed(v1alpha1.ReasonPoolError, err.Error()), err
 		}

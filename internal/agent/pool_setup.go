@@ -10,7 +10,6 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/workqueue"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
@@ -41,7 +40,7 @@ func (r *PoolReconciler) SetupWithManager(mgr manager.Manager, disksChanged <-ch
 	ctrl, err := controller.New("pool", mgr, controller.Options{
 		Reconciler:              r,
 		MaxConcurrentReconciles: poolWorkers,
-		NeedLeaderElection:      ptr.To(false),
+		NeedLeaderElection:      new(false),
 		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstRetry, lastRetry),
 	})
 	if err != nil {

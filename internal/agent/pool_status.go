@@ -125,7 +125,7 @@ func fillNumbers(s *v1alpha1.PoolStatus, c volume.Capacity) {
 	s.Capacity = resource.NewQuantity(c.TotalBytes, resource.BinarySI)
 	s.Allocated = resource.NewQuantity(c.AllocatedBytes, resource.BinarySI)
 	s.Free = resource.NewQuantity(c.FreeBytes, resource.BinarySI)
-	s.VolumeCount = int32(min(c.Volumes, 1<<31-1)) //nolint:gosec // bounded
+	s.VolumeCount = int32(min(c.Volumes, 1<<31-1))
 }
 
 func numbersDiffer(s *v1alpha1.PoolStatus, c volume.Capacity) bool {

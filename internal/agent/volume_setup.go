@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"k8s.io/client-go/util/workqueue"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
@@ -50,7 +49,7 @@ func (r *VolumeReconciler) SetupWithManager(mgr manager.Manager) error {
 		ctrl, err := controller.New(c.name, mgr, controller.Options{
 			Reconciler:              c.reconcile,
 			MaxConcurrentReconciles: volumeWorkers,
-			NeedLeaderElection:      ptr.To(false),
+			NeedLeaderElection:      new(false),
 			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](
 				firstRetry, lastRetry),
 		})

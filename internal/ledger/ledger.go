@@ -95,10 +95,13 @@ func (l *Ledger) Get(uid string) (Entry, error) {
 	if !ok {
 		return Entry{}, fmt.Errorf("volume %s: %w", uid, ErrNotFound)
 	}
-	if err, damaged := v.(error); damaged {
-		return Entry{}, err
+	switch v := v.(type) {
+	case Entry:
+		return clone(v), nil
+	case error:
+		return Entry{}, v
 	}
-	return clone(v.(Entry)), nil
+	return Entry{}, fmt.Errorf("volume %s: %w: %T is remembered", uid, ErrCorrupt, v)
 }
 
 // ByName returns the entry of a LocalVolume's name. When two entries have the name
