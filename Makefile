@@ -20,7 +20,7 @@ TOOLS   := build/tools
 # compiled for the testbed's Kubernetes serves the product, its tools, vet and
 # lint as well.
 export CGO_ENABLED := 0
-export GOFLAGS := -trimpath -buildvcs=false
+export GOFLAGS := -trimpath -buildvcs=false -tags=grpcnotrace
 export VERSION NODES IMAGE TESTBED TOOLS
 
 # Unit tests are all packages but those that need an apiserver or a cluster.

@@ -127,17 +127,34 @@ func (n Namespace) Do(f func() error) error {
 	}
 	defer target.Close()
 	done := make(chan error, 1)
-	go func() {
-		// The thread is never unlocked, so it ends with this goroutine and no
-		// other one runs in the namespace by mistake.
-		runtime.LockOSThread()
+	go onOwnThread(func() {
 		if err := unix.Setns(int(target.Fd()), unix.CLONE_NEWNET); err != nil {
 			done <- fmt.Errorf("enter network namespace %s: %w", n.Name, err)
 			return
 		}
 		done <- f()
-	}()
+	})
 	return <-done
+}
+
+// onOwnThread calls f on a thread that runs nothing else and that ends with the
+// calling goroutine, so that no other goroutine finds itself in f's namespace. It
+// is never the process's first thread: that one cannot end, and stands for the
+// whole process in /proc, so the process would be counted into the namespace for
+// good, and be killed with it.
+func onOwnThread(f func()) {
+	runtime.LockOSThread()
+	if unix.Gettid() != unix.Getpid() {
+		f()
+		return
+	}
+	done := make(chan struct{})
+	go func() { // runs elsewhere: the first thread is held here
+		defer close(done)
+		onOwnThread(f)
+	}()
+	<-done
+	runtime.UnlockOSThread()
 }
 
 func ip(ctx context.Context, argv ...string) error {

@@ -10,8 +10,11 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func create(t *testing.T) Namespace {
@@ -82,6 +85,26 @@ func TestNamespace(t *testing.T) {
 		if slices.Contains(pids, sleeper.Process.Pid) { // its pid is ip's: it was replaced
 			break
 		}
+	}
+}
+
+// threadFromFirst is the thread that onOwnThread chose when it was called on the
+// process's first one.
+var threadFromFirst int
+
+func init() { runtime.LockOSThread() } // TestMain runs on the first thread
+
+func TestMain(m *testing.M) {
+	onOwnThread(func() { threadFromFirst = unix.Gettid() })
+	runtime.UnlockOSThread()
+	os.Exit(m.Run())
+}
+
+// The process itself must never count as one of the namespace's: those are killed
+// with it.
+func TestDoNeverMovesTheProcess(t *testing.T) {
+	if threadFromFirst == 0 || threadFromFirst == os.Getpid() {
+		t.Errorf("the namespace was entered on thread %d of process %d", threadFromFirst, os.Getpid())
 	}
 }
 
