@@ -15,7 +15,7 @@ make --no-print-directory build-testbed build-image
 if ! "$testbed" status >/dev/null 2>&1; then
   trap '"$testbed" down' EXIT
   trap 'exit 130' INT TERM
-  "$testbed" up --nodes "$nodes"
+  "$testbed" up --nodes "$nodes" --image "${IMAGE:-build/berth-image.tar}"
 fi
 hack/install.sh
 

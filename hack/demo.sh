@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 
 testbed=${TESTBED:-build/testbed}
 nodes=${NODES:-2}
+image=${IMAGE:-build/berth-image.tar}
 modes=(lvm device hostpath)
 begun=$SECONDS
 
@@ -56,7 +57,7 @@ make --no-print-directory build-testbed build-image
 took
 
 step "start a cluster of $nodes nodes (the first time it builds Kubernetes and a node image)"
-"$testbed" up --nodes "$nodes"
+"$testbed" up --nodes "$nodes" --image "$image"
 took
 
 step "install Berth"

@@ -15,10 +15,7 @@ namespace=berth-system
 
 digest=$(sha256sum "$image" | cut -d ' ' -f 1)
 installed=$(kubectl get namespace "$namespace" --ignore-not-found -o 'jsonpath={.metadata.annotations.berth\.dev/image-archive}')
-if [[ $installed != "$digest" ]]; then
-  echo "    loading $image into every node"
-  "$testbed" load "$image"
-fi
+"$testbed" load "$image" | sed 's/^/    /'
 
 echo "    applying deploy/berth.yaml"
 kubectl apply --filename deploy/berth.yaml >/dev/null

@@ -14,6 +14,7 @@ cd "$(dirname "$0")/.." || exit 1
 
 testbed=${TESTBED:-build/testbed}
 nodes=${NODES:-2}
+image=${IMAGE:-build/berth-image.tar}
 results=build/test
 mine=false
 
@@ -34,7 +35,7 @@ bring_up() {
   make --no-print-directory build-image || return
   if ! "$testbed" status >/dev/null 2>&1; then
     mine=true
-    "$testbed" up --nodes "$nodes" || return
+    "$testbed" up --nodes "$nodes" --image "$image" || return
   fi
   hack/install.sh
 }

@@ -105,12 +105,19 @@ func (n *node) control(ctx context.Context, volumes *agent.VolumeReconciler, poo
 	})
 	backends.OnChange(publisher.Kick)
 	backends.OnTouch(func(string) { publisher.Kick() })
-	for _, object := range []client.Object{&storagev1.StorageClass{}, agent.NodeMetadata()} {
+	for _, watched := range []struct {
+		object  client.Object
+		matters func(before, after metav1.Object) bool
+	}{
+		{&storagev1.StorageClass{}, isChanged},
+		{agent.NodeMetadata(), isAnotherOne},
+	} {
+		object := watched.object
 		informer, err := n.manager.GetCache().GetInformer(ctx, object, cache.BlockUntilSynced(false))
 		if err != nil {
 			return fmt.Errorf("watch %T: %w", object, err)
 		}
-		if _, err := informer.AddEventHandler(kicks(publisher.Kick)); err != nil {
+		if _, err := informer.AddEventHandler(kicks(publisher.Kick, watched.matters)); err != nil {
 			return fmt.Errorf("watch %T: %w", object, err)
 		}
 		n.informers = append(n.informers, informer.HasSynced)
@@ -143,11 +150,25 @@ func (n *node) control(ctx context.Context, volumes *agent.VolumeReconciler, poo
 	return nil
 }
 
-// kicks calls f at every event.
-func kicks(f func()) toolscache.ResourceEventHandler {
+func isChanged(before, after metav1.Object) bool {
+	return before.GetResourceVersion() != after.GetResourceVersion()
+}
+
+// isAnotherOne is what matters of a Node to what it owns: it changes with every report
+// of its kubelet.
+func isAnotherOne(before, after metav1.Object) bool { return before.GetUID() != after.GetUID() }
+
+// kicks calls f when an object comes, goes, or changes in a way that matters.
+func kicks(f func(), matters func(before, after metav1.Object) bool) toolscache.ResourceEventHandler {
 	return toolscache.ResourceEventHandlerFuncs{
-		AddFunc:    func(any) { f() },
-		UpdateFunc: func(any, any) { f() },
+		AddFunc: func(any) { f() },
+		UpdateFunc: func(before, after any) {
+			b, okBefore := before.(metav1.Object)
+			a, okAfter := after.(metav1.Object)
+			if !okBefore || !okAfter || matters(b, a) {
+				f()
+			}
+		},
 		DeleteFunc: func(any) { f() },
 	}
 }

@@ -76,10 +76,15 @@ func runLoad(ctx context.Context, arguments []string) error {
 		return err
 	}
 	started := time.Now()
-	if err := c.Load(ctx, arguments[0], arguments[1:]...); err != nil {
+	changed, err := c.Load(ctx, arguments[0], arguments[1:]...)
+	if err != nil {
 		return err
 	}
-	fmt.Printf("Loaded %s in %.1fs.\n", arguments[0], time.Since(started).Seconds())
+	if len(changed) == 0 {
+		fmt.Printf("%s is on the nodes already.\n", arguments[0])
+		return nil
+	}
+	fmt.Printf("Loaded %s into %s in %.1fs.\n", arguments[0], strings.Join(changed, ", "), time.Since(started).Seconds())
 	return nil
 }
 

@@ -162,7 +162,7 @@ func TestUnknownNode(t *testing.T) {
 		"add":     func() error { return c.AddDisk(t.Context(), "node9", guest.Disk{}) },
 		"remove":  func() error { return c.RemoveDisk(t.Context(), "node9", "X") },
 		"copy":    func() error { return c.Copy(t.Context(), "cluster.go", "node9", "/x") },
-		"load":    func() error { return c.Load(t.Context(), "cluster.go", "node9") },
+		"load":    func() error { _, err := c.Load(t.Context(), "cluster.go", "node9"); return err },
 		"powered": func() error { _, err := c.PoweredOn("node9"); return err },
 	} {
 		if err := do(); !errors.Is(err, ErrUnknownNode) || !strings.Contains(err.Error(), "node1") {

@@ -29,6 +29,9 @@ type nodeState struct {
 	Disks []guest.Disk `json:"disks"`
 	// NetworkCut is set while the node's network is cut.
 	NetworkCut bool `json:"networkCut,omitempty"`
+	// Archives are the digests of the image archives that the node has, the
+	// last imported one last.
+	Archives []string `json:"archives,omitempty"`
 }
 
 const gib = 1 << 30
@@ -89,8 +92,9 @@ func (c *Cluster) saveNode(node string, s nodeState) error {
 	return writeJSON(c.nodeStatePath(node), s)
 }
 
-// createNode makes a node's folder with its disks.
-func (c *Cluster) createNode(ctx context.Context, node kube.Node, cpus, memoryMiB int) error {
+// createNode makes a node's folder with its disks. The digests are of the image
+// archives that are on its root disk.
+func (c *Cluster) createNode(ctx context.Context, node kube.Node, cpus, memoryMiB int, archives []string) error {
 	dir := c.nodeDir(node.Name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -101,7 +105,7 @@ func (c *Cluster) createNode(ctx context.Context, node kube.Node, cpus, memoryMi
 			return err
 		}
 	}
-	s := nodeState{CPUs: cpus, MemoryMiB: memoryMiB, Disks: newDisks(node.Number, c.state.ImageDir)}
+	s := nodeState{CPUs: cpus, MemoryMiB: memoryMiB, Disks: newDisks(node.Number, c.state.ImageDir), Archives: archives}
 	for _, disk := range s.Disks {
 		if err := disk.Create(ctx, dir); err != nil {
 			return err

@@ -6,12 +6,16 @@ package cluster
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/berth-dev/berth/tests/testbed/kube"
@@ -48,27 +52,76 @@ func (c *Cluster) Copy(ctx context.Context, source, node, target string) error {
 }
 
 // Load imports the images of an archive (an OCI layout or a docker-archive in
-// one tar file) into containerd on the nodes, all if none are named.
-func (c *Cluster) Load(ctx context.Context, archive string, nodes ...string) error {
+// one tar file) into containerd on the nodes, all if none are named. A node into
+// which this archive was the last one imported is left alone: Load returns the
+// nodes that it changed.
+func (c *Cluster) Load(ctx context.Context, archive string, nodes ...string) (changed []string, err error) {
 	if len(nodes) == 0 {
 		nodes = c.Nodes()
 	}
 	for _, node := range nodes {
 		if err := c.needPower(node); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return c.offer(archive, func(url string) error {
-		failed := make([]error, len(nodes))
+	digest, err := digestFile(archive)
+	if err != nil {
+		return nil, err
+	}
+	for _, node := range nodes {
+		s, err := c.loadNode(node)
+		if err != nil {
+			return nil, err
+		}
+		if len(s.Archives) == 0 || s.Archives[len(s.Archives)-1] != digest {
+			changed = append(changed, node)
+		}
+	}
+	if len(changed) == 0 {
+		return nil, nil
+	}
+	return changed, c.offer(archive, func(url string) error {
+		failed := make([]error, len(changed))
 		var group sync.WaitGroup
-		for i, node := range nodes {
-			group.Go(func() {
-				failed[i] = c.script(ctx, node, `set -o pipefail; curl -sSf "$1" | ctr --namespace k8s.io images import -`, url)
-			})
+		for i, node := range changed {
+			group.Go(func() { failed[i] = c.importArchive(ctx, node, url, digest) })
 		}
 		group.Wait()
 		return errors.Join(failed...)
 	})
+}
+
+// importArchive imports what a URL offers into one node's containerd, so that a
+// power loss does not take it away again.
+func (c *Cluster) importArchive(ctx context.Context, node, url, digest string) error {
+	if err := c.script(ctx, node, `set -o pipefail; curl -sSf "$1" | ctr --namespace k8s.io images import - && sync`, url); err != nil {
+		return err
+	}
+	unlock, err := c.lockNode(node)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	s, err := c.loadNode(node)
+	if err != nil {
+		return err
+	}
+	s.Archives = append(slices.DeleteFunc(s.Archives, func(have string) bool { return have == digest }), digest)
+	return c.saveNode(node, s)
+}
+
+// digestFile returns the SHA-256 of a file in hexadecimal.
+func digestFile(path string) (string, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	hash := sha256.New()
+	if _, err := io.Copy(hash, file); err != nil {
+		return "", fmt.Errorf("read %s: %w", path, err)
+	}
+	return hex.EncodeToString(hash.Sum(nil)), nil
 }
 
 // script runs a bash script on a node and fails if it does.

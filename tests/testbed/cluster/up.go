@@ -218,8 +218,16 @@ func (u *up) makeNetwork(ctx context.Context) error {
 }
 
 func (u *up) startNodes(ctx context.Context) error {
+	var archives []string
+	for _, image := range u.options.Images {
+		digest, err := digestFile(image)
+		if err != nil {
+			return err
+		}
+		archives = append(archives, digest)
+	}
 	for _, node := range u.state.Nodes {
-		if err := u.createNode(ctx, node, u.options.CPUs, u.options.MemoryMiB); err != nil {
+		if err := u.createNode(ctx, node, u.options.CPUs, u.options.MemoryMiB, archives); err != nil {
 			return err
 		}
 		if err := u.Start(ctx, node.Name, StartOptions{}); err != nil {
