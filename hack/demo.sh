@@ -82,7 +82,7 @@ took
 step "the same bytes in new pods"
 declare -A wrote
 for mode in "${modes[@]}"; do wrote[$mode]=$(said "writer-$mode"); done
-kubectl --namespace demo delete pods --selector demo=writer >/dev/null
+kubectl --namespace demo delete pods --selector demo=writer --wait=false >/dev/null
 kubectl apply --filename hack/demo/readers.yaml >/dev/null
 finish reader
 differ=0

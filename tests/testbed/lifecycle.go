@@ -20,7 +20,7 @@ func runUp(ctx context.Context, arguments []string) error {
 	flags := newFlags("up")
 	options := cluster.UpOptions{Out: os.Stdout}
 	flags.IntVar(&options.Nodes, "nodes", 3, "how many nodes, 1 to 9")
-	flags.IntVar(&options.CPUs, "cpus", 2, "virtual CPUs of each node")
+	flags.IntVar(&options.CPUs, "cpus", 0, "virtual CPUs of each node (default 2, or 1 if this machine has too few)")
 	flags.IntVar(&options.MemoryMiB, "memory", 3072, "memory of each node in MiB")
 	flags.StringArrayVar(&options.Images, "image", nil, "archive of container images that every node has from the start; may be repeated")
 	if err := parse(flags, arguments, 0, 0); err != nil {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -28,8 +29,12 @@ type UpOptions struct {
 	Dir string
 	// Nodes is how many nodes it has, 1 to MaxNodes. Zero means 3.
 	Nodes int
-	// CPUs and MemoryMiB are each node's. Zero means 2 and 3072.
-	CPUs, MemoryMiB int
+	// CPUs is each node's number of processors. Zero means 2, or 1 where this
+	// machine has fewer than all nodes together would have: emulated processors
+	// that wait for each other are slower than half as many.
+	CPUs int
+	// MemoryMiB is each node's. Zero means 3072.
+	MemoryMiB int
 	// Images are archives of container images that every node has from the
 	// start, beside the usual ones. They are imported when the nodes' disk is
 	// made, which takes seconds; Load takes minutes under emulation.
@@ -48,9 +53,15 @@ func (o *UpOptions) complete() error {
 			return err
 		}
 	}
-	for value, fallback := range map[*int]int{&o.Nodes: 3, &o.CPUs: 2, &o.MemoryMiB: 3072} {
+	for value, fallback := range map[*int]int{&o.Nodes: 3, &o.MemoryMiB: 3072} {
 		if *value == 0 {
 			*value = fallback
+		}
+	}
+	if o.CPUs == 0 {
+		o.CPUs = 2
+		if runtime.NumCPU() < o.CPUs*o.Nodes {
+			o.CPUs = 1
 		}
 	}
 	if o.Nodes < 1 || o.Nodes > MaxNodes {

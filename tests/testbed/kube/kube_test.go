@@ -137,7 +137,7 @@ func TestEveryClientHasItsOwnIdentity(t *testing.T) {
 		}
 	}
 	first, second := seedFiles(t, files.Seed("node1")), seedFiles(t, files.Seed("node2"))
-	for _, own := range []string{"etc/nvme/hostid", "etc/nvme/hostnqn", "etc/iscsi/initiatorname.iscsi", "etc/hostname", "etc/cni/net.d/10-ptp.conflist"} {
+	for _, own := range []string{"etc/nvme/hostid", "etc/nvme/hostnqn", "etc/iscsi/initiatorname.iscsi", "etc/hostname", "etc/cni/net.d/10-wire.conflist"} {
 		if first[own] == "" || first[own] == second[own] {
 			t.Errorf("%s of both nodes is %q", own, first[own])
 		}

@@ -59,9 +59,7 @@ metricsBindAddress: 0.0.0.0:10249
 
 // cniConfig gives each pod a pair of interfaces and routes. Nothing is
 // masqueraded: every node and the control plane have routes to all pods.
-const cniConfig = `{"cniVersion": "1.0.0", "name": "ptp", "plugins": [
-  {"type": "ptp", "ipMasq": false, "ipam": {"type": "host-local", "ranges": [[{"subnet": %q}]], "routes": [{"dst": "0.0.0.0/0"}]}}
-]}
+const cniConfig = `{"cniVersion": "1.0.0", "name": "wire", "plugins": [{"type": "wire", "network": %q}]}
 `
 
 // seed makes the node's seed.
@@ -103,7 +101,7 @@ func (n Node) seed(ca *pki.Authority, all []Node) ([]byte, error) {
 		{"etc/kubernetes/kubelet.key", string(serving.Key), 0o600},
 		{"etc/kubernetes/kube-proxy.yaml", proxyConfig, 0o644},
 		{"etc/kubernetes/kube-proxy.conf", string(kubeconfig("kube-proxy", ca.Cert, proxy)), 0o600},
-		{"etc/cni/net.d/10-ptp.conflist", fmt.Sprintf(cniConfig, NodePodNetwork(n.Number)), 0o644},
+		{"etc/cni/net.d/10-wire.conflist", fmt.Sprintf(cniConfig, strings.TrimSuffix(NodePodNetwork(n.Number), ".0/24")), 0o644},
 	}
 	var buffer bytes.Buffer
 	writer := tar.NewWriter(&buffer)

@@ -37,7 +37,7 @@ func copyFiles(root string) error {
 			return err
 		}
 		mode := fs.FileMode(0o644)
-		if strings.HasSuffix(filepath.Dir(path), "bin") {
+		if dir := filepath.Dir(path); strings.HasSuffix(dir, "bin") || strings.HasSuffix(dir, "lib/cni") {
 			mode = 0o755
 		}
 		return os.WriteFile(target, content, mode)

@@ -24,7 +24,7 @@ const Release = "trixie"
 // and the tools that volumes are made with.
 var packages = []string{
 	"linux-image-amd64", "systemd", "systemd-sysv", "udev", "dbus", "kmod", "procps", "psmisc", "util-linux", "fdisk",
-	"qemu-guest-agent", "containerd", "runc", "containernetworking-plugins",
+	"qemu-guest-agent", "containerd", "crun",
 	"iproute2", "nftables", "conntrack", "ethtool", "socat", "curl", "ca-certificates",
 	"lvm2", "thin-provisioning-tools", "mdadm", "gdisk", "parted", "e2fsprogs", "xfsprogs", "btrfs-progs", "cryptsetup-bin",
 	"nvme-cli", "open-iscsi", "targetcli-fb", "smartmontools", "sg3-utils", "fio",
