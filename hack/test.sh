@@ -40,15 +40,23 @@ bring_up() {
   hack/install.sh
 }
 
-# suite runs the end-to-end suite as stage $1, with the flags that follow.
+# suite runs the end-to-end suite as stage $1: with Ginkgo's flags that follow, and
+# with the suite's own behind "--". Specs that need no cluster for themselves run
+# beside each other: they mostly wait.
 suite() {
-  local name=$1
+  local name=$1 flags=()
   shift
+  while (($#)) && [[ $1 != -- ]]; do
+    flags+=("$1")
+    shift
+  done
   bring_up || return
-  CGO_ENABLED=0 go test -c -o build/e2e.test ./tests/e2e || return
+  go build -o build/tools/ginkgo github.com/onsi/ginkgo/v2/ginkgo || return
+  go test -c -o build/e2e.test ./tests/e2e || return
   rm -f "$results/$name-ginkgo.json"
-  "$testbed" run -- build/e2e.test -cluster tests/e2e/testbed.yaml \
-    --ginkgo.no-color --ginkgo.timeout=3h --ginkgo.json-report="$PWD/$results/$name-ginkgo.json" "$@"
+  "$testbed" run -- build/tools/ginkgo --procs="${E2E_PROCS:-3}" --no-color -v --timeout=5h \
+    --output-dir="$PWD/$results" --json-report="$name-ginkgo.json" "${flags[@]}" \
+    build/e2e.test -- -cluster "$PWD/tests/e2e/testbed.yaml" "${@:2}"
   # The report decides; a suite that died without one is a failure.
   report ginkgo --name "$name" --report "$results/$name-ginkgo.json"
 }
@@ -62,7 +70,7 @@ stage() {
       report run --name integration -- go test -count=1 -timeout 20m ./tests/integration/...
       ;;
     e2e) suite e2e ;;
-    soak) suite soak -creations=300 -power-losses=30 --ginkgo.label-filter=chaos ;;
+    soak) suite soak --label-filter=chaos -- -creations=300 -power-losses=30 ;;
     *)
       echo "no such stage: $1" >&2
       return 2

@@ -85,7 +85,7 @@ func (n *node) assemble(ctx context.Context) error {
 	volumes := &agent.VolumeReconciler{
 		Client: n.manager.GetClient(), Ledger: n.ledger, SelectDisk: discovery.SelectDisk,
 		Carver: &agent.Carver{
-			Journal: n.ledger, Backends: backends, Formatter: mount.NewFormatter(n.host), Tools: n.host,
+			Journal: n.ledger, Backends: backends, Formatter: mount.NewFormatter(n.host), Tools: n.host, Mounts: mount.NewMounter(n.host),
 			MachineID: n.machineID, Locks: locks,
 		},
 	}

@@ -23,6 +23,13 @@ type Journal interface {
 	Remove(uid string) error
 }
 
+// Mounts is what the Carver needs of the host's mounts; *mount.Mounter is it.
+type Mounts interface {
+	// MountsOf returns every mount point on the host that shows a block device: of its
+	// filesystem or of its node.
+	MountsOf(ctx context.Context, device string) ([]string, error)
+}
+
 // Carver makes, grows and removes the volumes of this node. Every method may be
 // called again after being killed at any point, and converges (I7). It is safe for
 // concurrent use; calls for one volume wait for each other.
@@ -31,6 +38,7 @@ type Carver struct {
 	Backends  *Backends
 	Formatter Formatter
 	Tools     Tools
+	Mounts    Mounts
 	// MachineID is the host's /etc/machine-id.
 	MachineID string
 	// Locks by volume name, shared with the CSI node service.

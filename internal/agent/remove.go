@@ -74,6 +74,9 @@ func (c *Carver) FinishRemoval(ctx context.Context, uid string) error {
 }
 
 func (c *Carver) remove(ctx context.Context, b volume.Backend, e ledger.Entry, known bool) error {
+	if err := c.proveUnpublished(ctx, b, e); err != nil {
+		return fmt.Errorf("delete volume %s: %w", e.Name, err)
+	}
 	if known {
 		e.State = ledger.Deleting
 		if err := c.Journal.Put(e); err != nil {
@@ -87,5 +90,28 @@ func (c *Carver) remove(ctx context.Context, b volume.Backend, e ledger.Entry, k
 		return err
 	}
 	c.Backends.Touch(e.Pool)
+	return nil
+}
+
+// proveUnpublished returns volume.ErrInUse while a block device is published. Backends
+// notice who has a device open; a pod that has it and does not happen to read it right
+// now is seen in the mount table alone.
+func (c *Carver) proveUnpublished(ctx context.Context, b volume.Backend, e ledger.Entry) error {
+	if e.Access != volume.AccessBlock || e.Record == nil {
+		return nil
+	}
+	location, err := b.Locate(ctx, e.UID, *e.Record)
+	if err != nil {
+		// Nothing that can be reached is published; whether it may be deleted is for
+		// the backend to judge.
+		return nil //nolint:nilerr
+	}
+	mounts, err := c.Mounts.MountsOf(ctx, location.Device)
+	if err != nil {
+		return fmt.Errorf("look for who has %s: %w", location.Device, err)
+	}
+	if len(mounts) > 0 {
+		return fmt.Errorf("%s is published at %s: %w", location.Device, mounts[0], volume.ErrInUse)
+	}
 	return nil
 }

@@ -183,6 +183,29 @@ func TestDeletionWaitsWhileInUse(t *testing.T) {
 	h.wantNothing()
 }
 
+// A raw block device that a pod has and does not read right now is held by nobody the
+// kernel would name.
+func TestDeletionWaitsWhilePublishedAsBlock(t *testing.T) {
+	t.Parallel()
+	lv := localVolume()
+	lv.Spec.VolumeMode, lv.Spec.FSType = v1alpha1.VolumeBlock, ""
+	h := newHost(t, volume.ModeLVM, lv)
+	h.settle()
+	h.wantReady()
+	h.mounts = []string{"/var/lib/kubelet/pods/p/volumeDevices/v"}
+	h.delete()
+	h.settle()
+	if len(h.list()) != 1 {
+		t.Fatal("deleted under its user")
+	}
+	if e, err := h.agent.Ledger.Get(lvUID); err != nil || e.State != ledger.Ready {
+		t.Errorf("ledger %+v, %v", e, err)
+	}
+	h.mounts = nil
+	h.settle()
+	h.wantNothing()
+}
+
 func TestGrowth(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, volume.ModeLVM, localVolume())

@@ -84,6 +84,7 @@ type host struct {
 	mkfs      int
 	noMkfs    bool
 	machineID string
+	mounts    []string
 
 	// the present process
 	agent    *VolumeReconciler
@@ -131,7 +132,7 @@ func (h *host) start() {
 		Ledger: book,
 		Carver: &Carver{
 			Journal: killableJournal{book, h.killer}, Backends: h.backends,
-			Formatter: formatter{h}, Tools: h, MachineID: h.machineID, Locks: &Locks{},
+			Formatter: formatter{h}, Tools: h, Mounts: h, MachineID: h.machineID, Locks: &Locks{},
 		},
 		SelectDisk: func(*v1alpha1.DeviceSelector) (func(volume.Disk) bool, error) {
 			return nil, fmt.Errorf("bad glob: %w", volume.ErrInvalid)
@@ -157,6 +158,9 @@ func (h *host) LookPath(_ context.Context, name string) (string, error) {
 	}
 	return "/sbin/" + name, nil
 }
+
+// MountsOf implements Mounts.
+func (h *host) MountsOf(context.Context, string) ([]string, error) { return h.mounts, nil }
 
 // killableJournal is the ledger with a step before and after each write.
 type killableJournal struct {

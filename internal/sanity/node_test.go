@@ -85,7 +85,7 @@ func newNode(t *testing.T, p place) *node {
 	n.runAgent(t, &agent.VolumeReconciler{
 		Client: n.cluster.Backdoor, Ledger: n.ledger,
 		Carver: &agent.Carver{
-			Journal: n.ledger, Backends: backends, Formatter: mount.NewFormatter(host), Tools: host, MachineID: machineID, Locks: locks,
+			Journal: n.ledger, Backends: backends, Formatter: mount.NewFormatter(host), Tools: host, Mounts: mount.NewMounter(host), MachineID: machineID, Locks: locks,
 		},
 	})
 	n.serve(t, &csi.Node{

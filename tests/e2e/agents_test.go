@@ -34,7 +34,7 @@ func rand5() string {
 func agentPod(ctx context.Context, node string) (*corev1.Pod, error) {
 	pods := &corev1.PodList{}
 	err := suite.client.List(ctx, pods, client.InNamespace(suite.description.Namespace),
-		client.MatchingLabels{"app.kubernetes.io/component": "node-agent"},
+		client.MatchingLabels{"app.kubernetes.io/name": "berth-node-agent"},
 		client.MatchingFieldsSelector{Selector: fields.OneTermEqualSelector("spec.nodeName", node)})
 	if err != nil {
 		return nil, fmt.Errorf("list agents: %w", err)

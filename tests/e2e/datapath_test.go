@@ -42,9 +42,10 @@ var _ = Describe("A claim", Label("data-path"), func() {
 					expectUnschedulableElsewhere(ctx, space, kind, node)
 				}
 
+				local := volumeOf(ctx, volume)
 				Expect(space.DeleteClaim(ctx, "data")).To(Succeed())
 				Expect(space.AwaitVolumeGone(ctx, volume.Name)).To(Succeed())
-				expectNothingLeft(ctx)
+				expectGone(ctx, local)
 			}, SpecTimeout(patience))
 		})
 	}

@@ -12,6 +12,8 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 )
@@ -111,6 +113,35 @@ func expectNothingLeft(ctx context.Context) {
 			g.Expect(sorted(found.logicalVolumes)).To(Equal(sorted(logical)), "logical volumes on %s", node)
 			g.Expect(sorted(found.directories)).To(Equal(sorted(directories)), "directories on %s", node)
 			g.Expect(sorted(found.ledger)).To(Equal(sorted(ledger)), "ledger of %s", node)
+		}
+	}).WithContext(ctx).WithTimeout(patience).WithPolling(2 * time.Second).Should(Succeed())
+}
+
+// expectGone waits until nothing of one volume is anywhere: no object, no claimed
+// disk, nothing on any node. Unlike expectNothingLeft it does not mind what other
+// specs make meanwhile.
+func expectGone(ctx context.Context, volume *v1alpha1.LocalVolume) {
+	GinkgoHelper()
+	uid := string(volume.UID)
+	Eventually(func(g Gomega, ctx context.Context) {
+		err := suite.client.Get(ctx, client.ObjectKeyFromObject(volume), &v1alpha1.LocalVolume{})
+		g.Expect(apierrors.IsNotFound(err)).To(BeTrue(), "LocalVolume %s: %v", volume.Name, err)
+		devices := &v1alpha1.BlockDeviceList{}
+		g.Expect(suite.client.List(ctx, devices)).To(Succeed())
+		for _, device := range devices.Items {
+			ref := device.Spec.ClaimRef
+			g.Expect(ref == nil || string(ref.UID) != uid).To(BeTrue(), "%s on %s is still claimed", device.Status.Path, device.Spec.NodeName)
+		}
+		if !suite.description.Has(CanExec) {
+			return
+		}
+		for _, node := range suite.nodes {
+			found, err := lookAt(ctx, node)
+			g.Expect(err).NotTo(HaveOccurred())
+			g.Expect(found.logicalVolumes).NotTo(ContainElement(uid), "logical volumes on %s", node)
+			g.Expect(found.directories).NotTo(ContainElement(uid), "directories on %s", node)
+			g.Expect(found.ledger).NotTo(ContainElement(uid), "ledger of %s", node)
+			g.Expect(found.mounts).NotTo(ContainElement(ContainSubstring(volume.Name)), "mounts on %s", node)
 		}
 	}).WithContext(ctx).WithTimeout(patience).WithPolling(2 * time.Second).Should(Succeed())
 }

@@ -61,7 +61,30 @@ func TestE2E(t *testing.T) {
 	RunSpecs(t, "Berth end to end")
 }
 
-var _ = BeforeSuite(func(ctx SpecContext) {
+// The suite may run in several processes at once; specs that need the cluster for
+// themselves are Serial.
+var _ = SynchronizedBeforeSuite(func(ctx SpecContext) []byte {
+	connect(ctx)
+	for _, node := range suite.nodes {
+		awaitAgent(ctx, node)
+	}
+	if !suite.description.Has(CanSeeForeignDisks) {
+		return nil
+	}
+	foreign, err := suite.hosts.ForeignDigests(ctx)
+	Expect(err).NotTo(HaveOccurred())
+	Expect(foreign).NotTo(BeEmpty())
+	suite.foreign = foreign
+	return nil
+}, func(ctx SpecContext, _ []byte) {
+	if suite.client == nil {
+		connect(ctx)
+	}
+}, NodeTimeout(10*time.Minute))
+
+// connect fills in the suite.
+func connect(ctx context.Context) {
+	GinkgoHelper()
 	var err error
 	suite.description, err = ReadDescription(options.description)
 	Expect(err).NotTo(HaveOccurred())
@@ -72,9 +95,9 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 	Expect(workload.AddToScheme(scheme)).To(Succeed())
 	Expect(appsv1.AddToScheme(scheme)).To(Succeed())
 	Expect(v1alpha1.AddToScheme(scheme)).To(Succeed())
-	suite.client, err = client.NewWithWatch(suite.config, client.Options{Scheme: scheme})
-	Expect(err).NotTo(HaveOccurred())
 	suite.hosts, err = openHosts(suite.description)
+	Expect(err).NotTo(HaveOccurred())
+	suite.client, err = client.NewWithWatch(suite.config, client.Options{Scheme: scheme})
 	Expect(err).NotTo(HaveOccurred())
 
 	nodes := &corev1.NodeList{}
@@ -84,19 +107,16 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 	}
 	slices.Sort(suite.nodes)
 	Expect(suite.nodes).NotTo(BeEmpty())
-	for _, node := range suite.nodes {
-		awaitAgent(ctx, node)
-	}
-	if suite.description.Has(CanSeeForeignDisks) {
-		suite.foreign, err = suite.hosts.ForeignDigests(ctx)
-		Expect(err).NotTo(HaveOccurred())
-		Expect(suite.foreign).NotTo(BeEmpty())
-	}
-}, NodeTimeout(10*time.Minute))
+}
 
-// Every byte of every foreign disk is as it was: the reason Berth may be trusted
-// at all, so it is asked once more after everything else.
-var _ = AfterSuite(func(ctx SpecContext) {
+// Nothing is left of what the suite made, and every byte of every foreign disk is as
+// it was: the reason Berth may be trusted at all, so it is asked once more after
+// everything else. The first process runs this, the last one to end.
+var _ = SynchronizedAfterSuite(func() {}, func(ctx SpecContext) {
+	if suite.client == nil {
+		return
+	}
+	expectNothingLeft(ctx)
 	if suite.foreign == nil {
 		return
 	}
@@ -104,7 +124,7 @@ var _ = AfterSuite(func(ctx SpecContext) {
 	Expect(err).NotTo(HaveOccurred())
 	Expect(after).To(Equal(suite.foreign), "a foreign disk was written to")
 	AddReportEntry("foreign disks unchanged", fmt.Sprintf("%d disks, bit by bit", len(after)), ReportEntryVisibilityAlways)
-}, NodeTimeout(5*time.Minute))
+}, NodeTimeout(10*time.Minute))
 
 func openHosts(description *Description) (Hosts, error) {
 	switch description.Hosts {
