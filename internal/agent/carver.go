@@ -228,7 +228,7 @@ func (c *Carver) putIfChanged(e ledger.Entry) error {
 // carve asks the backend for the volume. The ledger is written first.
 func (c *Carver) carve(ctx context.Context, b volume.Backend, e ledger.Entry, w Wish, begun bool) (ledger.Entry, error) {
 	if err := c.requireMkfs(ctx, e.FSType); err != nil {
-		return e, c.refuse(ctx, b, e, fmt.Errorf("make volume %s: %w", w.Name, err))
+		return e, c.refuse(ctx, b, e, begun, fmt.Errorf("make volume %s: %w", w.Name, err))
 	}
 	if !begun {
 		if err := c.Journal.Put(e); err != nil {
@@ -239,7 +239,7 @@ func (c *Carver) carve(ctx context.Context, b volume.Backend, e ledger.Entry, w 
 		ID: w.UID, Name: w.Name, SizeBytes: w.SizeBytes, Access: w.Access, SelectDisk: w.SelectDisk,
 	})
 	if err != nil {
-		return e, c.refuse(ctx, b, e, fmt.Errorf("make volume %s: %w", w.Name, err))
+		return e, c.refuse(ctx, b, e, begun, fmt.Errorf("make volume %s: %w", w.Name, err))
 	}
 	c.Backends.Touch(e.Pool)
 	e.Record, e.State = &rec, ledger.Carved
@@ -250,11 +250,17 @@ func (c *Carver) carve(ctx context.Context, b volume.Backend, e ledger.Entry, w 
 // that proves it: the volume is not among those that the backend holds, and the
 // ledger has forgotten it. It looks and does not delete, for what is found there
 // may be a volume that only the ledger had lost.
-func (c *Carver) refuse(ctx context.Context, b volume.Backend, e ledger.Entry, cause error) error {
+//
+// Without the backend's tool nobody can look. Then it is proof enough that nothing had
+// begun before: what could not be started now has made nothing.
+func (c *Carver) refuse(ctx context.Context, b volume.Backend, e ledger.Entry, begun bool, cause error) error {
 	if !errors.Is(cause, volume.ErrNoSpace) && !errors.Is(cause, volume.ErrInvalid) && !errors.Is(cause, volume.ErrToolMissing) {
 		return cause
 	}
 	found, err := b.List(ctx)
+	if errors.Is(err, volume.ErrToolMissing) && errors.Is(cause, volume.ErrToolMissing) && !begun {
+		err = nil
+	}
 	if err != nil {
 		return fmt.Errorf("%s; whether anything was made is not known: %w", cause.Error(), err)
 	}

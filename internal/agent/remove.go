@@ -83,7 +83,13 @@ func (c *Carver) remove(ctx context.Context, b volume.Backend, e ledger.Entry, k
 			return err
 		}
 	}
-	if err := b.Delete(ctx, e.UID, e.Record, e.Wipe); err != nil {
+	err := b.Delete(ctx, e.UID, e.Record, e.Wipe)
+	if errors.Is(err, volume.ErrToolMissing) && !known {
+		// Neither the ledger nor the status ever knew of it, and what makes such volumes
+		// is not even installed.
+		err = nil
+	}
+	if err != nil {
 		return fmt.Errorf("delete volume %s: %w", e.Name, err)
 	}
 	if err := c.Journal.Remove(e.UID); err != nil {

@@ -5,6 +5,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -157,6 +158,40 @@ func TestUnknownOutcomeIsNotARefusal(t *testing.T) {
 	h.memory.Blind(nil)
 	h.settle()
 	h.wantReady()
+}
+
+// Without lvm2 nobody can look whether anything was made, and nothing can have been.
+func TestRefusalWithoutTheTool(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, volume.ModeLVM, localVolume())
+	h.memory.Blind(fmt.Errorf("lvm: %w", volume.ErrToolMissing))
+	h.settle()
+	h.wantCondition(metav1.ConditionFalse, v1alpha1.ReasonToolMissing)
+	if !isFinal(h.get()) {
+		t.Error("not final: the claim waits for a node that cannot make it")
+	}
+	h.delete()
+	h.settle()
+	if h.get() != nil {
+		t.Error("a refused volume cannot be deleted")
+	}
+}
+
+// A tool that was removed after the volume had begun proves nothing.
+func TestNoRefusalWhenItHadBegun(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, volume.ModeLVM, localVolume())
+	h.settle()
+	h.wantReady()
+	h.memory.Blind(fmt.Errorf("lvm: %w", volume.ErrToolMissing))
+	h.delete()
+	h.settle()
+	if h.get() == nil {
+		t.Fatal("the object of a volume that stands is gone")
+	}
+	h.memory.Blind(nil)
+	h.settle()
+	h.wantNothing()
 }
 
 func TestDeletionWaitsWhileInUse(t *testing.T) {

@@ -32,12 +32,13 @@ type plan struct {
 	size       string
 	single     int
 	burst      int
+	processes  []string
 	timeout    time.Duration
 }
 
 func main() {
 	var p plan
-	var classes string
+	var classes, processes string
 	flag.StringVar(&p.kubeconfig, "kubeconfig", os.Getenv("KUBECONFIG"), "kubeconfig of the cluster")
 	flag.StringVar(&classes, "classes", "", "StorageClasses to measure, comma-separated; each may be name=size")
 	flag.StringVar(&p.node, "node", "", "node that everything is pinned to (needed)")
@@ -45,13 +46,14 @@ func main() {
 	flag.StringVar(&p.size, "size", "64Mi", "size of a claim")
 	flag.IntVar(&p.single, "n", 10, "claims one at a time")
 	flag.IntVar(&p.burst, "burst", 100, "claims at once, without pods; 0 leaves the burst out")
+	flag.StringVar(&processes, "processes", "node-agent,provisioner,csi-resizer", "processes of the testbed's node whose memory to report, comma-separated")
 	flag.DurationVar(&p.timeout, "timeout", 30*time.Minute, "bound on the whole run")
 	flag.Parse()
 	if classes == "" || p.node == "" || p.kubeconfig == "" {
 		fmt.Fprintln(os.Stderr, "bench: -classes, -node and -kubeconfig (or KUBECONFIG) are needed")
 		os.Exit(2)
 	}
-	p.classes = strings.Split(classes, ",")
+	p.classes, p.processes = strings.Split(classes, ","), strings.Split(processes, ",")
 	if err := run(p); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)

@@ -31,6 +31,8 @@ type row struct {
 	deletePerSecond float64
 	burstCreate     float64 // requests per claim in the burst, no pods involved
 	burstDelete     float64
+	startedCreate   map[string]int // programs that the node started during the burst
+	startedDelete   map[string]int
 }
 
 func measure(ctx context.Context, p plan, out io.Writer) error {
@@ -53,6 +55,7 @@ func measure(ctx context.Context, p plan, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	host := openNode(p.node)
 	var rows []row
 	for i, class := range p.classes {
 		name, size, found := strings.Cut(class, "=")
@@ -60,17 +63,25 @@ func measure(ctx context.Context, p plan, out io.Writer) error {
 			size = p.size
 		}
 		space := &workload.Space{Client: c, Namespace: fmt.Sprintf("bench-%d", i), Image: p.image}
-		r, err := measureClass(ctx, p, space, requests, name, size)
+		r, err := measureClass(ctx, p, space, requests, host, name, size)
 		if err != nil {
 			return fmt.Errorf("measure %s: %w", name, err)
 		}
 		rows = append(rows, r)
 	}
 	printRows(out, p, rows)
+	if host == nil {
+		return nil
+	}
+	resident, err := host.residentKiB(ctx, p.processes)
+	if err != nil {
+		return err
+	}
+	printResident(out, p, resident)
 	return nil
 }
 
-func measureClass(ctx context.Context, p plan, space *workload.Space, requests *requestMeter, class, size string) (row, error) {
+func measureClass(ctx context.Context, p plan, space *workload.Space, requests *requestMeter, host *node, class, size string) (row, error) {
 	r := row{class: class}
 	if err := space.Ensure(ctx); err != nil {
 		return r, err
@@ -80,7 +91,7 @@ func measureClass(ctx context.Context, p plan, space *workload.Space, requests *
 		return r, err
 	}
 	if p.burst > 0 {
-		if err := burst(ctx, p, space, requests, size, &r); err != nil {
+		if err := burst(ctx, p, space, requests, host, size, &r); err != nil {
 			return r, err
 		}
 	}
@@ -176,8 +187,13 @@ func oneAtATime(ctx context.Context, p plan, space *workload.Space, requests *re
 
 // burst makes many claims at once. They are pinned to the node by what the
 // scheduler would write, so that no pod is in the way.
-func burst(ctx context.Context, p plan, space *workload.Space, requests *requestMeter, size string, r *row) error {
+func burst(ctx context.Context, p plan, space *workload.Space, requests *requestMeter, host *node, size string, r *row) error {
 	r.burst = p.burst
+	if host != nil {
+		if err := host.startCounting(ctx); err != nil {
+			return err
+		}
+	}
 	before, err := requests.read(ctx)
 	if err != nil {
 		return err
@@ -204,6 +220,14 @@ func burst(ctx context.Context, p plan, space *workload.Space, requests *request
 		return err
 	}
 	r.boundPerSecond = float64(p.burst) / time.Since(start).Seconds()
+	if host != nil {
+		if r.startedCreate, err = host.stopCounting(ctx); err != nil {
+			return err
+		}
+		if err := host.startCounting(ctx); err != nil {
+			return err
+		}
+	}
 	middle, err := requests.read(ctx)
 	if err != nil {
 		return err
@@ -222,6 +246,11 @@ func burst(ctx context.Context, p plan, space *workload.Space, requests *request
 	after, err := requests.read(ctx)
 	if err != nil {
 		return err
+	}
+	if host != nil {
+		if r.startedDelete, err = host.stopCounting(ctx); err != nil {
+			return err
+		}
 	}
 	n := float64(p.burst)
 	r.burstCreate, r.burstDelete = middle.since(before)/n, after.since(middle)/n

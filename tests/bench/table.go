@@ -4,8 +4,10 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -22,6 +24,33 @@ func (s samples) quantile(q float64) float64 {
 	slices.Sort(ordered)
 	i := int(q*float64(len(ordered))+0.999999) - 1
 	return ordered[min(max(i, 0), len(ordered)-1)]
+}
+
+// started says what was started how often per volume, the most frequent first. What was
+// started less than once in twenty volumes is somebody else's.
+func started(counts map[string]int, volumes int) string {
+	var parts []string
+	for _, name := range slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
+		return cmp.Or(cmp.Compare(counts[b], counts[a]), cmp.Compare(a, b))
+	}) {
+		if each := float64(counts[name]) / float64(volumes); each >= 0.05 {
+			parts = append(parts, fmt.Sprintf("%.2f %s", each, name))
+		}
+	}
+	if len(parts) == 0 {
+		return "none"
+	}
+	return strings.Join(parts, ", ")
+}
+
+// printResident prints what the node's processes hold after all that.
+func printResident(out io.Writer, p plan, residentKiB map[string][]int) {
+	fmt.Fprintf(out, "\n| process on %s | resident |\n| --- | --- |\n", p.node)
+	for _, name := range slices.Sorted(maps.Keys(residentKiB)) {
+		for _, kib := range residentKiB[name] {
+			fmt.Fprintf(out, "| %s | %.1f MiB |\n", name, float64(kib)/1024)
+		}
+	}
 }
 
 func printRows(out io.Writer, p plan, rows []row) {
@@ -46,6 +75,8 @@ func printRows(out io.Writer, p plan, rows []row) {
 	if p.burst > 0 {
 		add(fmt.Sprintf("burst of %d on one node, bound per second", p.burst), func(r row) string { return fmt.Sprintf("%.2f", r.boundPerSecond) })
 		add("deleted per second", func(r row) string { return fmt.Sprintf("%.2f", r.deletePerSecond) })
+		add("programs started on the node in the burst, creating", func(r row) string { return started(r.startedCreate, p.burst) })
+		add("the same, deleting", func(r row) string { return started(r.startedDelete, p.burst) })
 		add("API requests per claim of the burst, created / deleted", func(r row) string { return fmt.Sprintf("%.1f / %.1f", r.burstCreate, r.burstDelete) })
 	}
 	lines[1] = slices.Repeat([]string{"---"}, len(header))

@@ -28,8 +28,9 @@ type Node struct {
 func (f Files) Seed(node string) string { return filepath.Join(string(f), node+".seed.tar") }
 
 // kubeletConfig is every node's. There is no registry, so images are never
-// collected; swap belongs to others and is not turned on; nobody answers at the
-// address of the DNS service, which only keeps kubelet from complaining.
+// collected; what is killed again and again is started again at once; swap belongs
+// to others and is not turned on; nobody answers at the address of the DNS service,
+// which only keeps kubelet from complaining.
 const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 authentication:
@@ -41,6 +42,7 @@ tlsCertFile: /etc/kubernetes/kubelet.crt
 tlsPrivateKeyFile: /etc/kubernetes/kubelet.key
 cgroupDriver: systemd
 containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
+crashLoopBackOff: {maxContainerRestartPeriod: 2s}
 clusterDNS: ["10.96.0.10"]
 failSwapOn: false
 imageGCHighThresholdPercent: 100
