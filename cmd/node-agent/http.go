@@ -13,7 +13,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/berth-dev/berth/internal/command"
 )
 
 // readiness answers /readyz. It says no until the agent has set what to ask.
@@ -38,7 +39,7 @@ func serveHTTP(ctx context.Context, address string, ready *readiness, gatherer p
 	if err != nil {
 		return nil, fmt.Errorf("listen on --http-address: %w", err)
 	}
-	server := &http.Server{Handler: httpHandler(ready.err, gatherer), ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Handler: command.HTTPHandler(ready.err, gatherer), ReadHeaderTimeout: 5 * time.Second}
 	ended := make(chan error, 1)
 	go func() {
 		<-ctx.Done()
@@ -52,18 +53,4 @@ func serveHTTP(ctx context.Context, address string, ready *readiness, gatherer p
 		ended <- err
 	}()
 	return ended, nil
-}
-
-func httpHandler(ready func() error, gatherer prometheus.Gatherer) http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := ready(); err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-		fmt.Fprintln(w, "ok")
-	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{}))
-	return mux
 }

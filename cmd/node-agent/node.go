@@ -28,6 +28,7 @@ import (
 	berth "github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/agent"
 	"github.com/berth-dev/berth/internal/capacity"
+	"github.com/berth-dev/berth/internal/command"
 	"github.com/berth-dev/berth/internal/csi"
 	"github.com/berth-dev/berth/internal/discovery"
 	"github.com/berth-dev/berth/internal/ledger"
@@ -194,7 +195,7 @@ func (n *node) wireCSI(ctx context.Context, volumes *agent.VolumeReconciler, bac
 	n.informers = append(n.informers, informer.HasSynced)
 	n.server = &csi.Server{
 		Socket:   n.csiSocket,
-		Identity: &csi.Identity{Name: berth.DriverName, Version: version()},
+		Identity: &csi.Identity{Name: berth.DriverName, Version: command.Version()},
 		Node: &nodeService{
 			Node: &csi.Node{
 				NodeName: n.nodeName, TopologyKey: berth.TopologyKeyNode,

@@ -6,22 +6,21 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"net"
 	"path/filepath"
 	"regexp"
 	"strings"
 
-	"github.com/go-logr/logr"
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/util/validation"
-	"k8s.io/klog/v2"
-	ctrl "sigs.k8s.io/controller-runtime"
+
+	"github.com/berth-dev/berth/internal/command"
 )
 
 // options of the command line.
 type options struct {
+	command.Common
+
 	nodeName         string
 	namespace        string
 	hostRoot         string
@@ -30,15 +29,9 @@ type options struct {
 	kubeletPluginDir string
 	registrationDir  string
 	httpAddress      string
-	logLevel         string
-	logFormat        string
-	version          bool
-
-	level slog.Level
 }
 
 func (o *options) addFlags(fs *pflag.FlagSet, getenv func(string) string) {
-	fs.BoolVar(&o.version, "version", false, "print the version and exit")
 	fs.StringVar(&o.nodeName, "node-name", getenv("NODE_NAME"), "name of this node's Node object (default $NODE_NAME)")
 	fs.StringVar(&o.namespace, "namespace", getenv("POD_NAMESPACE"), "namespace Berth runs in: of berth-config and of the CSIStorageCapacities (default $POD_NAMESPACE)")
 	fs.StringVar(&o.hostRoot, "host-root", "/proc/1/root", "where the host is: /proc/PID/root, or / when this process runs on the host itself")
@@ -47,8 +40,7 @@ func (o *options) addFlags(fs *pflag.FlagSet, getenv func(string) string) {
 	fs.StringVar(&o.kubeletPluginDir, "kubelet-plugin-dir", "/var/lib/kubelet/plugins/berth.dev", "directory of the CSI socket, as kubelet sees it")
 	fs.StringVar(&o.registrationDir, "registration-dir", "/registration", "directory that kubelet watches for plugins, as this process sees it")
 	fs.StringVar(&o.httpAddress, "http-address", ":9808", "address of /healthz, /readyz and /metrics")
-	fs.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
-	fs.StringVar(&o.logFormat, "log-format", "json", "json or text")
+	o.Common.AddFlags(fs)
 }
 
 // parseOptions reads and validates the command line. pflag.ErrHelp means that help
@@ -61,7 +53,7 @@ func parseOptions(args []string, getenv func(string) string) (options, error) {
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}
-	if o.version {
+	if o.ShowVersion {
 		return o, nil
 	}
 	if fs.NArg() > 0 {
@@ -103,11 +95,8 @@ func (o *options) validate() error {
 	if _, _, err := net.SplitHostPort(o.httpAddress); err != nil {
 		add("--http-address: %w", err)
 	}
-	if err := o.level.UnmarshalText([]byte(o.logLevel)); err != nil {
-		add("--log-level %q must be debug, info, warn or error", o.logLevel)
-	}
-	if o.logFormat != "json" && o.logFormat != "text" {
-		add("--log-format %q must be json or text", o.logFormat)
+	if err := o.Common.Validate(); err != nil {
+		problems = append(problems, err)
 	}
 	return errors.Join(problems...)
 }
@@ -122,16 +111,3 @@ func (o *options) endpoint() string {
 
 // onHost is where this process sees a path of the host.
 func (o *options) onHost(path string) string { return filepath.Join(o.hostRoot, path) }
-
-// newLogger returns the process's logger and gives it to the libraries.
-func newLogger(o options, w io.Writer) *slog.Logger {
-	var handler slog.Handler
-	if settings := (&slog.HandlerOptions{Level: o.level}); o.logFormat == "text" {
-		handler = slog.NewTextHandler(w, settings)
-	} else {
-		handler = slog.NewJSONHandler(w, settings)
-	}
-	ctrl.SetLogger(logr.FromSlogHandler(handler))
-	klog.SetLogger(logr.FromSlogHandler(handler))
-	return slog.New(handler)
-}

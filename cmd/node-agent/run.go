@@ -16,6 +16,7 @@ import (
 	clientconfig "sigs.k8s.io/controller-runtime/pkg/client/config"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
+	"github.com/berth-dev/berth/internal/command"
 	"github.com/berth-dev/berth/internal/ledger"
 	bmetrics "github.com/berth-dev/berth/internal/metrics"
 	"github.com/berth-dev/berth/pkg/hostexec"
@@ -29,7 +30,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("find the API server: %w", err)
 	}
-	cfg.UserAgent = "berth-node-agent/" + version()
+	cfg.UserAgent = "berth-node-agent/" + command.Version()
 	return runWith(ctx, cfg, o, log)
 }
 
@@ -38,7 +39,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 // The order is: the node's lock, the ledger, the backends, the CSI service, and only
 // then the API server, which may be away.
 func runWith(parent context.Context, cfg *rest.Config, o options, log *slog.Logger) error {
-	log.Info("starting", "version", version(), "node", o.nodeName, "namespace", o.namespace, "stateDir", o.stateDir)
+	log.Info("starting", "version", command.Version(), "node", o.nodeName, "namespace", o.namespace, "stateDir", o.stateDir)
 	group, ctx := errgroup.WithContext(parent)
 	ready := &readiness{}
 	httpDone, err := serveHTTP(ctx, o.httpAddress, ready, metrics.Registry)

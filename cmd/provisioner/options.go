@@ -6,45 +6,37 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"net"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"github.com/go-logr/logr"
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/util/validation"
-	"k8s.io/klog/v2"
-	ctrl "sigs.k8s.io/controller-runtime"
+
+	"github.com/berth-dev/berth/internal/command"
 )
 
 // options of the command line.
 type options struct {
+	command.Common
+
 	namespace        string
 	csiSocket        string
 	httpAddress      string
 	leaderElect      bool
 	workers          int
 	provisionTimeout time.Duration
-	logLevel         string
-	logFormat        string
-	version          bool
-
-	level slog.Level
 }
 
 func (o *options) addFlags(fs *pflag.FlagSet, getenv func(string) string) {
-	fs.BoolVar(&o.version, "version", false, "print the version and exit")
 	fs.StringVar(&o.namespace, "namespace", getenv("POD_NAMESPACE"), "namespace Berth runs in: of its lease and of the CSIStorageCapacities (default $POD_NAMESPACE)")
 	fs.StringVar(&o.csiSocket, "csi-socket", "/csi/csi.sock", "unix socket of the CSI Controller service")
 	fs.StringVar(&o.httpAddress, "http-address", ":9809", "address of /healthz, /readyz and /metrics")
 	fs.BoolVar(&o.leaderElect, "leader-elect", true, "provision only while holding the lease berth-provisioner; the CSI service is served always")
 	fs.IntVar(&o.workers, "workers", 64, "claims that are provisioned at once, and volumes that are deleted at once")
 	fs.DurationVar(&o.provisionTimeout, "provision-timeout", time.Minute, "time for a node to make or delete a volume before it is left to the background")
-	fs.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
-	fs.StringVar(&o.logFormat, "log-format", "json", "json or text")
+	o.Common.AddFlags(fs)
 }
 
 // parseOptions reads and validates the command line. pflag.ErrHelp means that help
@@ -57,7 +49,7 @@ func parseOptions(args []string, getenv func(string) string) (options, error) {
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}
-	if o.version {
+	if o.ShowVersion {
 		return o, nil
 	}
 	if fs.NArg() > 0 {
@@ -87,24 +79,8 @@ func (o *options) validate() error {
 	if o.provisionTimeout < 5*time.Second {
 		add("--provision-timeout %s must be at least 5s", o.provisionTimeout)
 	}
-	if err := o.level.UnmarshalText([]byte(o.logLevel)); err != nil {
-		add("--log-level %q must be debug, info, warn or error", o.logLevel)
-	}
-	if o.logFormat != "json" && o.logFormat != "text" {
-		add("--log-format %q must be json or text", o.logFormat)
+	if err := o.Common.Validate(); err != nil {
+		problems = append(problems, err)
 	}
 	return errors.Join(problems...)
-}
-
-// newLogger returns the process's logger and gives it to the libraries.
-func newLogger(o options, w io.Writer) *slog.Logger {
-	var handler slog.Handler
-	if settings := (&slog.HandlerOptions{Level: o.level}); o.logFormat == "text" {
-		handler = slog.NewTextHandler(w, settings)
-	} else {
-		handler = slog.NewJSONHandler(w, settings)
-	}
-	ctrl.SetLogger(logr.FromSlogHandler(handler))
-	klog.SetLogger(logr.FromSlogHandler(handler))
-	return slog.New(handler)
 }

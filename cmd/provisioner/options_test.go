@@ -4,13 +4,8 @@
 package main
 
 import (
-	"errors"
-	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 func TestOptions(t *testing.T) {
@@ -67,34 +62,7 @@ func TestOptions(t *testing.T) {
 func TestVersionNeedsNothingElse(t *testing.T) {
 	t.Parallel()
 	o, err := parseOptions([]string{"--version"}, func(string) string { return "" })
-	if err != nil || !o.version {
+	if err != nil || !o.ShowVersion {
 		t.Errorf("%+v, %v", o, err)
-	}
-	if version() == "" {
-		t.Error("no version")
-	}
-}
-
-func TestReadyzSaysWhatIsMissing(t *testing.T) {
-	t.Parallel()
-	var missing error
-	handler := httpHandler(func() error { return missing }, prometheus.NewRegistry())
-	get := func(path string) *httptest.ResponseRecorder {
-		w := httptest.NewRecorder()
-		handler.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
-		return w
-	}
-	if w := get("/readyz"); w.Code != http.StatusOK {
-		t.Errorf("ready: %d", w.Code)
-	}
-	missing = errors.New("no claims yet")
-	if w := get("/readyz"); w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "no claims yet") {
-		t.Errorf("not ready: %d %s", w.Code, w.Body)
-	}
-	// A replica that is not ready is alive, and is watched.
-	for _, path := range []string{"/healthz", "/metrics"} {
-		if w := get(path); w.Code != http.StatusOK {
-			t.Errorf("%s: %d", path, w.Code)
-		}
 	}
 }

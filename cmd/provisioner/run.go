@@ -25,7 +25,9 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	berth "github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/command"
 	"github.com/berth-dev/berth/internal/csi"
+	bmetrics "github.com/berth-dev/berth/internal/metrics"
 	"github.com/berth-dev/berth/internal/provision"
 )
 
@@ -38,13 +40,13 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("find the API server: %w", err)
 	}
-	cfg.UserAgent = "berth-provisioner/" + version()
+	cfg.UserAgent = "berth-provisioner/" + command.Version()
 	return runWith(ctx, cfg, o, log)
 }
 
 // runWith runs against the API server of the configuration.
 func runWith(ctx context.Context, cfg *rest.Config, o options, log *slog.Logger) error {
-	log.Info("starting", "version", version(), "namespace", o.namespace, "workers", o.workers, "provisionTimeout", o.provisionTimeout.String())
+	log.Info("starting", "version", command.Version(), "namespace", o.namespace, "workers", o.workers, "provisionTimeout", o.provisionTimeout.String())
 	mgr, err := newManager(cfg, o, log)
 	if err != nil {
 		return fmt.Errorf("make the manager: %w", err)
@@ -72,7 +74,7 @@ func runWith(ctx context.Context, cfg *rest.Config, o options, log *slog.Logger)
 	if err != nil {
 		return err
 	}
-	calls, err := newCallMetrics(metrics.Registry)
+	calls, err := bmetrics.NewCalls(metrics.Registry)
 	if err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
@@ -93,7 +95,7 @@ func runWith(ctx context.Context, cfg *rest.Config, o options, log *slog.Logger)
 		&csi.Server{
 			Socket: o.csiSocket,
 			Identity: &csi.Identity{
-				Name: berth.DriverName, Version: version(),
+				Name: berth.DriverName, Version: command.Version(),
 				Ready: func(context.Context) (bool, error) { return informers.ready() == nil, nil },
 			},
 			Controller: csi.NewController(volumes, provision.Offers{Live: mgr.GetAPIReader()}, log),

@@ -46,7 +46,7 @@ func build(out, reference, version string) error {
 	}
 	for _, name := range commands {
 		binary := filepath.Join(binaries, name)
-		if err := compile(name, binary); err != nil {
+		if err := compile(name, binary, version); err != nil {
 			return err
 		}
 		spec.Files = append(spec.Files, ociimage.File{Path: "/" + name, Source: binary, Mode: 0o755})
@@ -63,8 +63,11 @@ func build(out, reference, version string) error {
 }
 
 // compile builds one command so that it needs nothing of the image it runs in.
-func compile(name, binary string) error {
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, "./cmd/"+name)
+func compile(name, binary, version string) error {
+	// grpcnotrace leaves out a tracer that nobody reads and that keeps the linker from
+	// dropping what is not used.
+	cmd := exec.Command("go", "build", "-trimpath", "-tags", "grpcnotrace",
+		"-ldflags", "-s -w -X github.com/berth-dev/berth/internal/command.buildVersion="+version, "-o", binary, "./cmd/"+name)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	if err := cmd.Run(); err != nil {

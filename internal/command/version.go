@@ -1,21 +1,26 @@
 // Copyright The Berth Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package command
 
 import (
 	"fmt"
 	"runtime/debug"
 )
 
-// version is what the Go toolchain recorded of this build.
-func version() string {
+// buildVersion is set by the linker (-X) where the image is built.
+var buildVersion string
+
+// Version is what the build was told, or what the Go toolchain recorded of it.
+func Version() string {
+	if buildVersion != "" {
+		return buildVersion
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"
 	}
-	v := info.Main.Version
-	if v != "" && v != "(devel)" {
+	if v := info.Main.Version; v != "" && v != "(devel)" {
 		return v
 	}
 	var revision, modified string
