@@ -36,20 +36,18 @@ explain() {
   echo "make demo failed; the cluster is up for a look ($testbed kubectl ...), make testbed-down stops it"
 }
 
-# finish waits until the pod of each mode has ended well.
+# finish waits until a pod has ended well.
 finish() {
-  local mode
-  for mode in "${modes[@]}"; do
-    if ! kubectl --namespace demo wait "pod/$1-$mode" --for='jsonpath={.status.phase}=Succeeded' --timeout=5m >/dev/null; then
-      explain >&2
-      exit 1
-    fi
-  done
+  if ! kubectl --namespace demo wait "pod/$1" --for='jsonpath={.status.phase}=Succeeded' --timeout=5m >/dev/null; then
+    explain >&2
+    exit 1
+  fi
 }
 
-# said is what a pod reported when it ended.
+# said is the checksum that a pod reported for a mode when it ended.
 said() {
-  kubectl --namespace demo get pod "$1" -o 'jsonpath={.status.containerStatuses[0].state.terminated.message}' | cut -d ' ' -f 1
+  kubectl --namespace demo get pod "$1" -o 'jsonpath={.status.containerStatuses[0].state.terminated.message}' |
+    awk -v mode="$2" '$1 == mode { print $2 }'
 }
 
 step "build the testbed's command and Berth's image"
@@ -70,26 +68,26 @@ show get pools
 show get storageclasses
 took
 
-step "a claim in each mode, and a pod that writes to it"
+step "a claim in each mode, and a pod that writes to all three"
 kubectl --namespace demo delete pods --all --ignore-not-found >/dev/null
 kubectl apply --filename hack/demo/claims.yaml >/dev/null
-kubectl apply --filename hack/demo/writers.yaml >/dev/null
+kubectl apply --filename hack/demo/writer.yaml >/dev/null
 finish writer
 show --namespace demo get pvc
 show get localvolumes -o wide
 took
 
-step "the same bytes in new pods"
+step "the same bytes in another pod"
 declare -A wrote
-for mode in "${modes[@]}"; do wrote[$mode]=$(said "writer-$mode"); done
-kubectl --namespace demo delete pods --selector demo=writer --wait=false >/dev/null
-kubectl apply --filename hack/demo/readers.yaml >/dev/null
+for mode in "${modes[@]}"; do wrote[$mode]=$(said writer "$mode"); done
+kubectl --namespace demo delete pod writer --wait=false >/dev/null
+kubectl apply --filename hack/demo/reader.yaml >/dev/null
 finish reader
+node=$(kubectl --namespace demo get pod reader -o 'jsonpath={.spec.nodeName}')
 differ=0
 printf '    %-10s %-10s %-20s %-20s\n' MODE NODE WRITTEN READ
 for mode in "${modes[@]}"; do
-  read=$(said "reader-$mode")
-  node=$(kubectl --namespace demo get pod "reader-$mode" -o 'jsonpath={.spec.nodeName}')
+  read=$(said reader "$mode")
   verdict=same
   if [[ -z $read || $read != "${wrote[$mode]}" ]]; then
     verdict=DIFFERENT

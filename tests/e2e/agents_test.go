@@ -69,6 +69,29 @@ func awaitAgent(ctx context.Context, node string) {
 	}).WithContext(ctx).WithTimeout(patience).WithPolling(time.Second).Should(Succeed())
 }
 
+// awaitAgentRuns waits until a node's agent has a process again, ready or not.
+func awaitAgentRuns(ctx context.Context, node string) error {
+	for tick := time.Tick(time.Second); ; {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick:
+		}
+		pod, err := agentPod(ctx, node)
+		if err != nil {
+			return err
+		}
+		if pod == nil {
+			continue
+		}
+		for _, container := range pod.Status.ContainerStatuses {
+			if container.State.Running != nil {
+				return nil
+			}
+		}
+	}
+}
+
 // killAgentScript kills the agent's process as the kernel would: no warning. Its
 // id is looked for by the file it runs, and only on this node.
 const killAgentScript = `for p in /proc/[0-9]*; do

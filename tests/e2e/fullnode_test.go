@@ -62,11 +62,11 @@ var _ = Describe("A node that is full", Label("capacity"), Serial, func() {
 		claim := kinds[0].claim("misplaced")
 		claim.Size = "512Mi"
 		// What the scheduler would have written had it seen an old capacity.
-		claim.Annotations = map[string]string{"volume.kubernetes.io/selected-node": node}
+		claim.Annotations = map[string]string{pinned: node}
 		object, err := space.CreateClaim(ctx, claim)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(space.Await(ctx, object, func(seen client.Object, _ bool) (bool, error) {
-			_, still := seen.GetAnnotations()["volume.kubernetes.io/selected-node"]
+			_, still := seen.GetAnnotations()[pinned]
 			return !still, nil
 		})).To(Succeed(), "the claim to be given back to the scheduler")
 		_, where, err := space.RunPod(ctx, workload.Pod{Name: "misplaced", Claims: []string{"misplaced"}, Script: "true"})

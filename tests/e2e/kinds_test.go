@@ -58,13 +58,13 @@ func (k kind) writeScript(claim string) string {
 dd if=/dev/urandom of=/tmp/content bs=65536 count=%[1]d 2>/dev/null
 dd if=/tmp/content of=%[2]s bs=65536 count=%[1]d conv=fsync 2>/dev/null
 sync
-sha256sum </tmp/content >/dev/termination-log
+sha256sum </tmp/content >>/dev/termination-log
 `, contentBlocks, k.place(claim))
 }
 
 // readScript reports the digest of what is on the volume.
 func (k kind) readScript(claim string) string {
 	return fmt.Sprintf(`set -e
-dd if=%[2]s bs=65536 count=%[1]d 2>/dev/null | sha256sum >/dev/termination-log
+dd if=%[2]s bs=65536 count=%[1]d 2>/dev/null | sha256sum >>/dev/termination-log
 `, contentBlocks, k.place(claim))
 }

@@ -5,10 +5,12 @@ package e2e
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/tests/workload"
@@ -21,8 +23,17 @@ var _ = Describe("Data", Label("survival"), Serial, Ordered, func() {
 		space   *workload.Space
 		node    string
 		used    []kind
-		digests = map[string]string{}
+		written string
 	)
+
+	// pod uses all the claims.
+	pod := func(name, script string) workload.Pod {
+		p := workload.Pod{Name: name, Script: script}
+		for i, kind := range used {
+			p = kind.with(p, claimName(i))
+		}
+		return p
+	}
 
 	BeforeAll(func(ctx SpecContext) {
 		space = newSpace(ctx)
@@ -33,30 +44,36 @@ var _ = Describe("Data", Label("survival"), Serial, Ordered, func() {
 			}
 		}
 		for i, kind := range used {
-			name := claimName(i)
-			_, err := space.CreateClaim(ctx, kind.claim(name))
+			_, err := space.CreateClaim(ctx, kind.claim(claimName(i)))
 			Expect(err).NotTo(HaveOccurred())
-			digest, _, err := space.RunPod(ctx, kind.with(workload.Pod{Name: "writer-" + name, Node: node, Script: kind.writeScript(name)}, name))
-			Expect(err).NotTo(HaveOccurred(), kind.name)
-			digests[name] = digest
 		}
+		writer := pod("writer", forEach(used, kind.writeScript))
+		writer.Node = node
+		var err error
+		written, _, err = space.RunPod(ctx, writer)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(strings.Fields(written)).To(HaveLen(2*len(used)), "a digest of each claim: %s", written)
 	}, NodeTimeout(2*patience))
 
 	read := func(ctx context.Context) {
 		GinkgoHelper()
-		for i, kind := range used {
-			name := claimName(i)
-			digest, _, err := space.RunPod(ctx, kind.with(workload.Pod{Name: "reader-" + name + "-" + rand5(), Script: kind.readScript(name)}, name))
-			Expect(err).NotTo(HaveOccurred(), kind.name)
-			Expect(digest).To(Equal(digests[name]), kind.name)
-		}
+		found, _, err := space.RunPod(ctx, pod("reader-"+rand5(), forEach(used, kind.readScript)))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(found).To(Equal(written))
 	}
 
 	It("survive a kill of the agent, while a pod holds them", func(ctx SpecContext) {
 		needs(CanExec)
+		_, err := space.CreatePod(ctx, pod("holder", "sleep 20\n"+forEach(used, kind.readScript)))
+		Expect(err).NotTo(HaveOccurred())
+		_, err = space.AwaitPod(ctx, "holder", corev1.PodRunning)
+		Expect(err).NotTo(HaveOccurred())
 		killAgent(ctx, node)
+		ended, err := space.AwaitPod(ctx, "holder", corev1.PodSucceeded)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(workload.TerminationMessage(ended)).To(Equal(written))
+		Expect(space.DeletePod(ctx, "holder")).To(Succeed())
 		awaitAgent(ctx, node)
-		read(ctx)
 	}, SpecTimeout(2*patience))
 
 	It("survive a restart of the kubelet", func(ctx SpecContext) {
@@ -85,6 +102,15 @@ var _ = Describe("Data", Label("survival"), Serial, Ordered, func() {
 		read(ctx)
 	}, SpecTimeout(3*patience))
 })
+
+// forEach joins what each kind does with its claim into one script.
+func forEach(used []kind, script func(kind, string) string) string {
+	var b strings.Builder
+	for i, kind := range used {
+		b.WriteString(script(kind, claimName(i)))
+	}
+	return b.String()
+}
 
 func claimName(i int) string { return "kept-" + string(rune('a'+i)) }
 
