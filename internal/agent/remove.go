@@ -108,9 +108,7 @@ func (c *Carver) proveUnpublished(ctx context.Context, b volume.Backend, e ledge
 	}
 	location, err := b.Locate(ctx, e.UID, *e.Record)
 	if err != nil {
-		// Nothing that can be reached is published; whether it may be deleted is for
-		// the backend to judge.
-		return nil //nolint:nilerr
+		return nil //nolint:nilerr // what cannot be reached is not published; the backend judges the rest
 	}
 	mounts, err := c.Mounts.MountsOf(ctx, location.Device)
 	if err != nil {

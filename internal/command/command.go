@@ -34,12 +34,12 @@ func Run(name string, c Common, parseErr error, run func(ctx context.Context, lo
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, parseErr)
 		return ExitOptions
 	case c.ShowVersion:
-		fmt.Println(Version())
+		fmt.Fprintln(os.Stdout, Version())
 		return ExitOK
 	}
 	log := c.NewLogger(os.Stderr)
 	if err := run(signals.SetupSignalHandler(), log); err != nil {
-		log.Error("the "+name+" failed", "error", err)
+		log.Error("the command failed", "command", name, "error", err)
 		return ExitFailed
 	}
 	return ExitOK

@@ -54,11 +54,7 @@ func awaitAgent(ctx context.Context, node string) {
 		pod, err := agentPod(ctx, node)
 		g.Expect(err).NotTo(HaveOccurred())
 		g.Expect(pod).NotTo(BeNil(), "no agent on %s", node)
-		ready := false
-		for _, condition := range pod.Status.Conditions {
-			ready = ready || condition.Type == corev1.PodReady && condition.Status == corev1.ConditionTrue
-		}
-		g.Expect(ready).To(BeTrue(), "the agent on %s is not ready", node)
+		g.Expect(podReady(pod)).To(BeTrue(), "the agent on %s is not ready", node)
 		registered := &storagev1.CSINode{}
 		g.Expect(suite.client.Get(ctx, client.ObjectKey{Name: node}, registered)).To(Succeed())
 		names := []string{}
@@ -69,8 +65,46 @@ func awaitAgent(ctx context.Context, node string) {
 	}).WithContext(ctx).WithTimeout(patience).WithPolling(time.Second).Should(Succeed())
 }
 
-// awaitAgentRuns waits until a node's agent has a process again, ready or not.
-func awaitAgentRuns(ctx context.Context, node string) error {
+// replaceAgent gives a node whose agent was killed a new pod, and waits until that has
+// a process, ready or not. Kubelet would start the old one again as well, after most of
+// a minute on an emulated node.
+func replaceAgent(ctx context.Context, node string) error {
+	killed, err := agentPod(ctx, node)
+	if err != nil {
+		return err
+	}
+	if killed != nil {
+		if err := client.IgnoreNotFound(suite.client.Delete(ctx, killed, client.GracePeriodSeconds(0))); err != nil {
+			return fmt.Errorf("delete the agent's pod on %s: %w", node, err)
+		}
+	}
+	return untilAgent(ctx, node, func(pod *corev1.Pod) bool {
+		if killed != nil && pod.UID == killed.UID {
+			return false
+		}
+		for _, container := range pod.Status.ContainerStatuses {
+			if container.State.Running != nil {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// untilReady waits until a node's agent is ready.
+func untilReady(ctx context.Context, node string) error { return untilAgent(ctx, node, podReady) }
+
+func podReady(pod *corev1.Pod) bool {
+	for _, condition := range pod.Status.Conditions {
+		if condition.Type == corev1.PodReady && condition.Status == corev1.ConditionTrue {
+			return true
+		}
+	}
+	return false
+}
+
+// untilAgent waits until a node's agent has a pod of which something is true.
+func untilAgent(ctx context.Context, node string, holds func(*corev1.Pod) bool) error {
 	for tick := time.Tick(time.Second); ; {
 		select {
 		case <-ctx.Done():
@@ -81,13 +115,8 @@ func awaitAgentRuns(ctx context.Context, node string) error {
 		if err != nil {
 			return err
 		}
-		if pod == nil {
-			continue
-		}
-		for _, container := range pod.Status.ContainerStatuses {
-			if container.State.Running != nil {
-				return nil
-			}
+		if pod != nil && holds(pod) {
+			return nil
 		}
 	}
 }
