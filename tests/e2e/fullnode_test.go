@@ -22,7 +22,11 @@ var _ = Describe("A node that is full", Label("capacity"), Serial, func() {
 	fill := func(ctx context.Context, space *workload.Space, node string) {
 		GinkgoHelper()
 		pool := &v1alpha1.Pool{}
-		Expect(suite.client.Get(ctx, client.ObjectKey{Name: suite.description.LVMPool + "-" + node}, pool)).To(Succeed())
+		// What an earlier spec filled is wiped and given back in the background.
+		Eventually(func(g Gomega, ctx context.Context) {
+			g.Expect(suite.client.Get(ctx, client.ObjectKey{Name: suite.description.LVMPool + "-" + node}, pool)).To(Succeed())
+			g.Expect(pool.Status.Free.Value()).To(BeNumerically(">", pool.Status.Capacity.Value()/2), "free bytes of %s", pool.Name)
+		}).WithContext(ctx).WithTimeout(patience).WithPolling(time.Second).Should(Succeed())
 		leave := resource.MustParse("256Mi")
 		size := pool.Status.Free.DeepCopy()
 		size.Sub(leave)
