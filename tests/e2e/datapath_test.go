@@ -45,6 +45,7 @@ var _ = Describe("A claim", Label("data-path"), func() {
 				}
 
 				local := volumeOf(ctx, volume)
+				expectHeld(ctx, local)
 				Expect(space.DeleteClaim(ctx, "data")).To(Succeed())
 				Expect(space.AwaitVolumeGone(ctx, volume.Name)).To(Succeed())
 				expectGone(ctx, local)

@@ -29,7 +29,10 @@ type holdings struct {
 // lookAt lists a node's holdings without asking Berth.
 func lookAt(ctx context.Context, node string) (holdings, error) {
 	out, err := suite.hosts.Exec(ctx, node, `set -e
-lvs --noheadings -o lv_name -S 'vg_tags=~"berth.dev"' 2>/dev/null | while read n; do echo "lv $n"; done
+if command -v lvs >/dev/null; then
+  volumes=$(lvs --noheadings -o lv_name,vg_tags)
+  echo "$volumes" | while read n tags; do case $tags in *berth.dev*) echo "lv $n" ;; esac; done
+fi
 for d in /var/lib/berth-volumes/volumes/*; do [ -d "$d" ] && echo "dir ${d##*/}"; done
 for f in /var/lib/berth/ledger/*.json; do [ -e "$f" ] && echo "ledger ${f##*/}"; done
 grep -c . /proc/mounts >/dev/null
@@ -115,6 +118,25 @@ func expectNothingLeft(ctx context.Context) {
 			g.Expect(sorted(found.ledger)).To(Equal(sorted(ledger)), "ledger of %s", node)
 		}
 	}).WithContext(ctx).WithTimeout(patience).WithPolling(2 * time.Second).Should(Succeed())
+}
+
+// expectHeld sees a volume where it is. It is the proof that what expectGone and
+// expectNothingLeft look at would show one.
+func expectHeld(ctx context.Context, volume *v1alpha1.LocalVolume) {
+	GinkgoHelper()
+	if !suite.description.Has(CanExec) {
+		return
+	}
+	found, err := lookAt(ctx, volume.Spec.NodeName)
+	Expect(err).NotTo(HaveOccurred())
+	uid := string(volume.UID)
+	Expect(found.ledger).To(ContainElement(uid), "ledger of %s", volume.Spec.NodeName)
+	switch volume.Spec.Mode {
+	case v1alpha1.ModeLVM:
+		Expect(found.logicalVolumes).To(ContainElement(uid), "logical volumes on %s", volume.Spec.NodeName)
+	case v1alpha1.ModeHostpath:
+		Expect(found.directories).To(ContainElement(uid), "directories on %s", volume.Spec.NodeName)
+	}
 }
 
 // expectGone waits until nothing of one volume is anywhere: no object, no claimed
