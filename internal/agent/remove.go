@@ -103,12 +103,17 @@ func (c *Carver) remove(ctx context.Context, b volume.Backend, e ledger.Entry, k
 // notice who has a device open; a pod that has it and does not happen to read it right
 // now is seen in the mount table alone.
 func (c *Carver) proveUnpublished(ctx context.Context, b volume.Backend, e ledger.Entry) error {
-	if e.Access != volume.AccessBlock || e.Record == nil {
+	if e.Access != volume.AccessBlock || e.Record == nil || e.State == ledger.Deleting {
+		// A volume whose deletion has begun was proven unpublished then, and is not
+		// staged any more.
 		return nil
 	}
 	location, err := b.Locate(ctx, e.UID, *e.Record)
+	if errors.Is(err, volume.ErrNotFound) {
+		return nil
+	}
 	if err != nil {
-		return nil //nolint:nilerr // what cannot be reached is not published; the backend judges the rest
+		return fmt.Errorf("look for who has it: %w", err)
 	}
 	mounts, err := c.Mounts.MountsOf(ctx, location.Device)
 	if err != nil {

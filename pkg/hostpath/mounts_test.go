@@ -83,7 +83,8 @@ func TestMountTable(t *testing.T) {
 			}
 		})
 	}
-	if got := hostpath.HostMounts("/proc/1/root"); got != "/proc/1/root/proc/1/mountinfo" {
+	const root = "/proc/1/root"
+	if got := hostpath.HostMounts(root); got != root+"/proc/1/mountinfo" {
 		t.Errorf("the host's mount table is looked for in %s", got)
 	}
 	if _, err := hostpath.MountTable(path.Join(t.TempDir(), "absent")).InUse("/srv"); err == nil {

@@ -172,6 +172,7 @@ func foreignBaseline(imageDir string) (map[string]string, error) {
 	return sums, nil
 }
 
+// digest returns the SHA-256 of a file in hexadecimal.
 func digest(path string) (string, error) {
 	file, err := os.Open(path)
 	if err != nil {

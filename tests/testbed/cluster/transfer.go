@@ -6,11 +6,8 @@ package cluster
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -64,7 +61,7 @@ func (c *Cluster) Load(ctx context.Context, archive string, nodes ...string) (ch
 			return nil, err
 		}
 	}
-	digest, err := digestFile(archive)
+	sum, err := digest(archive)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +70,7 @@ func (c *Cluster) Load(ctx context.Context, archive string, nodes ...string) (ch
 		if err != nil {
 			return nil, err
 		}
-		if len(s.Archives) == 0 || s.Archives[len(s.Archives)-1] != digest {
+		if len(s.Archives) == 0 || s.Archives[len(s.Archives)-1] != sum {
 			changed = append(changed, node)
 		}
 	}
@@ -84,7 +81,7 @@ func (c *Cluster) Load(ctx context.Context, archive string, nodes ...string) (ch
 		failed := make([]error, len(changed))
 		var group sync.WaitGroup
 		for i, node := range changed {
-			group.Go(func() { failed[i] = c.importArchive(ctx, node, url, digest) })
+			group.Go(func() { failed[i] = c.importArchive(ctx, node, url, sum) })
 		}
 		group.Wait()
 		return errors.Join(failed...)
@@ -93,7 +90,7 @@ func (c *Cluster) Load(ctx context.Context, archive string, nodes ...string) (ch
 
 // importArchive imports what a URL offers into one node's containerd, so that a
 // power loss does not take it away again.
-func (c *Cluster) importArchive(ctx context.Context, node, url, digest string) error {
+func (c *Cluster) importArchive(ctx context.Context, node, url, sum string) error {
 	if err := c.script(ctx, node, `set -o pipefail; curl -sSf "$1" | ctr --namespace k8s.io images import - && sync`, url); err != nil {
 		return err
 	}
@@ -106,22 +103,8 @@ func (c *Cluster) importArchive(ctx context.Context, node, url, digest string) e
 	if err != nil {
 		return err
 	}
-	s.Archives = append(slices.DeleteFunc(s.Archives, func(have string) bool { return have == digest }), digest)
+	s.Archives = append(slices.DeleteFunc(s.Archives, func(have string) bool { return have == sum }), sum)
 	return c.saveNode(node, s)
-}
-
-// digestFile returns the SHA-256 of a file in hexadecimal.
-func digestFile(path string) (string, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer file.Close()
-	hash := sha256.New()
-	if _, err := io.Copy(hash, file); err != nil {
-		return "", fmt.Errorf("read %s: %w", path, err)
-	}
-	return hex.EncodeToString(hash.Sum(nil)), nil
 }
 
 // script runs a bash script on a node and fails if it does.

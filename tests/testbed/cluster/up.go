@@ -231,11 +231,11 @@ func (u *up) makeNetwork(ctx context.Context) error {
 func (u *up) startNodes(ctx context.Context) error {
 	var archives []string
 	for _, image := range u.options.Images {
-		digest, err := digestFile(image)
+		sum, err := digest(image)
 		if err != nil {
 			return err
 		}
-		archives = append(archives, digest)
+		archives = append(archives, sum)
 	}
 	for _, node := range u.state.Nodes {
 		if err := u.createNode(ctx, node, u.options.CPUs, u.options.MemoryMiB, archives); err != nil {

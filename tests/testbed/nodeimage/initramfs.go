@@ -41,7 +41,7 @@ func writeInitramfs(path, modulesDir, busybox string) error {
 		return err
 	}
 	var archive cpioArchive
-	for _, dir := range []string{"bin", "proc", "sys", "dev", "root", "modules"} {
+	for _, dir := range []string{"bin", "proc", "sys", "dev", "target", "modules"} {
 		archive.add(dir, 0o40755, nil)
 	}
 	archive.add("bin/busybox", 0o100755, program)
