@@ -103,7 +103,7 @@ func TestInitramfs(t *testing.T) {
 	}
 	got := readCPIO(t, content)
 	for name, want := range map[string]string{
-		"init": string(initScript), "bin/busybox": "busybox's content", "root": "", "dev": "",
+		"init": string(initScript), "bin/busybox": "busybox's content", "target": "", "dev": "",
 		"modules/00-virtio-blk.ko": "module kernel/drivers/block/virtio-blk.ko",
 		"modules/05-ext4.ko":       "module kernel/fs/ext4/ext4.ko",
 	} {
