@@ -5,7 +5,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -25,8 +24,6 @@ import (
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/ledger"
 	"github.com/berth-dev/berth/pkg/device"
-	"github.com/berth-dev/berth/pkg/hostpath"
-	"github.com/berth-dev/berth/pkg/lvm"
 	"github.com/berth-dev/berth/pkg/volume"
 	"github.com/berth-dev/berth/pkg/volume/volumetest"
 )
@@ -207,152 +204,6 @@ func (h *poolHost) Release(_ context.Context, name, owner string, policy volume.
 	}
 	d.released = true
 	return "token", h.killer.step()
-}
-
-// The host's lvm.
-
-type fakeLVM struct{ h *poolHost }
-
-func (l fakeLVM) group(uuid string) *lvm.Group {
-	g := l.h.groups[uuid]
-	return &lvm.Group{Name: g.name, UUID: uuid, MissingPVs: g.missing}
-}
-
-func (l fakeLVM) FindGroup(_ context.Context, poolUID string) (*lvm.Group, error) {
-	for uuid, g := range l.h.groups {
-		if g.poolUID == poolUID {
-			return l.group(uuid), nil
-		}
-	}
-	return nil, volume.ErrNotFound
-}
-
-func (l fakeLVM) CreateGroup(ctx context.Context, spec lvm.GroupSpec) (*lvm.Group, error) {
-	if g, err := l.FindGroup(ctx, spec.PoolUID); err == nil {
-		for _, d := range spec.Devices {
-			if !slices.Contains(l.h.groups[g.UUID].devices, d) {
-				return nil, volume.ErrExists
-			}
-		}
-		return g, nil
-	}
-	for _, g := range l.h.groups {
-		if g.name == spec.Name {
-			return nil, fmt.Errorf("%w: foreign", volume.ErrExists)
-		}
-	}
-	if err := l.h.killer.step(); err != nil {
-		return nil, err
-	}
-	l.h.creates++
-	uuid := fmt.Sprintf("vg-%d", l.h.creates)
-	l.h.groups[uuid] = &fakeGroup{name: spec.Name, poolUID: spec.PoolUID, devices: spec.Devices}
-	return l.group(uuid), l.h.killer.step()
-}
-
-func (l fakeLVM) ExtendGroup(_ context.Context, uuid string, spec lvm.GroupSpec) (*lvm.Group, error) {
-	g := l.h.groups[uuid]
-	if g == nil || g.poolUID != spec.PoolUID {
-		return nil, volume.ErrIdentity
-	}
-	if err := l.h.killer.step(); err != nil {
-		return nil, err
-	}
-	for _, d := range spec.Devices {
-		if !slices.Contains(g.devices, d) {
-			g.devices = append(g.devices, d)
-		}
-	}
-	return l.group(uuid), l.h.killer.step()
-}
-
-func (l fakeLVM) RemoveGroup(_ context.Context, uuid, poolUID string) error {
-	g := l.h.groups[uuid]
-	if g == nil {
-		return nil
-	}
-	if g.poolUID != poolUID {
-		return volume.ErrIdentity
-	}
-	if found, err := l.h.memory(uuid).List(context.Background()); err != nil || len(found) > 0 {
-		return errors.Join(volume.ErrInUse, err)
-	}
-	if err := l.h.killer.step(); err != nil {
-		return err
-	}
-	delete(l.h.groups, uuid)
-	return l.h.killer.step()
-}
-
-func (l fakeLVM) Backend(o lvm.Options) (GroupBackend, error) {
-	return &fakeGroupBackend{l.h.memory(o.GroupUUID), l, o.GroupUUID}, nil
-}
-
-func (h *poolHost) memory(key string) *volumetest.Memory {
-	m := h.memories[key]
-	if m == nil {
-		m = volumetest.NewMemory(volumetest.MemoryOptions{Dir: h.t.TempDir(), TotalBytes: 100 * mib})
-		h.memories[key] = m
-	}
-	return m
-}
-
-type fakeGroupBackend struct {
-	*volumetest.Memory
-	lvm  fakeLVM
-	uuid string
-}
-
-func (b *fakeGroupBackend) Group(context.Context) (*lvm.Group, error) {
-	if b.lvm.h.groups[b.uuid] == nil {
-		return nil, volume.ErrPoolUnavailable
-	}
-	return b.lvm.group(b.uuid), nil
-}
-
-func (b *fakeGroupBackend) List(ctx context.Context) ([]volume.Found, error) {
-	if b.lvm.h.groups[b.uuid] == nil {
-		return nil, volume.ErrPoolUnavailable
-	}
-	return b.Memory.List(ctx)
-}
-
-// The host's directories.
-
-type fakeRoots struct{ h *poolHost }
-
-func (r fakeRoots) Init(_ context.Context, where hostpath.Where, poolUID string) (string, error) {
-	if err := r.h.killer.step(); err != nil {
-		return "", err
-	}
-	if id, ok := r.h.roots[where.Root]; ok {
-		if id != "root of "+poolUID {
-			return "", volume.ErrExists
-		}
-		return id, nil
-	}
-	r.h.inits++
-	r.h.roots[where.Root] = "root of " + poolUID
-	return r.h.roots[where.Root], r.h.killer.step()
-}
-
-func (r fakeRoots) Backend(o hostpath.Options) (RootBackend, error) {
-	return &fakeRootBackend{r.h.memory(o.Root), r.h, o}, nil
-}
-
-type fakeRootBackend struct {
-	*volumetest.Memory
-	h *poolHost
-	o hostpath.Options
-}
-
-func (b *fakeRootBackend) Run(ctx context.Context) error { <-ctx.Done(); return nil }
-
-func (b *fakeRootBackend) Capacity(ctx context.Context) (volume.Capacity, error) {
-	if b.h.roots[b.o.Root] != b.o.RootID {
-		return volume.Capacity{}, fmt.Errorf("no marker: %w", volume.ErrPoolUnavailable)
-	}
-	return b.Memory.Capacity(ctx)
 }
 
 // Words of the tests.
