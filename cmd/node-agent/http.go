@@ -11,10 +11,6 @@ import (
 	"net/http"
 	"sync/atomic"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/berth-dev/berth/internal/command"
 )
 
 // readiness answers /readyz. It says no until the agent has set what to ask.
@@ -32,14 +28,14 @@ func (r *readiness) err() error {
 	return (*check)()
 }
 
-// serveHTTP serves /healthz, /readyz and /metrics until the context ends.
-func serveHTTP(ctx context.Context, address string, ready *readiness, gatherer prometheus.Gatherer) (done <-chan error, err error) {
+// serveHTTP serves the handler until the context ends.
+func serveHTTP(ctx context.Context, address string, handler http.Handler) (done <-chan error, err error) {
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("listen on --http-address: %w", err)
 	}
-	server := &http.Server{Handler: command.HTTPHandler(ready.err, gatherer), ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
 	ended := make(chan error, 1)
 	go func() {
 		<-ctx.Done()

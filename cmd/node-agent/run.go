@@ -42,7 +42,7 @@ func runWith(parent context.Context, cfg *rest.Config, o options, log *slog.Logg
 	log.Info("starting", "version", command.Version(), "node", o.nodeName, "namespace", o.namespace, "stateDir", o.stateDir)
 	group, ctx := errgroup.WithContext(parent)
 	ready := &readiness{}
-	httpDone, err := serveHTTP(ctx, o.httpAddress, ready, metrics.Registry)
+	httpDone, err := serveHTTP(ctx, o.httpAddress, o.HTTPHandler(ready.err, metrics.Registry))
 	if err != nil {
 		return err
 	}

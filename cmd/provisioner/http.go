@@ -10,15 +10,12 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
-
-	"github.com/berth-dev/berth/internal/command"
 )
 
-// newHTTPServer serves /healthz, /readyz and /metrics on every replica. The manager
+// newHTTPServer serves the handler on every replica. The manager
 // starts this type first and stops it last, so it answers while the caches fill.
-func newHTTPServer(ctx context.Context, address string, ready func() error, gatherer prometheus.Gatherer) (*manager.Server, error) {
+func newHTTPServer(ctx context.Context, address string, handler http.Handler) (*manager.Server, error) {
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", address)
 	if err != nil {
@@ -27,7 +24,7 @@ func newHTTPServer(ctx context.Context, address string, ready func() error, gath
 	grace := time.Second
 	return &manager.Server{
 		Name:            "http",
-		Server:          &http.Server{Handler: command.HTTPHandler(ready, gatherer), ReadHeaderTimeout: 5 * time.Second},
+		Server:          &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second},
 		Listener:        listener,
 		ShutdownTimeout: &grace,
 	}, nil

@@ -70,7 +70,7 @@ func runWith(ctx context.Context, cfg *rest.Config, o options, log *slog.Logger)
 	if informers.tracked, err = informers.volumes.AddEventHandler(tracker); err != nil {
 		return fmt.Errorf("watch LocalVolumes: %w", err)
 	}
-	server, err := newHTTPServer(ctx, o.httpAddress, informers.ready, metrics.Registry)
+	server, err := newHTTPServer(ctx, o.httpAddress, o.HTTPHandler(informers.ready, metrics.Registry))
 	if err != nil {
 		return err
 	}

@@ -89,7 +89,7 @@ func TestVersion(t *testing.T) {
 func TestHTTP(t *testing.T) {
 	t.Parallel()
 	var notReady error
-	handler := HTTPHandler(func() error { return notReady }, prometheus.NewRegistry())
+	handler := (&Common{}).HTTPHandler(func() error { return notReady }, prometheus.NewRegistry())
 	ask := func(path string) (int, string) {
 		recorder := httptest.NewRecorder()
 		handler.ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, path, nil))
@@ -106,5 +106,12 @@ func TestHTTP(t *testing.T) {
 	}
 	if code, _ := ask("/healthz"); code != http.StatusOK {
 		t.Errorf("/healthz while not ready: %d", code)
+	}
+	if code, _ := ask("/debug/pprof/"); code != http.StatusNotFound {
+		t.Errorf("/debug/pprof/ without --profiling: %d", code)
+	}
+	handler = (&Common{profiling: true}).HTTPHandler(func() error { return nil }, prometheus.NewRegistry())
+	if code, body := ask("/debug/pprof/"); code != http.StatusOK || !strings.Contains(body, "goroutine") {
+		t.Errorf("/debug/pprof/ with --profiling: %d %q", code, body)
 	}
 }

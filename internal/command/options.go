@@ -20,15 +20,17 @@ type Common struct {
 	// ShowVersion asks for the version and nothing else.
 	ShowVersion bool
 
+	profiling bool
 	logLevel  string
 	logFormat string
 	level     slog.Level
 }
 
-// AddFlags adds --log-level, --log-format and --version.
+// AddFlags adds --log-level, --log-format, --profiling and --version.
 func (c *Common) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&c.logLevel, "log-level", "info", "debug, info, warn or error")
 	fs.StringVar(&c.logFormat, "log-format", "json", "json or text")
+	fs.BoolVar(&c.profiling, "profiling", false, "answer /debug/pprof/ at --http-address: it shows what the process works on, to whoever can reach it")
 	fs.BoolVar(&c.ShowVersion, "version", false, "print the version and exit")
 }
 
