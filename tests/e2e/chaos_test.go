@@ -35,7 +35,7 @@ var _ = Describe("Creations and deletions", Label("chaos"), Serial, func() {
 			defer GinkgoRecover()
 			defer harming.Done()
 			for {
-				pause := time.Duration(rand.IntN(15000)) * time.Millisecond
+				pause := time.Duration(rand.IntN(25000)) * time.Millisecond
 				select {
 				case <-stop:
 					return
@@ -52,7 +52,7 @@ var _ = Describe("Creations and deletions", Label("chaos"), Serial, func() {
 				count.Add(1)
 			}
 		}()
-		const workers = 8
+		const workers = 15
 		wanted := make(chan int)
 		var working sync.WaitGroup
 		for range workers {

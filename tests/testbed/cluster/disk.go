@@ -45,66 +45,46 @@ const hotplugLimit = time.Minute
 // had a disk of that serial, the disk comes back with what was on it, and its
 // size and bus must be as they were.
 func (c *Cluster) AddDisk(ctx context.Context, node string, disk guest.Disk) error {
-	if _, err := c.node(node); err != nil {
-		return err
-	}
-	unlock, err := c.lockNode(node)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	s, err := c.loadNode(node)
-	if err != nil {
-		return err
-	}
-	if slices.ContainsFunc(s.Disks, func(d guest.Disk) bool { return d.Serial == disk.Serial }) {
-		return fmt.Errorf("%s has a disk %s already", node, disk.Serial)
-	}
-	disk.Class, disk.Image = guest.ClassData, imageName(disk.Serial)
-	if strings.HasPrefix(disk.Serial, nodeimage.ForeignSerialPrefix) {
-		disk.Class = guest.ClassForeign // one that was removed comes back
-	}
-	if info, err := os.Stat(c.ImagePath(node, disk)); err == nil && info.Size() != disk.SizeBytes {
-		return fmt.Errorf("disk %s of %s had %d bytes, not %d: choose another serial for another disk", disk.Serial, node, info.Size(), disk.SizeBytes)
-	}
-	if err := disk.Create(ctx, c.nodeDir(node)); err != nil {
-		return fmt.Errorf("%s: %w", node, err)
-	}
-	if err := c.withMonitor(ctx, node, func(m *guest.Monitor) error { return m.AddDisk(disk) }); err != nil {
-		return err
-	}
-	s.Disks = append(s.Disks, disk)
-	return c.saveNode(node, s)
+	return c.changeNode(node, func(s *nodeState) error {
+		if slices.ContainsFunc(s.Disks, func(d guest.Disk) bool { return d.Serial == disk.Serial }) {
+			return fmt.Errorf("%s has a disk %s already", node, disk.Serial)
+		}
+		disk.Class, disk.Image = guest.ClassData, imageName(disk.Serial)
+		if strings.HasPrefix(disk.Serial, nodeimage.ForeignSerialPrefix) {
+			disk.Class = guest.ClassForeign // one that was removed comes back
+		}
+		if info, err := os.Stat(c.ImagePath(node, disk)); err == nil && info.Size() != disk.SizeBytes {
+			return fmt.Errorf("disk %s of %s had %d bytes, not %d: choose another serial for another disk", disk.Serial, node, info.Size(), disk.SizeBytes)
+		}
+		if err := disk.Create(ctx, c.nodeDir(node)); err != nil {
+			return fmt.Errorf("%s: %w", node, err)
+		}
+		if err := c.withMonitor(ctx, node, func(m *guest.Monitor) error { return m.AddDisk(disk) }); err != nil {
+			return err
+		}
+		s.Disks = append(s.Disks, disk)
+		return nil
+	})
 }
 
 // RemoveDisk unplugs a disk from a node, running or not. Its image stays until
 // the testbed goes, so that AddDisk can bring it back.
 func (c *Cluster) RemoveDisk(ctx context.Context, node, serial string) error {
-	if _, err := c.node(node); err != nil {
-		return err
-	}
-	unlock, err := c.lockNode(node)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	s, err := c.loadNode(node)
-	if err != nil {
-		return err
-	}
-	at := slices.IndexFunc(s.Disks, func(d guest.Disk) bool { return d.Serial == serial })
-	if at < 0 {
-		return fmt.Errorf("%s of %s: %w", serial, node, ErrUnknownDisk)
-	}
-	disk := s.Disks[at]
-	if disk.Class == guest.ClassRoot {
-		return fmt.Errorf("%s of %s is the root disk", serial, node)
-	}
-	if err := c.withMonitor(ctx, node, func(m *guest.Monitor) error { return m.RemoveDisk(disk, hotplugLimit) }); err != nil {
-		return err
-	}
-	s.Disks = slices.Delete(s.Disks, at, at+1)
-	return c.saveNode(node, s)
+	return c.changeNode(node, func(s *nodeState) error {
+		at := slices.IndexFunc(s.Disks, func(d guest.Disk) bool { return d.Serial == serial })
+		if at < 0 {
+			return fmt.Errorf("%s of %s: %w", serial, node, ErrUnknownDisk)
+		}
+		disk := s.Disks[at]
+		if disk.Class == guest.ClassRoot {
+			return fmt.Errorf("%s of %s is the root disk", serial, node)
+		}
+		if err := c.withMonitor(ctx, node, func(m *guest.Monitor) error { return m.RemoveDisk(disk, hotplugLimit) }); err != nil {
+			return err
+		}
+		s.Disks = slices.Delete(s.Disks, at, at+1)
+		return nil
+	})
 }
 
 // withMonitor calls f with the node's monitor if the node runs.

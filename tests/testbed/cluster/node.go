@@ -92,6 +92,27 @@ func (c *Cluster) saveNode(node string, s nodeState) error {
 	return writeJSON(c.nodeStatePath(node), s)
 }
 
+// changeNode changes what is kept of a node while no other command changes the node.
+// Nothing is kept when change fails.
+func (c *Cluster) changeNode(node string, change func(s *nodeState) error) error {
+	if _, err := c.node(node); err != nil {
+		return err
+	}
+	unlock, err := c.lockNode(node)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	s, err := c.loadNode(node)
+	if err != nil {
+		return err
+	}
+	if err := change(&s); err != nil {
+		return err
+	}
+	return c.saveNode(node, s)
+}
+
 // createNode makes a node's folder with its disks. The digests are of the image
 // archives that are on its root disk.
 func (c *Cluster) createNode(ctx context.Context, node kube.Node, cpus, memoryMiB int, archives []string) error {
@@ -280,23 +301,13 @@ func (c *Cluster) setNetwork(ctx context.Context, node string, cut bool) error {
 	if err != nil {
 		return err
 	}
-	unlock, err := c.lockNode(node)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	s, err := c.loadNode(node)
-	if err != nil {
-		return err
-	}
-	s.NetworkCut = cut
-	if err := c.saveNode(node, s); err != nil {
-		return err
-	}
-	if cut {
-		return c.Namespace().Part(ctx, tapName(member.Number))
-	}
-	return c.Namespace().Join(ctx, tapName(member.Number))
+	return c.changeNode(node, func(s *nodeState) error {
+		s.NetworkCut = cut
+		if cut {
+			return c.Namespace().Part(ctx, tapName(member.Number))
+		}
+		return c.Namespace().Join(ctx, tapName(member.Number))
+	})
 }
 
 // LogError is an error that a log explains.

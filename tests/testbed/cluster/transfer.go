@@ -94,17 +94,10 @@ func (c *Cluster) importArchive(ctx context.Context, node, url, sum string) erro
 	if err := c.script(ctx, node, `set -o pipefail; curl -sSf "$1" | ctr --namespace k8s.io images import - && sync`, url); err != nil {
 		return err
 	}
-	unlock, err := c.lockNode(node)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	s, err := c.loadNode(node)
-	if err != nil {
-		return err
-	}
-	s.Archives = append(slices.DeleteFunc(s.Archives, func(have string) bool { return have == sum }), sum)
-	return c.saveNode(node, s)
+	return c.changeNode(node, func(s *nodeState) error {
+		s.Archives = append(slices.DeleteFunc(s.Archives, func(have string) bool { return have == sum }), sum)
+		return nil
+	})
 }
 
 // script runs a bash script on a node and fails if it does.
