@@ -65,34 +65,52 @@ func awaitAgent(ctx context.Context, node string) {
 	}).WithContext(ctx).WithTimeout(patience).WithPolling(time.Second).Should(Succeed())
 }
 
-// replaceAgent gives a node whose agent was killed a new pod, and waits until that has
-// a process, ready or not. Kubelet would start the old one again as well, after most of
-// a minute on an emulated node.
-func replaceAgent(ctx context.Context, node string) error {
-	killed, err := agentPod(ctx, node)
+// restartAgent kills the agent of a node and waits until it has a process again, ready
+// or not. Where kubelet waits longer and longer between the starts of what ended so
+// often, as it does by default, the pod is replaced.
+func restartAgent(ctx context.Context, node string) error {
+	before, err := agentPod(ctx, node)
 	if err != nil {
 		return err
 	}
-	if killed != nil {
-		if err := client.IgnoreNotFound(suite.client.Delete(ctx, killed, client.GracePeriodSeconds(0))); err != nil {
-			return fmt.Errorf("delete the agent's pod on %s: %w", node, err)
-		}
+	if _, err := suite.hosts.Exec(ctx, node, killAgentScript); err != nil {
+		return fmt.Errorf("kill the agent on %s: %w", node, err)
 	}
-	return untilAgent(ctx, node, func(pod *corev1.Pod) bool {
-		if killed != nil && pod.UID == killed.UID {
-			return false
+	const patienceWithKubelet = 10 * time.Second
+	var backingOff time.Time
+	return untilAgent(ctx, node, func(pod *corev1.Pod) (bool, error) {
+		if before == nil || pod.UID != before.UID {
+			return agentContainer(pod).State.Running != nil, nil
 		}
-		for _, container := range pod.Status.ContainerStatuses {
-			if container.State.Running != nil {
-				return true
+		was, is := agentContainer(before), agentContainer(pod)
+		switch {
+		case is.State.Running != nil:
+			return is.ContainerID != was.ContainerID, nil
+		case is.State.Waiting == nil:
+			backingOff = time.Time{}
+		case backingOff.IsZero():
+			backingOff = time.Now()
+		case time.Since(backingOff) > patienceWithKubelet:
+			if err := suite.client.Delete(ctx, pod, client.GracePeriodSeconds(0)); client.IgnoreNotFound(err) != nil {
+				return false, fmt.Errorf("delete the agent's pod on %s: %w", node, err)
 			}
 		}
-		return false
+		return false, nil
 	})
 }
 
+// agentContainer is the status of the agent's one container.
+func agentContainer(pod *corev1.Pod) corev1.ContainerStatus {
+	if len(pod.Status.ContainerStatuses) == 0 {
+		return corev1.ContainerStatus{}
+	}
+	return pod.Status.ContainerStatuses[0]
+}
+
 // untilReady waits until a node's agent is ready.
-func untilReady(ctx context.Context, node string) error { return untilAgent(ctx, node, podReady) }
+func untilReady(ctx context.Context, node string) error {
+	return untilAgent(ctx, node, func(pod *corev1.Pod) (bool, error) { return podReady(pod), nil })
+}
 
 func podReady(pod *corev1.Pod) bool {
 	for _, condition := range pod.Status.Conditions {
@@ -104,7 +122,7 @@ func podReady(pod *corev1.Pod) bool {
 }
 
 // untilAgent waits until a node's agent has a pod of which something is true.
-func untilAgent(ctx context.Context, node string, holds func(*corev1.Pod) bool) error {
+func untilAgent(ctx context.Context, node string, holds func(*corev1.Pod) (bool, error)) error {
 	for tick := time.Tick(time.Second); ; {
 		select {
 		case <-ctx.Done():
@@ -115,8 +133,11 @@ func untilAgent(ctx context.Context, node string, holds func(*corev1.Pod) bool) 
 		if err != nil {
 			return err
 		}
-		if pod != nil && holds(pod) {
-			return nil
+		if pod == nil {
+			continue
+		}
+		if done, err := holds(pod); done || err != nil {
+			return err
 		}
 	}
 }

@@ -5,7 +5,6 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -86,8 +85,7 @@ var _ = Describe("Creations and deletions", Label("chaos"), Serial, func() {
 		needs(CanExec)
 		node := suite.nodes[0]
 		kills := churn(ctx, options.creations, node, func(ctx context.Context) error {
-			_, err := suite.hosts.Exec(ctx, node, killAgentScript)
-			if err := errors.Join(err, replaceAgent(ctx, node)); err != nil {
+			if err := restartAgent(ctx, node); err != nil {
 				return err
 			}
 			// Two of three may get to work before they are killed, the third is killed
@@ -113,7 +111,7 @@ var _ = Describe("Creations and deletions", Label("chaos"), Serial, func() {
 			lived := make(chan error, 1)
 			go func() {
 				defer working.Done()
-				lived <- liveOnce(ctx, space, rand.IntN(5), node)
+				lived <- liveOnce(ctx, space, rand.IntN(10), node)
 			}()
 			time.Sleep(time.Duration(rand.IntN(6000)) * time.Millisecond) //nolint:forbidigo // the random moment is what is tested
 			Expect(suite.hosts.PowerOff(ctx, node)).To(Succeed())
@@ -143,12 +141,12 @@ func chaosKinds() []kind {
 	return cheap
 }
 
-// liveOnce takes one volume through its life: claimed, bound, deleted. Each fifth has a
-// pod, and is a whole disk where there are some.
+// liveOnce takes one volume through its life: claimed, bound, deleted. Each tenth has a
+// pod, and is a whole disk where there are some: a node has few of them.
 func liveOnce(ctx context.Context, space *workload.Space, i int, node string) error {
 	name := fmt.Sprintf("life-%d", i)
 	cheap := chaosKinds()
-	kind, withPod := cheap[i%len(cheap)], i%5 == 4
+	kind, withPod := cheap[i%len(cheap)], i%10 == 9
 	if device := kinds[3]; withPod && device.class(suite.description.Classes) != "" {
 		kind = device
 	}
