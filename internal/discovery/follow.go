@@ -109,37 +109,47 @@ func (inv *Inventory) rescan(ctx context.Context) error {
 	return nil
 }
 
-// refresh reads the devices that are named, and those that stand below them:
-// nobody tells a disk that it got a holder. It returns when to come back for
-// devices that udev has not finished with, 0 if there are none.
+// refresh reads the devices that are named and their parents and parts, and of those
+// that they stand on who holds them: nobody tells a disk that it got a holder. It
+// returns when to come back for devices that udev has not finished with, 0 if there
+// are none.
 func (inv *Inventory) refresh(ctx context.Context, dirty map[string]bool) (again time.Duration, err error) {
-	wanted := map[string]bool{}
 	read := map[string]*block.Device{}
+	around := relatives{family: map[string]bool{}, held: map[string]bool{}}
 	inv.mu.Lock()
-	for name := range dirty {
-		wanted[name] = true
-		if old := inv.devices[name]; old != nil {
-			addRelatives(wanted, old)
-		}
-	}
+	known := inv.devices // replaced, never changed
 	inv.mu.Unlock()
 	for name := range dirty {
-		d, err := inv.sysfs.Device(ctx, name)
-		switch {
-		case errors.Is(err, volume.ErrNotFound):
-			read[name] = nil
-		case err != nil:
+		if old := known[name]; old != nil {
+			around.add(old)
+		}
+		if err := inv.readInto(ctx, read, name); err != nil {
 			return 0, err
-		default:
-			read[name] = &d
-			addRelatives(wanted, &d)
+		}
+		if d := read[name]; d != nil {
+			around.add(d)
 		}
 	}
-	for name := range wanted {
+	for name := range around.family {
 		if _, done := read[name]; done {
 			continue
 		}
-		d, err := inv.sysfs.Device(ctx, name)
+		if err := inv.readInto(ctx, read, name); err != nil {
+			return 0, err
+		}
+	}
+	for name := range around.held {
+		if _, done := read[name]; done {
+			continue
+		}
+		if known[name] == nil {
+			if err := inv.readInto(ctx, read, name); err != nil {
+				return 0, err
+			}
+			continue
+		}
+		d := *known[name]
+		d.Holders, err = inv.sysfs.Holders(ctx, name)
 		switch {
 		case errors.Is(err, volume.ErrNotFound):
 			read[name] = nil
@@ -183,14 +193,37 @@ func (inv *Inventory) forget(name string) {
 	inv.generation[name]++
 }
 
-func addRelatives(wanted map[string]bool, d *block.Device) {
-	if d.Parent != "" {
-		wanted[d.Parent] = true
+// readInto reads a device; nil stands for one that the kernel does not show.
+func (inv *Inventory) readInto(ctx context.Context, read map[string]*block.Device, name string) error {
+	d, err := inv.sysfs.Device(ctx, name)
+	switch {
+	case errors.Is(err, volume.ErrNotFound):
+		read[name] = nil
+	case err != nil:
+		return err
+	default:
+		read[name] = &d
 	}
-	for _, names := range [][]string{d.Slaves, d.Partitions} {
-		for _, name := range names {
-			wanted[name] = true
-		}
+	return nil
+}
+
+// relatives are the devices that a change of another one may concern.
+type relatives struct {
+	// family are disks of partitions and partitions of disks.
+	family map[string]bool
+	// held are those that others stand on.
+	held map[string]bool
+}
+
+func (r relatives) add(d *block.Device) {
+	if d.Parent != "" {
+		r.family[d.Parent] = true
+	}
+	for _, name := range d.Partitions {
+		r.family[name] = true
+	}
+	for _, name := range d.Slaves {
+		r.held[name] = true
 	}
 }
 

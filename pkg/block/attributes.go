@@ -38,7 +38,7 @@ func (r *attributes) fail(err error) {
 // EOPNOTSUPP or ENXIO; that too is none.
 func (r *attributes) bytes(name string) []byte {
 	path := filepath.Join(r.directory, name)
-	data, err := os.ReadFile(path)
+	data, err := readAttribute(path)
 	switch {
 	case err == nil:
 		return data
@@ -48,6 +48,38 @@ func (r *attributes) bytes(name string) []byte {
 	}
 	r.fail(fmt.Errorf("read %s of %s: %w", name, filepath.Base(r.directory), err))
 	return nil
+}
+
+// readAttribute reads a small file by three system calls. os.ReadFile makes eight, most
+// of them to ask the poller whether it can wait for a file of sysfs, and a device has
+// some thirty attributes.
+func readAttribute(path string) ([]byte, error) {
+	fd, err := ignoringInterrupts(func() (int, error) { return unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var data []byte
+	var page [4096]byte // of an attribute the kernel gives at most a page at a time
+	for {
+		n, err := ignoringInterrupts(func() (int, error) { return unix.Read(fd, page[:]) })
+		if err != nil {
+			return nil, err
+		}
+		data = append(data, page[:n]...)
+		if n < len(page) {
+			return data, nil
+		}
+	}
+}
+
+func ignoringInterrupts(call func() (int, error)) (int, error) {
+	for {
+		n, err := call()
+		if !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
 }
 
 // text is an attribute without the spaces and NULs around it.

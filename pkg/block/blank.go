@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 )
 
 const (
@@ -18,8 +19,13 @@ const (
 	// DRBD's internal superblock, nilfs2's second superblock.
 	EdgeBytes = 4 << 20
 
-	readChunkBytes = 1 << 20
+	readChunkBytes = 256 << 10
 )
+
+// readBuffers are buffers of readChunkBytes that direct reads can use. A wipe is read
+// back in some hundred pieces; memory made anew for each of them cost more than the
+// reading.
+var readBuffers = sync.Pool{New: func() any { return new(alignedBuffer(readChunkBytes)) }}
 
 // Blank reports whether the first and the last EdgeBytes of a device hold nothing
 // but zeroes; a device smaller than both is read as a whole. When it does not,
@@ -44,9 +50,10 @@ func Blank(r io.ReaderAt, sizeBytes int64) (offset int64, blank bool, err error)
 // zeroRange reports whether a range holds only zeroes, and where the first other
 // byte is.
 func zeroRange(r io.ReaderAt, start, lengthBytes int64) (offset int64, zero bool, err error) {
-	buffer := alignedBuffer(readChunkBytes)
+	buffer, _ := readBuffers.Get().(*[]byte)
+	defer readBuffers.Put(buffer)
 	for done := int64(0); done < lengthBytes; {
-		chunk := buffer[:min(int64(len(buffer)), lengthBytes-done)]
+		chunk := (*buffer)[:min(int64(len(*buffer)), lengthBytes-done)]
 		n, err := io.ReadFull(io.NewSectionReader(r, start+done, int64(len(chunk))), chunk)
 		if i := firstNonZero(chunk[:n]); i >= 0 {
 			return start + done + int64(i), false, nil

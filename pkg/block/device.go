@@ -24,7 +24,8 @@ const (
 )
 
 // Device is what sysfs and udev say of one block device at one moment. Strings
-// are trimmed; what is not known is empty.
+// are trimmed; what is not known is empty. Of a logical volume only its name, number,
+// size, use and place among the devices are read.
 type Device struct {
 	// KernelName as in /sys/class/block ("vdb", "nvme0n1p1", "cciss!c0d0").
 	KernelName string

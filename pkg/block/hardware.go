@@ -55,6 +55,10 @@ func (r *attributes) readHardware(d *Device) {
 	}
 }
 
+// lvmUUIDPrefix begins the device-mapper UUID of every logical volume (lvm2,
+// lib/activate/dev_manager.c: UUID_PREFIX).
+const lvmUUIDPrefix = "LVM-"
+
 func (r *attributes) deviceType(d *Device) DeviceType {
 	name := d.KernelName
 	switch {
@@ -66,8 +70,6 @@ func (r *attributes) deviceType(d *Device) DeviceType {
 		// The prefix of the UUID names who made it (lvm2, cryptsetup, multipath-tools).
 		uuid := r.text("dm/uuid")
 		switch {
-		case strings.HasPrefix(uuid, "LVM-"):
-			return TypeLVM
 		case strings.HasPrefix(uuid, "CRYPT-"):
 			return TypeCrypt
 		case strings.HasPrefix(uuid, "mpath-"):

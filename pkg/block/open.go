@@ -25,6 +25,13 @@ func OpenExclusive(path string) (*os.File, error) {
 	return open(path, unix.O_RDWR|unix.O_EXCL)
 }
 
+// OpenExclusiveReadOnly keeps everybody else out as OpenExclusive does and only reads.
+// Unlike that, closing it leaves no trace: udev looks again at every device that was
+// open for writing. Errors as OpenExclusive.
+func OpenExclusiveReadOnly(path string) (*os.File, error) {
+	return open(path, unix.O_RDONLY|unix.O_EXCL)
+}
+
 // OpenReadOnly opens a block device for reading. It never waits for a medium and
 // leaves no trace: closing it makes udev send no event. Errors as OpenExclusive.
 func OpenReadOnly(path string) (*os.File, error) {

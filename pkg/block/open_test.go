@@ -28,6 +28,19 @@ func TestOpenExclusive(t *testing.T) {
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
+	f, err = block.OpenExclusiveReadOnly(node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt([]byte{0}, 0); err == nil {
+		t.Error("a file that is open for reading took a write")
+	}
+	if _, err := block.OpenExclusive(node); !errors.Is(err, volume.ErrInUse) {
+		t.Errorf("an exclusive open beside an exclusive reader: %v, want ErrInUse", err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
 	run(t, "mkfs.ext4", "-q", node)
 	dir := t.TempDir()
 	run(t, "mount", node, dir)

@@ -100,6 +100,28 @@ func (s Sysfs) Device(ctx context.Context, kernelName string) (Device, error) {
 	return Device{}, fmt.Errorf("device %s is being replaced all the time: %w", kernelName, volume.ErrBusy)
 }
 
+// Holders returns the kernel names of the devices that stand on a device, nil if there
+// are none. volume.ErrNotFound: the kernel does not show the device (any more).
+func (s Sysfs) Holders(ctx context.Context, kernelName string) ([]string, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	reader, err := s.reader(kernelName)
+	if err != nil {
+		return nil, err
+	}
+	holders := reader.list("holders")
+	if reader.err != nil {
+		return nil, fmt.Errorf("device %s: %w", kernelName, reader.err)
+	}
+	return holders, nil
+}
+
+// logicalVolume tells by the prefix that lvm2 gives its devices' UUIDs.
+func (r *attributes) logicalVolume(kernelName string) bool {
+	return strings.HasPrefix(kernelName, "dm-") && strings.HasPrefix(r.text("dm/uuid"), lvmUUIDPrefix)
+}
+
 // reader finds the directory of a device, to which the class directory links.
 func (s Sysfs) reader(kernelName string) (*attributes, error) {
 	class := filepath.Join(s.root(), "class/block")
@@ -135,6 +157,16 @@ func (r *attributes) device(kernelName string) Device {
 		d.Partitions = r.partitions()
 	}
 	d.SizeBytes = r.number("size") * 512
+	if r.logicalVolume(kernelName) {
+		// It is no disk for anybody: what counts is what it stands on and who uses it. A
+		// node has hundreds of them, each of which changes a few times while it is made.
+		d.Type = TypeLVM
+		d.DMName, d.DMUUID = r.text("dm/name"), r.text("dm/uuid")
+		d.DiskSeq = uint64(r.optionalNumber("diskseq"))
+		d.Major, d.Minor = r.majorMinor()
+		d.Err = r.err
+		return d
+	}
 	d.DiskSeq = uint64(whole.optionalNumber("diskseq"))
 	d.Removable = whole.flag("removable")
 	d.Rotational = whole.flag("queue/rotational")

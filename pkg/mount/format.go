@@ -142,7 +142,7 @@ const (
 // examine decides whether mkfs may run. It holds the device exclusively while it
 // looks, and only reads.
 func examine(req FormatRequest) (found state, err error) {
-	device, err := block.OpenExclusive(req.Device)
+	device, err := block.OpenExclusiveReadOnly(req.Device)
 	if err != nil {
 		return 0, err
 	}
