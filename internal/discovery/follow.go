@@ -22,12 +22,18 @@ const (
 	// weakPatience is the same for a disk that says nothing of itself: its name may
 	// depend on what udev finds out.
 	weakPatience = 3 * time.Second
+	// restFactor is how many times longer than the last look the next one waits, and
+	// longestRest the most it waits for that: events of volumes that are made and
+	// deleted must not have a slow node look at its disks all the time.
+	restFactor  = 4
+	longestRest = 2 * time.Second
 )
 
 // follow takes the hints of the watcher, collects those of one moment, and looks
 // again at what they name.
 func (inv *Inventory) follow(ctx context.Context, watcher *block.Watcher) error {
 	var timer <-chan time.Time
+	var rested time.Time
 	dirty := map[string]bool{} // kernel name to "content may be new"
 	all := false
 	for {
@@ -46,10 +52,11 @@ func (inv *Inventory) follow(ctx context.Context, watcher *block.Watcher) error 
 				dirty[change.KernelName] = dirty[change.KernelName] || !change.Udev
 			}
 			if timer == nil {
-				timer = time.After(settle)
+				timer = time.After(max(settle, time.Until(rested)))
 			}
 		case <-timer:
 			timer = nil
+			began := time.Now()
 			var again time.Duration
 			var err error
 			if all {
@@ -64,6 +71,7 @@ func (inv *Inventory) follow(ctx context.Context, watcher *block.Watcher) error 
 				all = false
 				clear(dirty)
 			}
+			rested = time.Now().Add(min(restFactor*time.Since(began), longestRest))
 			if again > 0 {
 				timer = time.After(again)
 				for name := range inv.unsettled() {
