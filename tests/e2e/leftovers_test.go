@@ -35,7 +35,6 @@ if command -v lvs >/dev/null; then
 fi
 for d in /var/lib/berth-volumes/volumes/*; do [ -d "$d" ] && echo "dir ${d##*/}"; done
 for f in /var/lib/berth/ledger/*.json; do [ -e "$f" ] && echo "ledger ${f##*/}"; done
-grep -c . /proc/mounts >/dev/null
 grep 'kubernetes.io/csi/berth.dev\|volumes/kubernetes.io~csi' /proc/mounts | while read s t rest; do echo "mount $t"; done
 true`)
 	if err != nil {
