@@ -16,7 +16,8 @@ const (
 
 	// AgentFinalizer keeps a LocalVolume until the agent of its node has proven
 	// that nothing of it is left on the disk. The provisioner sets it when it
-	// creates the object, so that no volume exists without it.
+	// creates the object, so that no volume exists without it. The agent sets it on
+	// the Pools it makes and on the BlockDevices that are claimed, for the same end.
 	AgentFinalizer = "berth.dev/agent"
 
 	// ConfigMapName is the ConfigMap with the disk filters, in the namespace Berth

@@ -104,7 +104,7 @@ type HostpathPool struct {
 	// +kubebuilder:validation:Pattern=`^/[^/]+/.+$`
 	// +kubebuilder:validation:MaxLength=256
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="spec.hostpath.path is immutable: volumes live there"
-	// +kubebuilder:validation:XValidation:rule="!self.contains('/../') && !self.endsWith('/..') && !self.contains('//')",message="spec.hostpath.path must be clean: no '..' and no '//'"
+	// +kubebuilder:validation:XValidation:rule="!self.matches('(^|/)[.]{0,2}$|/[.]{0,2}/')",message="spec.hostpath.path must be clean: no '.', '..', '//' and no '/' at its end"
 	Path string `json:"path"`
 }
 

@@ -104,6 +104,8 @@ func TestPoolSetValidation(t *testing.T) {
 		{"root of the host", "dirs", v1alpha1.PoolSetSpec{Kind: v1alpha1.PoolHostpath, Hostpath: &v1alpha1.HostpathPool{Path: "/"}}, "spec.hostpath.path"},
 		{"relative path", "dirs", v1alpha1.PoolSetSpec{Kind: v1alpha1.PoolHostpath, Hostpath: &v1alpha1.HostpathPool{Path: "var/lib"}}, "spec.hostpath.path"},
 		{"path that climbs", "dirs", v1alpha1.PoolSetSpec{Kind: v1alpha1.PoolHostpath, Hostpath: &v1alpha1.HostpathPool{Path: "/var/lib/../../etc"}}, "must be clean"},
+		{"path that stays where it is", "dirs", v1alpha1.PoolSetSpec{Kind: v1alpha1.PoolHostpath, Hostpath: &v1alpha1.HostpathPool{Path: "/var/./lib"}}, "must be clean"},
+		{"path that ends in a slash", "dirs", v1alpha1.PoolSetSpec{Kind: v1alpha1.PoolHostpath, Hostpath: &v1alpha1.HostpathPool{Path: "/var/lib/x/"}}, "must be clean"},
 		{"reserve in words", "fast", v1alpha1.PoolSetSpec{Kind: v1alpha1.PoolLVM, DeviceSelector: &v1alpha1.DeviceSelector{}, Reserve: "some"}, "spec.reserve"},
 		{"name that no volume group can have", "fast.pool", v1alpha1.PoolSetSpec{Kind: v1alpha1.PoolLVM, DeviceSelector: &v1alpha1.DeviceSelector{}}, "volume group's name"},
 	}
