@@ -91,7 +91,7 @@ func restartAgent(ctx context.Context, node string) error {
 		case backingOff.IsZero():
 			backingOff = time.Now()
 		case time.Since(backingOff) > patienceWithKubelet:
-			if err := suite.client.Delete(ctx, pod, client.GracePeriodSeconds(0)); client.IgnoreNotFound(err) != nil {
+			if err := client.IgnoreNotFound(suite.client.Delete(ctx, pod, client.GracePeriodSeconds(0))); err != nil {
 				return false, fmt.Errorf("delete the agent's pod on %s: %w", node, err)
 			}
 		}
