@@ -34,6 +34,7 @@ func (d ForeignDisk) Image() string { return "foreign-" + strings.ToLower(d.Name
 // and files in it. Nothing is left for the kernel to initialize later.
 const makeFilesystem = `
 make_filesystem() {
+    udevadm wait --timeout=120 "$1"
     mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 -L "$2" "$1"
     mkdir -p /mnt
     mount "$1" /mnt
@@ -51,7 +52,6 @@ var ForeignDisks = []ForeignDisk{
 	{Name: "GPT", SizeBytes: 128 << 20, script: `
 sgdisk --new=1:0:+64M --typecode=1:8300 --change-name=1:customer-data --new=2:0:0 --typecode=2:8300 --change-name=2:customer-spare "$DISK"
 partprobe "$DISK"
-udevadm settle
 make_filesystem "$DISK-part1" customer-part`},
 	{Name: "LVM", SizeBytes: 192 << 20, script: `
 vgcreate customer "$DISK"

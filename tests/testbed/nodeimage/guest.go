@@ -89,7 +89,8 @@ func BuildForeign(ctx context.Context, dir, baseDir string, accel guest.Accel, l
 	}
 	for _, disk := range ForeignDisks {
 		report(disk.Name)
-		text := fmt.Sprintf("DISK=/dev/disk/by-id/virtio-%s\n%s%s", disk.Serial(""), makeFilesystem, disk.script)
+		// The guest agent answers before udev has seen all disks.
+		text := fmt.Sprintf("DISK=/dev/disk/by-id/virtio-%s\nudevadm wait --timeout=120 \"$DISK\"\n%s%s", disk.Serial(""), makeFilesystem, disk.script)
 		if err := script(ctx, agent, log, "make foreign disk "+disk.Name, text); err != nil {
 			return err
 		}
