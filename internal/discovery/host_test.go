@@ -82,6 +82,24 @@ func (h *fakeHost) addDisk(name, serial string, number int, sizeBytes int64) {
 	}
 }
 
+// addLogicalVolume shows a logical volume that stands on a disk.
+func (h *fakeHost) addLogicalVolume(name, dmName, disk string, number int) {
+	h.t.Helper()
+	directory := "sys/devices/virtual/block/" + name
+	for file, content := range map[string]string{
+		"dev": fmt.Sprintf("253:%d", number), "size": "2048", "ro": "0", "hidden": "0",
+		"dm/name": dmName, "dm/uuid": "LVM-" + dmName,
+	} {
+		h.write(directory+"/"+file, content+"\n")
+	}
+	h.mkdir(directory + "/holders")
+	h.mkdir(directory + "/slaves/" + disk)
+	h.mkdir("sys/class/block/" + disk + "/holders/" + name)
+	if err := os.Symlink("../../"+strings.TrimPrefix(directory, "sys/"), filepath.Join(h.root, "sys/class/block", name)); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
 func (h *fakeHost) removeDisk(name string) {
 	h.t.Helper()
 	link := filepath.Join(h.root, "sys/class/block", name)

@@ -6,6 +6,9 @@ package discovery
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -208,6 +211,41 @@ func TestContentIsReadAgainOnlyWhenSomethingHappened(t *testing.T) {
 	}
 	if _, err := inv.Claim(t.Context(), nameOf("A"), device.Owner{UID: "u", Name: "n", Kind: device.OwnerVolume}); !errors.Is(err, volume.ErrInvalid) {
 		t.Errorf("Claim of a disk with content: %v", err)
+	}
+}
+
+// The kernel tells of the logical volume, not of the disk below it.
+func TestADiskGetsAndLosesAHolder(t *testing.T) {
+	t.Parallel()
+	host := newFakeHost(t)
+	host.addDisk("vdb", "A", 16, 1<<30)
+	host.addDisk("vdc", "B", 32, 1<<30)
+	inv := newTestInventory(t, host, newFakeClient(t))
+	inv.start(t)
+	event := func() {
+		if _, err := inv.refresh(t.Context(), map[string]bool{"dm-0": true}); err != nil {
+			t.Fatal(err)
+		}
+		inv.settleAll(t)
+	}
+	host.addLogicalVolume("dm-0", "customer-data", "vdb", 0)
+	event()
+	if reason, message := usable(inv.get(t, nameOf("A"))); reason != v1alpha1.ReasonInUse || !strings.Contains(message, "customer") {
+		t.Errorf("a disk with a logical volume on it: %s: %s", reason, message)
+	}
+	if holders := inv.get(t, nameOf("A")).Status.Holders; !slices.Equal(holders, []string{"dm-0"}) {
+		t.Errorf("its holders are %q", holders)
+	}
+	if reason, _ := usable(inv.get(t, nameOf("B"))); reason != v1alpha1.ReasonBlank {
+		t.Errorf("the other disk: %s", reason)
+	}
+	host.removeDisk("dm-0")
+	if err := os.Remove(filepath.Join(host.root, "sys/class/block/vdb/holders/dm-0")); err != nil {
+		t.Fatal(err)
+	}
+	event()
+	if reason, message := usable(inv.get(t, nameOf("A"))); reason != v1alpha1.ReasonBlank {
+		t.Errorf("after the logical volume went: %s: %s", reason, message)
 	}
 }
 
