@@ -22,10 +22,21 @@ var _ = Describe("A node that is full", Label("capacity"), Serial, func() {
 	fill := func(ctx context.Context, space *workload.Space, node string) {
 		GinkgoHelper()
 		pool := &v1alpha1.Pool{}
-		// What an earlier spec filled is wiped and given back in the background.
+		// What earlier specs took is wiped and given back in the background, and the
+		// numbers in the status follow some seconds later.
 		Eventually(func(g Gomega, ctx context.Context) {
 			g.Expect(suite.client.Get(ctx, client.ObjectKey{Name: suite.description.LVMPool + "-" + node}, pool)).To(Succeed())
 			g.Expect(pool.Status.Free.Value()).To(BeNumerically(">", pool.Status.Capacity.Value()/2), "free bytes of %s", pool.Name)
+			volumes := &v1alpha1.LocalVolumeList{}
+			g.Expect(suite.client.List(ctx, volumes)).To(Succeed())
+			counted := 0
+			for _, volume := range volumes.Items {
+				if volume.Spec.NodeName == node && volume.Spec.Pool == suite.description.LVMPool {
+					g.Expect(volume.DeletionTimestamp).To(BeNil(), "LocalVolume %s is being deleted", volume.Name)
+					counted++
+				}
+			}
+			g.Expect(pool.Status.VolumeCount).To(BeEquivalentTo(counted), "volumes that %s counts", pool.Name)
 		}).WithContext(ctx).WithTimeout(patience).WithPolling(time.Second).Should(Succeed())
 		leave := resource.MustParse("256Mi")
 		size := pool.Status.Free.DeepCopy()
