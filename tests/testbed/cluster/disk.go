@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,8 +33,8 @@ func (c *Cluster) Disks(node string) ([]guest.Disk, error) {
 	return s.Disks, err
 }
 
-// ImagePath is where a disk's image is. The image of a data or foreign disk is
-// raw: its bytes are the disk's.
+// ImagePath is where a disk's image is. The image of a foreign disk is raw: its
+// bytes are the disk's.
 func (c *Cluster) ImagePath(node string, disk guest.Disk) string {
 	return filepath.Join(c.nodeDir(node), disk.Image)
 }
@@ -53,8 +54,12 @@ func (c *Cluster) AddDisk(ctx context.Context, node string, disk guest.Disk) err
 		if strings.HasPrefix(disk.Serial, nodeimage.ForeignSerialPrefix) {
 			disk.Class = guest.ClassForeign // one that was removed comes back
 		}
-		if info, err := os.Stat(c.ImagePath(node, disk)); err == nil && info.Size() != disk.SizeBytes {
-			return fmt.Errorf("disk %s of %s had %d bytes, not %d: choose another serial for another disk", disk.Serial, node, info.Size(), disk.SizeBytes)
+		switch had, err := disk.ImageSizeBytes(ctx, c.nodeDir(node)); {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			return fmt.Errorf("%s: %w", node, err)
+		case had != disk.SizeBytes:
+			return fmt.Errorf("disk %s of %s had %d bytes, not %d: choose another serial for another disk", disk.Serial, node, had, disk.SizeBytes)
 		}
 		if err := disk.Create(ctx, c.nodeDir(node)); err != nil {
 			return fmt.Errorf("%s: %w", node, err)

@@ -5,10 +5,12 @@ package guest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -48,8 +50,7 @@ type Disk struct {
 	SizeBytes int64  `json:"sizeBytes"`
 	// Image is the image's file, relative to the guest's folder.
 	Image string `json:"image"`
-	// Backing is the read-only image under a root disk's, absolute. An image
-	// with a backing file is a qcow2 file, every other one is raw and sparse.
+	// Backing is the read-only image under a root disk's, absolute.
 	Backing string `json:"backing,omitempty"`
 }
 
@@ -82,9 +83,41 @@ const serialAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-"
 func (d Disk) nodeName() string { return "blk-" + strings.ToLower(d.Serial) }
 func (d Disk) id() string       { return "dev-" + strings.ToLower(d.Serial) }
 
+// format of the disk's image. Only foreign disks are compared from outside the guest,
+// so only they are raw. The others must not take room for what a guest overwrites
+// with zeros: a raw file does, for a guest that asks for zeros (REQ_OP_WRITE_ZEROES
+// without unmap, which BLKZEROOUT is) gets blocks of its own in it. A wiped disk of
+// 10 GiB would fill 10 GiB of the machine.
+func (d Disk) format() string {
+	if d.Class == ClassForeign {
+		return "raw"
+	}
+	return "qcow2"
+}
+
+// ImageSizeBytes is the size of the disk that an image in the guest's folder holds.
+// fs.ErrNotExist: there is none.
+func (d Disk) ImageSizeBytes(ctx context.Context, dir string) (int64, error) {
+	path := filepath.Join(dir, d.Image)
+	if _, err := os.Stat(path); err != nil {
+		return 0, err
+	}
+	// A running guest has the image locked.
+	out, err := exec.CommandContext(ctx, "qemu-img", "info", "--force-share", "--output=json", "-f", d.format(), path).Output()
+	if err != nil {
+		return 0, fmt.Errorf("look at the image of %s: %w", d.Serial, err)
+	}
+	var info struct {
+		VirtualSize int64 `json:"virtual-size"`
+	}
+	if err := json.Unmarshal(out, &info); err != nil {
+		return 0, fmt.Errorf("look at the image of %s: %w", d.Serial, err)
+	}
+	return info.VirtualSize, nil
+}
+
 // Create makes the disk's image in the guest's folder: an overlay of its
-// backing file, or a sparse file of zeros. An image that exists is left as it
-// is.
+// backing file, or nothing but zeros. An image that exists is left as it is.
 func (d Disk) Create(ctx context.Context, dir string) error {
 	if err := d.Validate(); err != nil {
 		return err
@@ -93,26 +126,20 @@ func (d Disk) Create(ctx context.Context, dir string) error {
 	if _, err := os.Stat(path); err == nil {
 		return nil
 	}
+	argv := []string{"create", "-q", "-f", d.format()}
 	if d.Backing != "" {
-		command := exec.CommandContext(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-b", d.Backing, "-F", "raw", path)
-		if out, err := command.CombinedOutput(); err != nil {
-			return fmt.Errorf("create image of %s: %w: %s", d.Serial, err, out)
-		}
-		return nil
+		argv = append(argv, "-b", d.Backing, "-F", "raw", path)
+	} else {
+		argv = append(argv, path, strconv.FormatInt(d.SizeBytes, 10))
 	}
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
-	if err != nil {
-		return fmt.Errorf("create image of %s: %w", d.Serial, err)
-	}
-	defer file.Close()
-	if err := file.Truncate(d.SizeBytes); err != nil {
-		return fmt.Errorf("create image of %s: %w", d.Serial, err)
+	if out, err := exec.CommandContext(ctx, "qemu-img", argv...).CombinedOutput(); err != nil {
+		return fmt.Errorf("create image of %s: %w: %s", d.Serial, err, out)
 	}
 	return nil
 }
 
-// blockdev describes the disk's block node. Discards punch holes into the
-// image and writes of zeros too, so an image stays as small as its content.
+// blockdev describes the disk's block node. What is discarded or written as zeros
+// takes no room in the image.
 // Flushes are not passed on: a guest that loses its power loses its own caches
 // and nothing else, and the machine's losing its is not tested here.
 func (d Disk) blockdev() map[string]any {
@@ -121,12 +148,9 @@ func (d Disk) blockdev() map[string]any {
 		"cache": map[string]any{"direct": false, "no-flush": true},
 	}
 	node := map[string]any{
-		"driver": "raw", "node-name": d.nodeName(), "file": file,
+		"driver": d.format(), "node-name": d.nodeName(), "file": file,
 		"discard": "unmap", "detect-zeroes": "unmap",
 		"cache": map[string]any{"direct": false, "no-flush": true},
-	}
-	if d.Backing != "" {
-		node["driver"] = "qcow2"
 	}
 	return node
 }

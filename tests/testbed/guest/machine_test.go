@@ -5,7 +5,9 @@ package guest
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,8 +33,10 @@ func TestArgvAttachesDisksInOrder(t *testing.T) {
 	nvme.Bus = BusNVMe
 	scsi := virtioDisk("S")
 	scsi.Bus, scsi.WWN = BusSCSI, 0x5000000000000101
+	foreign := virtioDisk("F")
+	foreign.Class = ClassForeign
 	argv, err := Machine{
-		Name: "node1", Accel: TCG, CPUs: 2, MemoryMiB: 512, Disks: []Disk{root, virtioDisk("B"), scsi, nvme, virtioDisk("A")},
+		Name: "node1", Accel: TCG, CPUs: 2, MemoryMiB: 512, Disks: []Disk{root, virtioDisk("B"), scsi, nvme, virtioDisk("A"), foreign},
 		Tap: "tap1", MAC: "52:54:00:be:00:01", Seed: "/seed",
 	}.Argv()
 	if err != nil {
@@ -51,6 +55,7 @@ func TestArgvAttachesDisksInOrder(t *testing.T) {
 		`scsi-hd S at "scsi0.0" from blk-s`,
 		`nvme M at "port1" from blk-m`,
 		`virtio-blk-pci A at "port2" from blk-a`,
+		`virtio-blk-pci F at "port3" from blk-f`,
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("devices:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -65,9 +70,9 @@ func TestArgvAttachesDisksInOrder(t *testing.T) {
 		if err := json.Unmarshal([]byte(value), &node); err != nil {
 			t.Fatal(err)
 		}
-		wantDriver := "raw"
-		if node.File.Filename == "root.qcow2" {
-			wantDriver = "qcow2"
+		wantDriver := "qcow2"
+		if node.File.Filename == "f.img" {
+			wantDriver = "raw"
 		}
 		if node.Driver != wantDriver || node.Discard != "unmap" || node.File.Discard != "unmap" || node.Detect != "unmap" {
 			t.Errorf("block node %s", value)
@@ -104,10 +109,13 @@ func TestCreateDisk(t *testing.T) {
 	if err := disk.Create(t.Context(), dir); err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(dir, "a.img")
-	if info, err := os.Stat(path); err != nil || info.Size() != disk.SizeBytes {
-		t.Fatalf("image = %v, %v", info, err)
+	if size, err := disk.ImageSizeBytes(t.Context(), dir); err != nil || size != disk.SizeBytes {
+		t.Fatalf("the image holds a disk of %d bytes, %v", size, err)
 	}
+	if _, err := virtioDisk("B").ImageSizeBytes(t.Context(), dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("an image that is not there: %v", err)
+	}
+	path := filepath.Join(dir, "a.img")
 	if err := os.WriteFile(path, []byte("data"), 0o644); err != nil {
 		t.Fatal(err)
 	}
