@@ -13,8 +13,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 )
 
-// newHTTPServer serves the handler on every replica. The manager
-// starts this type first and stops it last, so it answers while the caches fill.
+// newHTTPServer serves the handler on every replica. The manager starts this type
+// first and stops it last, so it answers while the caches fill.
 func newHTTPServer(ctx context.Context, address string, handler http.Handler) (*manager.Server, error) {
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", address)

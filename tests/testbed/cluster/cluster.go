@@ -209,8 +209,12 @@ func (c *Cluster) lock() (unlock func(), err error) {
 	return lockFile(filepath.Join(c.dir, "lock"), "another command is starting or stopping this testbed")
 }
 
-// lockNode keeps other commands that change this node out.
+// lockNode keeps other commands that change this node out. It fails for a node that
+// the testbed does not have.
 func (c *Cluster) lockNode(node string) (unlock func(), err error) {
+	if _, err := c.node(node); err != nil {
+		return nil, err
+	}
 	return lockFile(filepath.Join(c.nodeDir(node), "lock"), "another command is changing "+node)
 }
 

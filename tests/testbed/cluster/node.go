@@ -95,9 +95,6 @@ func (c *Cluster) saveNode(node string, s nodeState) error {
 // changeNode changes what is kept of a node while no other command changes the node.
 // Nothing is kept when change fails.
 func (c *Cluster) changeNode(node string, change func(s *nodeState) error) error {
-	if _, err := c.node(node); err != nil {
-		return err
-	}
 	unlock, err := c.lockNode(node)
 	if err != nil {
 		return err
@@ -160,9 +157,6 @@ func (c *Cluster) needPower(node string) error {
 // Kill takes the power from a node: whatever it had not written to its disks is
 // lost. A node that is off stays off.
 func (c *Cluster) Kill(ctx context.Context, node string) error {
-	if _, err := c.node(node); err != nil {
-		return err
-	}
 	unlock, err := c.lockNode(node)
 	if err != nil {
 		return err

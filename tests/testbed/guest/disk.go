@@ -4,6 +4,7 @@
 package guest
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -103,9 +104,12 @@ func (d Disk) ImageSizeBytes(ctx context.Context, dir string) (int64, error) {
 		return 0, err
 	}
 	// A running guest has the image locked.
-	out, err := exec.CommandContext(ctx, "qemu-img", "info", "--force-share", "--output=json", "-f", d.format(), path).Output()
+	var complaint bytes.Buffer
+	command := exec.CommandContext(ctx, "qemu-img", "info", "--force-share", "--output=json", "-f", d.format(), path)
+	command.Stderr = &complaint
+	out, err := command.Output()
 	if err != nil {
-		return 0, fmt.Errorf("look at the image of %s: %w", d.Serial, err)
+		return 0, fmt.Errorf("look at the image of %s: %w: %s", d.Serial, err, complaint.Bytes())
 	}
 	var info struct {
 		VirtualSize int64 `json:"virtual-size"`
@@ -138,21 +142,19 @@ func (d Disk) Create(ctx context.Context, dir string) error {
 	return nil
 }
 
-// blockdev describes the disk's block node. What is discarded or written as zeros
-// takes no room in the image.
-// Flushes are not passed on: a guest that loses its power loses its own caches
+// blockdev describes the disk's block node. What is discarded takes no room in the
+// image. Flushes are not passed on: a guest that loses its power loses its own caches
 // and nothing else, and the machine's losing its is not tested here.
 func (d Disk) blockdev() map[string]any {
 	file := map[string]any{
 		"driver": "file", "filename": d.Image, "discard": "unmap",
 		"cache": map[string]any{"direct": false, "no-flush": true},
 	}
-	node := map[string]any{
+	return map[string]any{
 		"driver": d.format(), "node-name": d.nodeName(), "file": file,
 		"discard": "unmap", "detect-zeroes": "unmap",
 		"cache": map[string]any{"direct": false, "no-flush": true},
 	}
-	return node
 }
 
 // device describes the disk's device; bus is where it is plugged in, empty for
