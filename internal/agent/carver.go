@@ -231,12 +231,16 @@ func (c *Carver) carve(ctx context.Context, b volume.Backend, e ledger.Entry, w 
 		return e, c.refuse(ctx, b, e, begun, fmt.Errorf("make volume %s: %w", w.Name, err))
 	}
 	if !begun {
+		var err error
+		if e.Fresh, err = absent(ctx, b, e.UID); err != nil {
+			return e, c.refuse(ctx, b, e, begun, fmt.Errorf("make volume %s: %w", w.Name, err))
+		}
 		if err := c.Journal.Put(e); err != nil {
 			return e, err
 		}
 	}
 	rec, err := b.Create(ctx, volume.Spec{
-		ID: w.UID, Name: w.Name, SizeBytes: w.SizeBytes, Access: w.Access, SelectDisk: w.SelectDisk,
+		ID: w.UID, Name: w.Name, SizeBytes: w.SizeBytes, Access: w.Access, SelectDisk: w.SelectDisk, Fresh: e.Fresh,
 	})
 	if err != nil {
 		return e, c.refuse(ctx, b, e, begun, fmt.Errorf("make volume %s: %w", w.Name, err))
@@ -244,6 +248,18 @@ func (c *Carver) carve(ctx context.Context, b volume.Backend, e ledger.Entry, w 
 	c.Backends.Touch(e.Pool)
 	e.Record, e.State = &rec, ledger.Carved
 	return e, nil
+}
+
+// absent reports whether the backend's place is seen to hold no volume of that ID. False
+// where the backend has no use for the proof.
+func absent(ctx context.Context, b volume.Backend, id string) (bool, error) {
+	prover, ok := b.(interface {
+		Absent(ctx context.Context, id string) (bool, error)
+	})
+	if !ok {
+		return false, nil
+	}
+	return prover.Absent(ctx, id)
 }
 
 // refuse turns an error of a backend that promises to have made nothing into one

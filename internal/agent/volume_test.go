@@ -99,7 +99,7 @@ func newHost(t *testing.T, mode volume.Mode, objects ...client.Object) *host {
 	}
 	h := &host{
 		t: t, killer: &killer{left: -1}, ledgerDir: t.TempDir(), machineID: machine,
-		memory: volumetest.NewMemory(volumetest.MemoryOptions{Dir: t.TempDir(), Mode: mode, TotalBytes: 64 * mib}),
+		memory: volumetest.NewMemory(volumetest.MemoryOptions{Dir: t.TempDir(), Mode: mode, TotalBytes: 64 * mib, Remains: mode == volume.ModeLVM}),
 		api: fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).
 			WithStatusSubresource(&v1alpha1.LocalVolume{}, &v1alpha1.Pool{}).Build(),
 	}

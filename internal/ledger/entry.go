@@ -56,6 +56,12 @@ type Entry struct {
 	FSUUID string            `json:"fsUUID,omitempty"`
 	Wipe   volume.WipePolicy `json:"wipe"`
 
+	// Fresh is true when the place was seen to hold no such volume before the backend
+	// was first asked to make it. What is found there while Carving was then made for
+	// this entry and handed to nobody; without it, it may be a volume that only the
+	// ledger had lost.
+	Fresh bool `json:"fresh,omitempty"`
+
 	// Record is what the backend made; nil while Carving, and while Deleting a
 	// volume that was never recorded.
 	Record *volume.Record `json:"record,omitempty"`

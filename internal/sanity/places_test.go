@@ -181,9 +181,19 @@ func (n *loopNodes) Find(ctx context.Context, id lvm.NodeID) (volume.Location, b
 	return volume.Location{Device: loop.Path, SizeBytes: loc.SizeBytes}, true, nil
 }
 
-// Wipe implements lvm.Nodes. It proves that nobody has the device, as the real one
-// does.
+// Clear implements lvm.Nodes.
+func (n *loopNodes) Clear(ctx context.Context, loc volume.Location) error {
+	return n.onFile(loc, func(file volume.Location) error { return n.inner.Clear(ctx, file) })
+}
+
+// Wipe implements lvm.Nodes.
 func (n *loopNodes) Wipe(ctx context.Context, loc volume.Location, policy volume.WipePolicy) error {
+	return n.onFile(loc, func(file volume.Location) error { return n.inner.Wipe(ctx, file, policy) })
+}
+
+// onFile changes the file behind a device without the device in between. It proves that
+// nobody has the device, as the real nodes do.
+func (n *loopNodes) onFile(loc volume.Location, change func(volume.Location) error) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for file, loop := range n.loops {
@@ -197,9 +207,9 @@ func (n *loopNodes) Wipe(ctx context.Context, loc volume.Location, policy volume
 		loop.Detach()
 		delete(n.loops, file)
 		loc.Device = file
-		return errors.Join(exclusive.Close(), n.inner.Wipe(ctx, loc, policy))
+		return errors.Join(exclusive.Close(), change(loc))
 	}
-	return fmt.Errorf("wipe %s: %w", loc.Device, volume.ErrNotFound)
+	return fmt.Errorf("find %s: %w", loc.Device, volume.ErrNotFound)
 }
 
 func (n *loopNodes) detachAll() {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 )
 
@@ -45,6 +46,17 @@ func Blank(r io.ReaderAt, sizeBytes int64) (offset int64, blank bool, err error)
 		return offset, blank, err
 	}
 	return zeroRange(r, sizeBytes-EdgeBytes, EdgeBytes)
+}
+
+// BlankOnDisk is Blank of an open block device, past the page cache: it tells what is on
+// the disk, and does not fill the memory with zeroes.
+func BlankOnDisk(f *os.File, sizeBytes int64) (offset int64, blank bool, err error) {
+	reader, closeReader, err := uncached(f)
+	if err != nil {
+		return 0, false, err
+	}
+	defer closeReader()
+	return Blank(reader, sizeBytes)
 }
 
 // zeroRange reports whether a range holds only zeroes, and where the first other

@@ -83,14 +83,11 @@ func VerifyWiped(ctx context.Context, f *os.File, sizeBytes int64, policy volume
 	}
 	defer closeReader()
 	offset, blank, err := Blank(reader, sizeBytes)
+	if err == nil && blank && policy == volume.WipeZero {
+		offset, blank, err = blankSamples(ctx, reader, sizeBytes)
+	}
 	if err != nil {
 		return fmt.Errorf("read back %s: %w", f.Name(), err)
-	}
-	if blank && policy == volume.WipeZero {
-		offset, blank, err = blankSamples(ctx, reader, sizeBytes)
-		if err != nil {
-			return fmt.Errorf("read back %s: %w", f.Name(), err)
-		}
 	}
 	if !blank {
 		return fmt.Errorf("%s: data at offset %d after the wipe: %w", f.Name(), offset, volume.ErrNotBlank)

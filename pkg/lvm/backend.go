@@ -80,17 +80,34 @@ func (b *Backend) Create(ctx context.Context, spec volume.Spec) (volume.Record, 
 	if err := spec.Validate(); err != nil {
 		return volume.Record{}, err
 	}
-	g, err := b.queue.do(ctx, &operation{
+	op := &operation{
 		verb: verbCreate, name: spec.ID, sizeBytes: spec.SizeBytes, tag: TagVolume + tagText(spec.Name),
-	})
+	}
+	g, err := b.queue.do(ctx, op)
 	if err != nil {
 		return volume.Record{}, err
 	}
 	lv := g.Volume(spec.ID)
-	if _, err := b.node(ctx, g, lv); err != nil {
+	loc, err := b.node(ctx, g, lv)
+	if err != nil {
 		return volume.Record{}, err
 	}
+	if op.made || spec.Fresh {
+		if err := b.nodes.Clear(ctx, loc); err != nil {
+			return volume.Record{}, fmt.Errorf("clear the new volume %s/%s: %w", g.Name, spec.ID, err)
+		}
+	}
 	return record(g, lv), nil
+}
+
+// Absent reports whether the volume group is seen to hold no volume of that ID. It
+// costs no process as long as nobody else changes the group. An error says nothing.
+func (b *Backend) Absent(ctx context.Context, id string) (bool, error) {
+	if err := volume.ValidateID(id); err != nil {
+		return false, err
+	}
+	_, lv, err := b.look(ctx, id, nil)
+	return err == nil && lv == nil, err
 }
 
 // Locate implements volume.Backend. It costs no process when the volume is active.

@@ -44,7 +44,7 @@ func (w *withoutDeviceMapper) Run(ctx context.Context, cmd hostexec.Command) (ho
 	var input bytes.Buffer
 	for line := range strings.Lines(string(cmd.Stdin)) {
 		name, rest, _ := strings.Cut(line, " ")
-		rest = strings.ReplaceAll(rest, "--activate y --wipesignatures y --zero y", "--activate n --wipesignatures n --zero n")
+		rest = strings.ReplaceAll(rest, "--activate y", "--activate n")
 		if rest, ok := strings.CutPrefix(rest, "--config '"); ok {
 			fmt.Fprintf(&input, "%s --config '%s %s", name, config, rest)
 			continue
@@ -61,6 +61,8 @@ type anyNodes struct{}
 func (anyNodes) Find(context.Context, lvm.NodeID) (volume.Location, bool, error) {
 	return volume.Location{Device: "/dev/null", SizeBytes: 1 << 50}, true, nil
 }
+
+func (anyNodes) Clear(context.Context, volume.Location) error { return nil }
 
 func (anyNodes) Wipe(context.Context, volume.Location, volume.WipePolicy) error { return nil }
 

@@ -24,6 +24,10 @@ type Nodes interface {
 	// Find returns where the logical volume can be opened. ok is false when it is
 	// not active; that is proven, an error is not.
 	Find(ctx context.Context, id NodeID) (loc volume.Location, ok bool, err error)
+	// Clear makes both ends of a volume that was never handed out read as zeroes
+	// (block.EdgeBytes). What reads so already is not written to. volume.ErrInUse:
+	// somebody has the node open for himself; nothing was touched.
+	Clear(ctx context.Context, loc volume.Location) error
 	// Wipe makes the content unreadable as the policy asks. volume.ErrInUse: somebody
 	// has the node open for himself (a mount, device-mapper, us); nothing was touched.
 	Wipe(ctx context.Context, loc volume.Location, policy volume.WipePolicy) error
@@ -137,6 +141,20 @@ func (h HostNodes) deviceNumber(path string) (string, bool, error) {
 		return "", false, nil
 	}
 	return fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)), true, nil
+}
+
+// Clear implements Nodes. Each closing of a device that was open for writing makes udev
+// look at it again, so it is opened so only when there is something to clear.
+func (h HostNodes) Clear(ctx context.Context, loc volume.Location) (err error) {
+	look, err := block.OpenExclusiveReadOnly(h.path(loc.Device))
+	if err != nil {
+		return err
+	}
+	_, blank, err := block.BlankOnDisk(look, loc.SizeBytes)
+	if err = errors.Join(err, look.Close()); err != nil || blank {
+		return err
+	}
+	return h.Wipe(ctx, loc, volume.WipeSignatures)
 }
 
 // Wipe implements Nodes, by pkg/block. Where a volume cannot be discarded it is

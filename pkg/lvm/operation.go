@@ -43,6 +43,9 @@ type operation struct {
 	// tag is set at creation.
 	tag string
 
+	// made is true when a process was given the command that makes the volume, which was
+	// not there before; it may be read when the outcome has come.
+	made bool
 	// tried counts the processes that had a command for it.
 	tried int
 	// said is what lvm said in the process that had a command for it; it may be read
@@ -167,11 +170,11 @@ func (p *plan) allocate(op *operation, lv *LogicalVolume) {
 		p.act(op, []string{"lvextend", "--yes", "--extents", extents, p.group.Name + "/" + lv.Name})
 		return
 	}
+	op.made = true
 	p.act(op, []string{
 		"lvcreate", "--yes", "--type", "linear", "--activate", "y",
-		// Of this fresh volume alone: what an earlier owner of its extents left must
-		// not look like a filesystem.
-		"--wipesignatures", "y", "--zero", "y",
+		// Backend.Create clears more than lvm would, and again after a crash.
+		"--wipesignatures", "n", "--zero", "n",
 		"--extents", extents, "--addtag", op.tag, "--name", op.name, p.group.Name,
 	})
 }

@@ -174,6 +174,16 @@ func (n rigNodes) Find(ctx context.Context, id lvm.NodeID) (volume.Location, boo
 	return n.HostNodes.Find(ctx, id)
 }
 
+func (n rigNodes) Clear(ctx context.Context, loc volume.Location) error {
+	if err := n.r.step(); err != nil {
+		return err
+	}
+	if err := n.HostNodes.Clear(ctx, loc); err != nil {
+		return err
+	}
+	return n.r.step()
+}
+
 func (n rigNodes) Wipe(ctx context.Context, loc volume.Location, policy volume.WipePolicy) error {
 	if err := n.r.step(); err != nil {
 		return err

@@ -168,7 +168,7 @@ func examine(req FormatRequest) (found state, err error) {
 	if !req.NeverFormatted {
 		return 0, fmt.Errorf("%w: it was formatted before, and %s with UUID %s is not there now; it is never formatted again", volume.ErrIdentity, req.FSType, req.UUID)
 	}
-	offset, isBlank, err := block.Blank(device, size)
+	offset, isBlank, err := block.BlankOnDisk(device, size)
 	switch {
 	case err != nil:
 		return 0, err

@@ -19,6 +19,10 @@ type Backend interface {
 	// Locate when it returns. A volume that exists with another size is grown to
 	// the asked size, never shrunk.
 	//
+	// The first and last 4 MiB of a new block device read as zeroes: what an earlier
+	// owner of the same place left there is nobody's. A volume that is found is cleared
+	// like that only with Spec.Fresh.
+	//
 	// ErrNoSpace, ErrInvalid and ErrToolMissing promise that nothing was made. Any
 	// other error leaves the outcome open; call Create or Delete again.
 	Create(ctx context.Context, spec Spec) (Record, error)
@@ -60,6 +64,11 @@ type Spec struct {
 	// SelectDisk narrows the disks of device mode; nil takes any usable one. Other
 	// backends ignore it.
 	SelectDisk func(Disk) bool
+	// Fresh says that the caller has kept durably, before it first asked for this
+	// volume, that there was none of this ID (Backend implementations that need it have
+	// a method Absent for the proof), and that it has handed the volume to nobody since.
+	// What is found under the ID is then what a killed call left.
+	Fresh bool
 }
 
 // Disk is what a device-mode selector may look at.

@@ -69,15 +69,6 @@ func (h *Host) deactivate(lv *logicalVolume) {
 	lv.node = ""
 }
 
-// wipeStart is what lvcreate --zero y --wipesignatures y leaves of the start.
-func (h *Host) wipeStart(lv *logicalVolume) {
-	const startBytes = 64 << 10
-	f := h.open(lv.node)
-	defer h.close(f)
-	_, err := f.WriteAt(make([]byte, startBytes), 0)
-	h.must(err)
-}
-
 // load copies one extent of a disk to a node.
 func (h *Host) load(node *os.File, index int64, g *group, e extent) {
 	in := h.open(e.disk.file)

@@ -101,7 +101,6 @@ func (p *process) lvcreate(c command, within func() error) (string, error) {
 		return "", err
 	}
 	p.h.activate(g, lv)
-	p.h.wipeStart(lv)
 	return "", nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/berth-dev/berth/pkg/block"
 	"github.com/berth-dev/berth/pkg/lvm"
 	"github.com/berth-dev/berth/pkg/volume"
 )
@@ -47,6 +48,11 @@ func (n nodes) Find(ctx context.Context, id lvm.NodeID) (volume.Location, bool, 
 	return volume.Location{}, false, nil
 }
 
+// Clear implements lvm.Nodes.
+func (n nodes) Clear(ctx context.Context, loc volume.Location) error {
+	return n.Wipe(ctx, loc, volume.WipeSignatures)
+}
+
 // Wipe implements lvm.Nodes.
 func (n nodes) Wipe(ctx context.Context, loc volume.Location, policy volume.WipePolicy) (err error) {
 	n.h.mu.Lock()
@@ -67,7 +73,7 @@ func (n nodes) Wipe(ctx context.Context, loc volume.Location, policy volume.Wipe
 		err = errors.Join(os.Truncate(loc.Device, 0), os.Truncate(loc.Device, loc.SizeBytes))
 	case volume.WipeSignatures:
 		f := n.h.open(loc.Device)
-		n.h.truncateMiddle(f, loc.SizeBytes)
+		n.h.zeroEnds(f, loc.SizeBytes)
 		n.h.close(f)
 	default:
 		return fmt.Errorf("%w: policy %q", volume.ErrInvalid, policy)
@@ -75,8 +81,8 @@ func (n nodes) Wipe(ctx context.Context, loc volume.Location, policy volume.Wipe
 	return errors.Join(err, n.h.step())
 }
 
-func (h *Host) truncateMiddle(f *os.File, size int64) {
-	edge := min(size, 1<<20)
+func (h *Host) zeroEnds(f *os.File, size int64) {
+	edge := min(size, block.EdgeBytes)
 	for _, at := range []int64{0, size - edge} {
 		_, err := f.WriteAt(make([]byte, edge), at)
 		h.must(err)

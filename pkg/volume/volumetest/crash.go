@@ -101,6 +101,39 @@ func (s suite) testCrashInCreate(t *testing.T) {
 	})
 }
 
+// A caller that knows that the volume was not there before it asked gets it cleared,
+// also when it was made by a call that was killed before it had cleared it.
+func (s suite) testCrashInCreateOverRemains(t *testing.T) {
+	if !s.has(volume.AccessBlock) {
+		t.Skip("directories have no ends")
+	}
+	probe := s.place(t)
+	empty := probe.capacity(t)
+	probe.leaveRemains(t)
+	if probe.capacity(t) != empty {
+		t.Skip("the backend hands out no place that was not wiped")
+	}
+	create := func(t *testing.T, b *bench) error {
+		spec := b.spec(1)
+		spec.Fresh = true
+		rec, err := b.Backend.Create(t.Context(), spec)
+		if err == nil {
+			wantBlankEnds(t, b.locate(t, 1, rec))
+		}
+		return err
+	}
+	s.crash(t, crashRun{
+		prepare: func(t *testing.T, b *bench) { b.leaveRemains(t) },
+		act:     create,
+		converge: func(t *testing.T, b *bench) {
+			if err := create(t, b); err != nil {
+				t.Fatalf("Create after the crash: %v", err)
+			}
+		},
+		want: func(b *bench) int64 { return b.VolumeBytes },
+	})
+}
+
 func (s suite) testCrashInCreateThenDelete(t *testing.T) {
 	s.crash(t, crashRun{
 		prepare:  nothing,

@@ -30,6 +30,37 @@ func (s suite) testCreate(t *testing.T) {
 	b.wantList(t, map[int]volume.Record{1: first, 2: second})
 }
 
+// What an earlier owner left where a new volume is made is not at its ends, where it
+// could be taken for a filesystem or keep one from being made.
+func (s suite) testCreateOverRemains(t *testing.T) {
+	b := s.place(t)
+	b.leaveRemains(t)
+	for n := range b.Volumes {
+		rec, err := b.Backend.Create(t.Context(), b.spec(10+n))
+		if errors.Is(err, volume.ErrNoSpace) {
+			break // A backend may keep a place to itself that was not wiped.
+		}
+		if err != nil {
+			t.Fatalf("Create over what an earlier owner left: %v", err)
+		}
+		wantBlankEnds(t, b.locate(t, 10+n, rec))
+	}
+}
+
+// A volume that is found holds what it held, unless the caller knows that it was never
+// handed out.
+func (s suite) testCreateFound(t *testing.T) {
+	b := s.place(t)
+	rec := b.create(t, 1)
+	writeMark(t, b.locate(t, 1, rec), "kept")
+	b.create(t, 1)
+	b.reboot(t)
+	b.create(t, 1)
+	if !hasMark(t, b.locate(t, 1, rec), "kept") {
+		t.Fatal("Create has cleared a volume that it found")
+	}
+}
+
 // More callers than there is room: those that fit get a volume of their own, the
 // others ErrNoSpace, and nothing is lost between them.
 func (s suite) testCreateConcurrently(t *testing.T) {

@@ -64,6 +64,8 @@ func Run(t *testing.T, h Harness) {
 		run  func(*testing.T)
 	}{
 		{"Create", s.testCreate},
+		{"CreateOverRemains", s.testCreateOverRemains},
+		{"CreateFound", s.testCreateFound},
 		{"CreateConcurrently", s.testCreateConcurrently},
 		{"CreateInvalid", s.testCreateInvalid},
 		{"CreateCancelled", s.testCreateCancelled},
@@ -82,6 +84,7 @@ func Run(t *testing.T, h Harness) {
 		{"Grow", s.testGrow},
 		{"GrowNoSpace", s.testGrowNoSpace},
 		{"CrashInCreate", s.testCrashInCreate},
+		{"CrashInCreateOverRemains", s.testCrashInCreateOverRemains},
 		{"CrashInCreateThenDelete", s.testCrashInCreateThenDelete},
 		{"CrashInGrow", s.testCrashInGrow},
 		{"CrashInDelete", s.testCrashInDelete},

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/berth-dev/berth/pkg/block"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -83,6 +84,22 @@ func hasMark(t *testing.T, loc volume.Location, text string) bool {
 		t.Fatal(err)
 	}
 	return found
+}
+
+// wantBlankEnds checks that both ends of a block device read as zeroes.
+func wantBlankEnds(t *testing.T, loc volume.Location) {
+	t.Helper()
+	if loc.Directory != "" {
+		return
+	}
+	f, err := os.Open(loc.Device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if offset, blank, err := block.Blank(f, loc.SizeBytes); err != nil || !blank {
+		t.Fatalf("a new volume holds data at offset %d (%v)", offset, err)
+	}
 }
 
 func fileHasMark(t *testing.T, path, text string) bool {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -23,6 +24,9 @@ type MemoryOptions struct {
 	Mode volume.Mode
 	// TotalBytes it may promise.
 	TotalBytes int64
+	// Remains makes a new block volume hold what an earlier owner left, until Create
+	// clears it in a step of its own.
+	Remains bool
 }
 
 // Memory is a backend for the tests of what stands on backends. It has effects:
@@ -54,7 +58,8 @@ type memoryVolume struct {
 
 // Step is a moment in a call that changes something.
 type Step struct {
-	// Op is Create, Grow or Delete.
+	// Op is Create, Clear (the end of a Create with MemoryOptions.Remains), Grow or
+	// Delete.
 	Op string
 	// ID of the volume.
 	ID string
@@ -162,9 +167,10 @@ func (m *Memory) Create(ctx context.Context, spec volume.Spec) (rec volume.Recor
 	if m.opts.Mode == volume.ModeHostpath && spec.Access == volume.AccessBlock {
 		return volume.Record{}, fmt.Errorf("a directory is no block device: %w", volume.ErrInvalid)
 	}
+	made := false
 	err = m.change(ctx, Step{Op: "Create", ID: spec.ID}, func() error {
 		v := m.volumes[spec.ID]
-		if v == nil {
+		if made = v == nil; made {
 			v, err = m.add(spec)
 		} else {
 			err = m.resize(v, spec.SizeBytes)
@@ -175,7 +181,20 @@ func (m *Memory) Create(ctx context.Context, spec volume.Spec) (rec volume.Recor
 		}
 		return err
 	})
-	return rec, err
+	if err != nil || !m.opts.Remains || !made && !spec.Fresh {
+		return rec, err
+	}
+	return rec, m.change(ctx, Step{Op: "Clear", ID: spec.ID}, func() error {
+		store := m.volumes[spec.ID].store
+		return errors.Join(os.Truncate(store, 0), os.Truncate(store, rec.SizeBytes))
+	})
+}
+
+// Absent reports whether there is no volume of that ID (volume.Spec.Fresh).
+func (m *Memory) Absent(ctx context.Context, id string) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.volumes[id] == nil, m.observe(ctx)
 }
 
 // Locate implements volume.Backend.

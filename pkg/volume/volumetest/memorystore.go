@@ -65,7 +65,11 @@ func (m *Memory) add(spec volume.Spec) (*memoryVolume, error) {
 	if err := os.MkdirAll(filepath.Dir(v.store), 0o700); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(v.store, nil, 0o600); err != nil {
+	var content []byte
+	if m.opts.Remains {
+		content = mark("an earlier owner")
+	}
+	if err := os.WriteFile(v.store, content, 0o600); err != nil {
 		return nil, err
 	}
 	if err := os.Truncate(v.store, spec.SizeBytes); err != nil {

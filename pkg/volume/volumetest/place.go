@@ -71,6 +71,17 @@ func (b *bench) delete(t *testing.T, n int, rec *volume.Record) {
 	b.settle(t)
 }
 
+// leaveRemains makes a volume, fills it and deletes it without wiping it.
+func (b *bench) leaveRemains(t *testing.T) {
+	t.Helper()
+	rec := b.create(t, 9)
+	writeMark(t, b.locate(t, 9, rec), "remains")
+	if err := b.Backend.Delete(t.Context(), ID(9), &rec, volume.WipeNone); err != nil {
+		t.Fatalf("Delete: %v", err)
+	}
+	b.settle(t)
+}
+
 func (b *bench) settle(t *testing.T) {
 	t.Helper()
 	if b.Settle != nil {
