@@ -7,123 +7,129 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/berth-dev/berth/tests/workload"
 )
 
 // Creations and deletions go on while agents are killed and power is lost at
 // random moments. Afterwards nothing is leaked and nothing is there twice.
+//
+// Both harms happen at once, each to a node of its own: they share the control plane,
+// and the provisioner that leads runs on one of the two. Most of the time of each is
+// waiting for kubelet or for a machine to boot, which the other can use.
 var _ = Describe("Creations and deletions", Label("chaos"), Serial, func() {
-	// churn makes and deletes n volumes of alternating modes on the node, a few at a
-	// time, while harm is done again and again.
-	churn := func(ctx context.Context, n int, node string, harm func(ctx context.Context) error) (harms int64) {
-		GinkgoHelper()
-		space := newSpace(ctx)
-		var done atomic.Int64
-		var count atomic.Int64
-		stop := make(chan struct{})
-		var harming sync.WaitGroup
-		harming.Add(1)
-		go func() {
-			defer GinkgoRecover()
-			defer harming.Done()
-			for {
-				pause := time.Duration(rand.IntN(25000)) * time.Millisecond
-				select {
-				case <-stop:
-					return
-				case <-ctx.Done():
-					return
-				case <-time.After(pause):
-				}
-				if err := harm(ctx); err != nil {
-					if ctx.Err() == nil {
-						Fail(fmt.Sprintf("do harm: %v", err))
-					}
-					return
-				}
-				count.Add(1)
-			}
-		}()
-		const workers = 15
-		wanted := make(chan int)
-		var working sync.WaitGroup
-		for range workers {
-			working.Add(1)
-			go func() {
-				defer GinkgoRecover()
-				defer working.Done()
-				for i := range wanted {
-					if err := liveOnce(ctx, space, i, node); err != nil {
-						Fail(err.Error())
-					}
-					done.Add(1)
-				}
-			}()
-		}
-		for i := range n {
-			select {
-			case wanted <- i:
-			case <-ctx.Done():
-			}
-		}
-		close(wanted)
-		working.Wait()
-		close(stop)
-		harming.Wait()
-		Expect(done.Load()).To(BeEquivalentTo(n))
-		return count.Load()
-	}
-
-	It("converge although agents are killed at random moments", func(ctx SpecContext) {
+	It("converge although agents are killed and power is lost at random moments", func(ctx SpecContext) {
 		needs(CanExec)
-		node := suite.nodes[0]
-		kills := churn(ctx, options.creations, node, func(ctx context.Context) error {
+		killed, darkened := suite.nodes[0], suite.nodes[len(suite.nodes)-1]
+		space := newSpace(ctx)
+		harms, harming := errgroup.WithContext(ctx)
+		if killed == darkened {
+			harms.SetLimit(1)
+		}
+		harms.Go(func() error { return liveUnderKills(harming, space, killed) })
+		if suite.description.Has(CanPowerOff) {
+			space := newSpace(ctx)
+			harms.Go(func() error { return liveUnderPowerLosses(harming, space, darkened) })
+		} else {
+			AddReportEntry("power losses", "none: the power of this cluster's nodes cannot be cut", ReportEntryVisibilityAlways)
+		}
+		Expect(harms.Wait()).To(Succeed())
+		for _, node := range suite.nodes {
+			awaitAgent(ctx, node)
+		}
+		expectNothingLeft(ctx)
+	}, SpecTimeout(15*time.Minute+max(time.Duration(options.creations)*time.Minute, time.Duration(options.powerLosses)*8*time.Minute)))
+})
+
+// liveUnderKills takes volumes of alternating modes through their lives on a node, a
+// few at a time, while the node's agent is killed again and again.
+func liveUnderKills(ctx context.Context, space *workload.Space, node string) error {
+	const atOnce, longestPause = 15, 25 * time.Second
+	began := time.Now()
+	lived := make(chan struct{})
+	kills := 0
+	both, ctx := errgroup.WithContext(ctx)
+	both.Go(func() error {
+		defer close(lived)
+		return live(ctx, space, node, atOnce, options.creations)
+	})
+	both.Go(func() error {
+		for {
+			select {
+			case <-lived:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(rand.N(longestPause)):
+			}
 			if err := restartAgent(ctx, node); err != nil {
 				return err
 			}
+			kills++
 			// Two of three may get to work before they are killed, the third is killed
 			// while it starts.
 			if rand.IntN(3) == 0 {
-				return nil
+				continue
+			}
+			if err := untilReady(ctx, node); err != nil {
+				return err
+			}
+		}
+	})
+	if err := both.Wait(); err != nil {
+		return fmt.Errorf("after %d kills of the agent on %s: %w", kills, node, err)
+	}
+	if kills == 0 {
+		return fmt.Errorf("the agent on %s was never killed", node)
+	}
+	AddReportEntry("agents killed", fmt.Sprintf("%d kills on %s during %d creations and deletions, in %s",
+		kills, node, options.creations, time.Since(began).Round(time.Second)), ReportEntryVisibilityAlways)
+	return nil
+}
+
+// liveUnderPowerLosses takes volumes through their lives on a node that loses its
+// power in the middle of them.
+func liveUnderPowerLosses(ctx context.Context, space *workload.Space, node string) error {
+	const atOnce, latest = 3, 6 * time.Second
+	began := time.Now()
+	for loss := range options.powerLosses {
+		both, ctx := errgroup.WithContext(ctx)
+		both.Go(func() error { return live(ctx, space, node, atOnce, atOnce) })
+		both.Go(func() error {
+			time.Sleep(rand.N(latest)) //nolint:forbidigo // the random moment is what is tested
+			if err := suite.hosts.PowerOff(ctx, node); err != nil {
+				return err
+			}
+			if err := suite.hosts.PowerOn(ctx, node, false); err != nil {
+				return err
 			}
 			return untilReady(ctx, node)
 		})
-		awaitAgent(ctx, node)
-		expectNothingLeft(ctx)
-		Expect(kills).To(BeNumerically(">", 0))
-		AddReportEntry("agents killed", fmt.Sprintf("%d kills during %d creations and deletions", kills, options.creations), ReportEntryVisibilityAlways)
-	}, SpecTimeout(40*time.Minute))
-
-	It("converge although a node loses its power in the middle", func(ctx SpecContext) {
-		needs(CanPowerOff)
-		node := suite.nodes[len(suite.nodes)-1]
-		for range options.powerLosses {
-			space := newSpace(ctx)
-			var working sync.WaitGroup
-			working.Add(1)
-			lived := make(chan error, 1)
-			go func() {
-				defer working.Done()
-				lived <- liveOnce(ctx, space, rand.IntN(10), node)
-			}()
-			time.Sleep(time.Duration(rand.IntN(6000)) * time.Millisecond) //nolint:forbidigo // the random moment is what is tested
-			Expect(suite.hosts.PowerOff(ctx, node)).To(Succeed())
-			Expect(suite.hosts.PowerOn(ctx, node, false)).To(Succeed())
-			awaitNode(ctx, node, true)
-			awaitAgent(ctx, node)
-			working.Wait()
-			Expect(<-lived).To(Succeed())
+		if err := both.Wait(); err != nil {
+			return fmt.Errorf("at power loss %d of %s: %w", loss+1, node, err)
 		}
-		expectNothingLeft(ctx)
-	}, SpecTimeout(time.Duration(options.powerLosses+1)*8*time.Minute))
-})
+	}
+	AddReportEntry("power losses", fmt.Sprintf("%d power losses of %s during %d creations and deletions, in %s",
+		options.powerLosses, node, options.powerLosses*atOnce, time.Since(began).Round(time.Second)), ReportEntryVisibilityAlways)
+	return nil
+}
+
+// live takes n volumes through their lives, atOnce of them at a time, and returns when
+// the last is gone or one has failed. Which kind is the first is left to chance.
+func live(ctx context.Context, space *workload.Space, node string, atOnce, n int) error {
+	lives, ctx := errgroup.WithContext(ctx)
+	lives.SetLimit(atOnce)
+	first := rand.IntN(10)
+	for i := range n {
+		lives.Go(func() error { return liveOnce(ctx, space, first+i, node) })
+	}
+	return lives.Wait()
+}
 
 // pinned is the annotation by which the scheduler tells a provisioner the node. With
 // it a claim is bound without a pod: most of a life under harm is then about volumes
