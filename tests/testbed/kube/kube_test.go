@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -255,4 +256,38 @@ func TestVersionsArePinned(t *testing.T) {
 			}
 		}
 	}
+}
+
+// What the sidecars have in common with the product is of one version, so that it is
+// compiled once: compiling Kubernetes' client again for them takes minutes on two cores.
+// Where it fails, raise the lower one (go get MODULE@VERSION) and tidy both.
+func TestSidecarsShareTheProductsVersions(t *testing.T) {
+	t.Parallel()
+	product := requirements(t, filepath.Join("..", "..", "..", "go.mod"))
+	shared := 0
+	for module, version := range requirements(t, filepath.Join("modules", "sidecars", "go.mod")) {
+		if ours, ok := product[module]; ok {
+			shared++
+			if ours != version {
+				t.Errorf("%s: the sidecars have %s, the product %s", module, version, ours)
+			}
+		}
+	}
+	if shared < 10 {
+		t.Errorf("%d modules in common: the files were not read right", shared)
+	}
+}
+
+// requirements are the modules that a go.mod requires, with their versions.
+func requirements(t *testing.T, path string) map[string]string {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]string{}
+	for _, match := range regexp.MustCompile(`(?m)^(?:require)?\s+(\S+) (v\S+)`).FindAllSubmatch(content, -1) {
+		found[string(match[1])] = string(match[2])
+	}
+	return found
 }

@@ -6,7 +6,8 @@
 // Package sidecars pins the standard CSI sidecars that the testbed builds: the
 // resizer and the snapshotter that run beside Berth's provisioner, and the
 // cluster's snapshot-controller. It is a module of its own, apart from
-// Kubernetes', so that neither raises the other's dependencies.
+// Kubernetes', so that neither raises the other's dependencies. What it shares with
+// the product's module is kept at the same versions, so that it is compiled once.
 package sidecars
 
 import (
