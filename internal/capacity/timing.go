@@ -6,8 +6,10 @@ package capacity
 import "time"
 
 const (
-	// settle is how long the publisher waits for more changes after the first.
-	settle = 100 * time.Millisecond
+	// settle is how long the publisher waits for more changes after the first. A volume
+	// that was just made is handed out meanwhile, instead of waiting behind numbers: the
+	// scheduler may be this far behind, the admission on the node never is.
+	settle = time.Second
 	// materialSpacing is the least time between two writes of one object when what
 	// fits changes materially.
 	materialSpacing = 2 * time.Second
