@@ -37,8 +37,8 @@ demo: deps ## Start a cluster, install Berth, make a volume in each mode, write 
 	@hack/demo.sh
 
 .PHONY: test
-test: deps ## Run the tests: unit, csi-sanity, integration (make e2e: end to end)
-	@hack/test.sh unit integration
+test: deps ## Run all tests: unit, csi-sanity, integration, end to end
+	@hack/test.sh unit integration e2e
 
 .PHONY: verify
 verify: deps ## Check what is no test: generated files, format, lint, docs, scripts
