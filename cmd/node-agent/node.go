@@ -77,7 +77,7 @@ func (n *node) assemble(ctx context.Context) error {
 		Client: n.manager.GetClient(), NodeName: n.nodeName, MachineID: n.machineID,
 		Directory: filepath.Join(n.stateDir, "pools"), HostRoot: n.hostRoot,
 		Backends: backends, Ledger: n.ledger, Disks: n.inventory,
-		LVM: agent.LVM{Client: lvm.NewClient(n.host)}, Roots: agent.HostRoots{}, Log: n.log.With("part", "pools"),
+		LVM: agent.LVM{Client: lvm.NewClient(n.host, lvm.DiskFlusher(n.hostRoot))}, Roots: agent.HostRoots{}, Log: n.log.With("part", "pools"),
 	})
 	if err := pools.Restore(); err != nil { //nolint:contextcheck // it has the agent's own
 		return err

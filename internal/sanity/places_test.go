@@ -139,7 +139,7 @@ func lvmPlace(t *testing.T, sizeBytes int64) place {
 	vg := lvmtest.NewVG(t, sizeBytes)
 	nodes := &loopNodes{inner: vg.Nodes(), loops: map[string]*mounttest.Loop{}}
 	t.Cleanup(nodes.detachAll)
-	b, err := lvm.NewBackend(lvm.NewClient(vg.Runner()), lvm.Options{
+	b, err := lvm.NewBackend(lvm.NewClient(vg.Runner(), vg.Flush), lvm.Options{
 		GroupName: vg.Name, GroupUUID: vg.UUID, Devices: func() []string { return vg.Devices }, Nodes: nodes, Seqno: vg.Seqno,
 	})
 	if err != nil {

@@ -4,11 +4,15 @@
 package block_test
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/berth-dev/berth/pkg/block"
+	"github.com/berth-dev/berth/pkg/volume"
 )
 
 // loopDevice attaches a loop device to a new sparse file and detaches it when the
@@ -46,4 +50,21 @@ func run(t *testing.T, name string, args ...string) string {
 		t.Fatalf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
 	}
 	return string(out)
+}
+
+func TestFlush(t *testing.T) {
+	device, _ := loopDevice(t, 1<<20)
+	f, err := os.OpenFile(device, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt([]byte("data"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(block.Flush(device), f.Close()); err != nil {
+		t.Error(err)
+	}
+	if err := block.Flush(device + "-absent"); !errors.Is(err, volume.ErrNotFound) {
+		t.Errorf("Flush of nothing = %v, want ErrNotFound", err)
+	}
 }

@@ -69,7 +69,7 @@ func NewBackend(client *Client, opts Options) (*Backend, error) {
 		nodes: opts.Nodes,
 		queue: &queue{
 			client: client, groupName: opts.GroupName, groupUUID: opts.GroupUUID,
-			devices: opts.Devices, reserve: opts.Reserve, seqno: opts.Seqno,
+			devices: opts.Devices, reserve: opts.Reserve, seqno: opts.Seqno, unflushed: true,
 		},
 	}, nil
 }

@@ -33,11 +33,13 @@ const (
 // lvm itself locks each volume group on the host.
 type Client struct {
 	runner Runner
+	flush  Flusher
 }
 
-// NewClient returns a Client that runs lvm by the runner.
-func NewClient(runner Runner) *Client {
-	return &Client{runner: runner}
+// NewClient returns a Client that runs lvm by the runner and makes durable by flush what
+// lvm has written.
+func NewClient(runner Runner, flush Flusher) *Client {
+	return &Client{runner: runner, flush: flush}
 }
 
 // Observe returns a report of the volume groups on the given devices, or, when

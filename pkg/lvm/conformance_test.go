@@ -38,8 +38,9 @@ func TestConformance(t *testing.T) {
 					vg.SetBlind(true)
 					return func() { vg.SetBlind(false) }
 				},
-				Hold:    func(_ *testing.T, loc volume.Location) func() { return vg.Hold(loc.Device) },
-				CrashAt: func(_ *testing.T, n int) func() bool { return vg.LosePower(n) },
+				Hold:       func(_ *testing.T, loc volume.Location) func() { return vg.Hold(loc.Device) },
+				CrashAt:    func(_ *testing.T, n int) func() bool { return vg.LosePower(n) },
+				LoseCaches: func(*testing.T) { vg.LoseCaches() },
 			}
 		},
 	})

@@ -117,7 +117,7 @@ func metadataClient(t *testing.T) *lvm.Client {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = host.Close() })
-	return lvm.NewClient(&withoutDeviceMapper{host: host})
+	return lvm.NewClient(&withoutDeviceMapper{host: host}, lvm.DiskFlusher("/"))
 }
 
 const (

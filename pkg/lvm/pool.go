@@ -65,7 +65,10 @@ func (c *Client) CreateGroup(ctx context.Context, spec GroupSpec) (*Group, error
 		return nil, fmt.Errorf("create volume group %s: %w", spec.Name, err)
 	}
 	if found != nil {
-		return found, found.matches(spec)
+		if err := found.matches(spec); err != nil {
+			return nil, err
+		}
+		return found, c.makeDurable(found)
 	}
 	for _, g := range report.Groups {
 		if g.Name == spec.Name {
@@ -104,7 +107,7 @@ func (c *Client) ExtendGroup(ctx context.Context, groupUUID string, spec GroupSp
 	}
 	missing := slices.DeleteFunc(slices.Clone(spec.Devices), g.has)
 	if len(missing) == 0 {
-		return g, nil
+		return g, c.makeDurable(g)
 	}
 	if err := c.prepare(ctx, report, spec.PoolUID, missing); err != nil {
 		return nil, fmt.Errorf("extend volume group %s: %w", g.Name, err)
@@ -228,7 +231,7 @@ func (c *Client) confirm(ctx context.Context, what string, spec GroupSpec, runEr
 	g, err := report.ofPool(spec.PoolUID)
 	if err == nil && g != nil {
 		if err = g.matches(spec); err == nil {
-			return g, nil
+			return g, c.makeDurable(g)
 		}
 	}
 	if runErr == nil {

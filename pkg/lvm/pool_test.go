@@ -28,7 +28,7 @@ func poolHost(t *testing.T) (*lvmtest.Host, lvm.GroupSpec) {
 func TestCreateGroup(t *testing.T) {
 	t.Parallel()
 	h, spec := poolHost(t)
-	client := lvm.NewClient(h.Runner())
+	client := lvm.NewClient(h.Runner(), h.Flush)
 	g, err := client.CreateGroup(t.Context(), spec)
 	if err != nil {
 		t.Fatal(err)
@@ -73,7 +73,7 @@ func TestCreateGroup(t *testing.T) {
 func TestCreateGroupForeign(t *testing.T) {
 	t.Parallel()
 	h, spec := poolHost(t)
-	client := lvm.NewClient(h.Runner())
+	client := lvm.NewClient(h.Runner(), h.Flush)
 	spec.Devices = []string{"/dev/vdb", "/dev/vdd"}
 	if _, err := client.CreateGroup(t.Context(), spec); !errors.Is(err, volume.ErrNotBlank) {
 		t.Errorf("CreateGroup = %v, want ErrNotBlank", err)
@@ -96,7 +96,7 @@ func TestCreateGroupForeign(t *testing.T) {
 func TestExtendGroup(t *testing.T) {
 	t.Parallel()
 	h, spec := poolHost(t)
-	client := lvm.NewClient(h.Runner())
+	client := lvm.NewClient(h.Runner(), h.Flush)
 	first := spec
 	first.Devices = spec.Devices[:1]
 	g, err := client.CreateGroup(t.Context(), first)
@@ -122,7 +122,7 @@ func TestExtendGroup(t *testing.T) {
 func TestGroupSpecInvalid(t *testing.T) {
 	t.Parallel()
 	h, good := poolHost(t)
-	client := lvm.NewClient(h.Runner())
+	client := lvm.NewClient(h.Runner(), h.Flush)
 	for name, change := range map[string]func(*lvm.GroupSpec){
 		"a name with a slash":    func(s *lvm.GroupSpec) { s.Name = "a/b" },
 		"an option as name":      func(s *lvm.GroupSpec) { s.Name = "--force" },
@@ -152,7 +152,7 @@ func TestPoolFaultMatrix(t *testing.T) {
 			t.Run(fmt.Sprintf("%s %s", command, mode), func(t *testing.T) {
 				t.Parallel()
 				h, spec := poolHost(t)
-				client := lvm.NewClient(h.Runner())
+				client := lvm.NewClient(h.Runner(), h.Flush)
 				h.Inject(lvmtest.Fault{Command: command, Mode: mode})
 				first := spec
 				first.Devices = spec.Devices[:1]

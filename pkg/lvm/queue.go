@@ -29,6 +29,9 @@ type queue struct {
 	pending []*operation
 	working bool
 
+	// unflushed is true while a change of the group may be lost with the power: from the
+	// start, for nobody knows what an earlier process did. Only the worker touches it.
+	unflushed bool
 	// known is how the group looked last, nil when that is not known. Only the
 	// worker touches it.
 	known *Group
@@ -108,7 +111,12 @@ func (q *queue) process(ctx context.Context, batch []*operation) []*operation {
 		}
 		return p.later
 	}
+	notDurable := q.makeDurable(p, after)
 	for _, op := range p.watching {
+		if notDurable != nil && op.changes() {
+			op.answer(nil, fmt.Errorf("%s %s/%s: %w", op.verb, q.groupName, op.name, notDurable))
+			continue
+		}
 		op.answer(after, nil)
 	}
 	var again []*operation
@@ -116,6 +124,8 @@ func (q *queue) process(ctx context.Context, batch []*operation) []*operation {
 		op.tried++
 		op.said = said(stderr)
 		switch done := op.met(after); {
+		case notDurable != nil && op.changes():
+			op.answer(nil, fmt.Errorf("%s %s/%s: %w", op.verb, q.groupName, op.name, notDurable))
 		case done, actErr == nil && !op.inMetadata():
 			op.answer(after, nil)
 		case actErr == nil && len(p.acting) > 1 && op.tried == 1:
@@ -129,6 +139,20 @@ func (q *queue) process(ctx context.Context, batch []*operation) []*operation {
 		p.later = append(q.process(ctx, []*operation{op}), p.later...)
 	}
 	return p.later
+}
+
+// makeDurable flushes the group's devices if somebody is about to be told that it was
+// changed. The change itself stands also where that fails: a later call finds it.
+func (q *queue) makeDurable(p *plan, g *Group) error {
+	q.unflushed = q.unflushed || len(p.commands) > 0
+	if !q.unflushed || !slices.ContainsFunc(append(p.watching, p.acting...), (*operation).changes) {
+		return nil
+	}
+	if err := q.client.makeDurable(g); err != nil {
+		return err
+	}
+	q.unflushed = false
+	return nil
 }
 
 // act runs the commands. It returns how the group looks afterwards, and the error
@@ -197,6 +221,9 @@ func (q *queue) pick(report *Report) (*Group, error) {
 func (q *queue) reserveOf(g *Group) int64 {
 	return max(0, q.reserve(g.Extents*g.ExtentBytes))
 }
+
+// changes reports whether the operation changes the metadata.
+func (op *operation) changes() bool { return op.verb != verbObserve && op.inMetadata() }
 
 // inMetadata reports whether the effect of the operation shows in the metadata.
 func (op *operation) inMetadata() bool {

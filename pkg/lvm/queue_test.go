@@ -219,7 +219,7 @@ func TestWipeDoesNotBlock(t *testing.T) {
 	t.Parallel()
 	vg := lvmtest.NewVG(t, 16*extent)
 	slow := &slowNodes{Nodes: vg.Nodes(), started: make(chan struct{}), gate: make(chan struct{})}
-	b, err := lvm.NewBackend(lvm.NewClient(vg.Runner()), lvm.Options{
+	b, err := lvm.NewBackend(lvm.NewClient(vg.Runner(), vg.Flush), lvm.Options{
 		GroupName: vg.Name, GroupUUID: vg.UUID, Nodes: slow, Seqno: vg.Seqno,
 	})
 	if err != nil {
@@ -308,13 +308,13 @@ func TestPartialGroup(t *testing.T) {
 	for _, path := range paths {
 		h.AddDisk(path, 64*mib, "")
 	}
-	client := lvm.NewClient(h.Runner())
+	client := lvm.NewClient(h.Runner(), h.Flush)
 	g, err := client.CreateGroup(t.Context(), lvm.GroupSpec{Name: "two", PoolUID: lvmtest.PoolUID, Devices: paths})
 	if err != nil {
 		t.Fatal(err)
 	}
 	backend := func() *lvm.Backend {
-		b, err := lvm.NewBackend(lvm.NewClient(h.Runner()), lvm.Options{
+		b, err := lvm.NewBackend(lvm.NewClient(h.Runner(), h.Flush), lvm.Options{
 			GroupName: g.Name, GroupUUID: g.UUID, Nodes: h.Nodes(), Seqno: h.Seqno, Devices: func() []string { return paths },
 		})
 		if err != nil {
@@ -376,7 +376,7 @@ func TestDeleteRefuses(t *testing.T) {
 func TestToolMissing(t *testing.T) {
 	t.Parallel()
 	vg := lvmtest.NewVG(t, 16*extent)
-	b, err := lvm.NewBackend(lvm.NewClient(noLVM{}), lvm.Options{GroupName: vg.Name, GroupUUID: vg.UUID})
+	b, err := lvm.NewBackend(lvm.NewClient(noLVM{}, vg.Flush), lvm.Options{GroupName: vg.Name, GroupUUID: vg.UUID})
 	if err != nil {
 		t.Fatal(err)
 	}

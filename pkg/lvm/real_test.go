@@ -66,7 +66,7 @@ func newRig(t testing.TB) *rig {
 	}
 	r := &rig{disk: disk, host: host, countdown: -1}
 	t.Cleanup(func() { _ = host.Close() })
-	client := lvm.NewClient(host)
+	client := lvm.NewClient(host, lvm.DiskFlusher("/"))
 	r.group, err = client.CreateGroup(context.Background(), lvm.GroupSpec{
 		Name: "berth-kernel-test", PoolUID: realUID, PoolSet: "test", Devices: []string{disk},
 	})
@@ -94,7 +94,7 @@ func (r *rig) lvm(t testing.TB, args ...string) {
 func (r *rig) backend(t testing.TB, roomBytes int64) *lvm.Backend {
 	t.Helper()
 	boot := r.boot.Load()
-	b, err := lvm.NewBackend(lvm.NewClient(rigRunner{r, boot}), lvm.Options{
+	b, err := lvm.NewBackend(lvm.NewClient(rigRunner{r, boot}, lvm.DiskFlusher("/")), lvm.Options{
 		GroupName: r.group.Name, GroupUUID: r.group.UUID,
 		Devices: func() []string { return []string{r.disk} },
 		Nodes:   rigNodes{lvm.HostNodes{Root: "/"}, r, boot},

@@ -29,6 +29,8 @@ type Host struct {
 	// countdown to the loss of power; negative: not armed.
 	countdown int
 	dead      bool
+	durable   durable
+	noFlush   bool
 
 	processes int
 	commands  []string

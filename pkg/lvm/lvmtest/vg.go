@@ -30,7 +30,7 @@ func NewVG(t testing.TB, sizeBytes int64) *VG {
 	const path = "/dev/vdb"
 	h := NewHost(t)
 	h.AddDisk(path, dataStart+sizeBytes, "")
-	g, err := lvm.NewClient(h.Runner()).CreateGroup(context.Background(), lvm.GroupSpec{
+	g, err := lvm.NewClient(h.Runner(), h.Flush).CreateGroup(context.Background(), lvm.GroupSpec{
 		Name: "berth-test", PoolUID: PoolUID, PoolSet: "test", Devices: []string{path}, ExtentBytes: ExtentBytes,
 	})
 	if err != nil {
@@ -42,7 +42,7 @@ func NewVG(t testing.TB, sizeBytes int64) *VG {
 // Backend returns a new backend over the group, as an agent that has just started
 // makes it. It works until the next Reboot.
 func (v *VG) Backend() *lvm.Backend {
-	b, err := lvm.NewBackend(lvm.NewClient(v.Runner()), lvm.Options{
+	b, err := lvm.NewBackend(lvm.NewClient(v.Runner(), v.Flush), lvm.Options{
 		GroupName: v.Name, GroupUUID: v.UUID,
 		Devices: func() []string { return v.Devices },
 		Nodes:   v.Nodes(),

@@ -90,6 +90,34 @@ func (s suite) crash(t *testing.T, run crashRun) {
 	t.Fatalf("the call has more than %d steps, or the harness never stops killing it", maxSteps)
 }
 
+// What a call has returned is not undone by a loss of power.
+func (s suite) testPowerLoss(t *testing.T) {
+	b := s.place(t)
+	if b.LoseCaches == nil {
+		t.Skip("the harness cannot lose what was not made durable")
+	}
+	lose := func() {
+		t.Helper()
+		b.LoseCaches(t)
+		b.reboot(t)
+	}
+	kept, deleted := b.create(t, 1), b.create(t, 2)
+	lose()
+	b.wantList(t, map[int]volume.Record{1: kept, 2: deleted})
+	b.delete(t, 2, &deleted)
+	lose()
+	b.wantList(t, map[int]volume.Record{1: kept})
+	if !s.CanGrow {
+		return
+	}
+	grown, err := b.Backend.Grow(t.Context(), ID(1), kept, 2*b.VolumeBytes)
+	if err != nil {
+		t.Fatalf("Grow: %v", err)
+	}
+	lose()
+	b.wantList(t, map[int]volume.Record{1: grown})
+}
+
 func nothing(*testing.T, *bench) {}
 
 func (s suite) testCrashInCreate(t *testing.T) {

@@ -53,6 +53,9 @@ type Place struct {
 	// effect, and every call returns an error. crashed reports whether it came that
 	// far. The suite raises n until it does not.
 	CrashAt func(t *testing.T, n int) (crashed func() bool)
+	// LoseCaches takes the power from the place: what the backend has not made durable
+	// is lost. Reboot follows.
+	LoseCaches func(t *testing.T)
 }
 
 // Run runs the conformance suite.
@@ -83,6 +86,7 @@ func Run(t *testing.T, h Harness) {
 		{"Blind", s.testBlind},
 		{"Grow", s.testGrow},
 		{"GrowNoSpace", s.testGrowNoSpace},
+		{"PowerLoss", s.testPowerLoss},
 		{"CrashInCreate", s.testCrashInCreate},
 		{"CrashInCreateOverRemains", s.testCrashInCreateOverRemains},
 		{"CrashInCreateThenDelete", s.testCrashInCreateThenDelete},

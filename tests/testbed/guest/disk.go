@@ -143,8 +143,10 @@ func (d Disk) Create(ctx context.Context, dir string) error {
 }
 
 // blockdev describes the disk's block node. What is discarded takes no room in the
-// image. Flushes are not passed on: a guest that loses its power loses its own caches
-// and nothing else, and the machine's losing its is not tested here.
+// image. A qcow2 image has a volatile write cache, as disks have: QEMU writes where in
+// the file new data are when the guest flushes the disk, so that what the guest did not
+// flush is lost with its power. Flushes go no further than the machine's page cache: the
+// machine's losing its power is not tested here.
 func (d Disk) blockdev() map[string]any {
 	file := map[string]any{
 		"driver": "file", "filename": d.Image, "discard": "unmap",
