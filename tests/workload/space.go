@@ -11,6 +11,7 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -138,6 +139,11 @@ func (s *Space) newList(object client.Object) (client.ObjectList, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, ok := object.(*unstructured.Unstructured); ok {
+		list := &unstructured.UnstructuredList{}
+		list.SetGroupVersionKind(kind.GroupVersion().WithKind(kind.Kind + "List"))
+		return list, nil
+	}
 	made, err := s.Client.Scheme().New(kind.GroupVersion().WithKind(kind.Kind + "List"))
 	if err != nil {
 		return nil, err
@@ -153,6 +159,10 @@ func copyInto(target, source client.Object) error {
 	raw, err := runtime.DefaultUnstructuredConverter.ToUnstructured(source)
 	if err != nil {
 		return fmt.Errorf("copy %T: %w", source, err)
+	}
+	if target, ok := target.(*unstructured.Unstructured); ok {
+		target.SetUnstructuredContent(raw)
+		return nil
 	}
 	return runtime.DefaultUnstructuredConverter.FromUnstructured(raw, target)
 }
