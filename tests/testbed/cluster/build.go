@@ -103,8 +103,15 @@ func (u *up) buildNodeImage(ctx context.Context, imagesDir, busybox string) erro
 	if err != nil {
 		return err
 	}
+	qemuDir, err := u.artifact("unpack QEMU", nodeimage.QEMUKey(), func(dir string, log *os.File, _ *progress.Step) error {
+		return nodeimage.BuildQEMU(ctx, dir, log)
+	})
+	if err != nil {
+		return err
+	}
+	u.state.QEMU = nodeimage.QEMU(qemuDir)
 	if err := u.step("choose KVM or TCG", "", func(s *progress.Step) error {
-		accel, why := guest.Probe(ctx, filepath.Join(u.state.ImageDir, nodeimage.KernelFile), filepath.Join(u.state.ImageDir, nodeimage.InitrdFile))
+		accel, why := guest.Probe(ctx, u.state.QEMU, filepath.Join(u.state.ImageDir, nodeimage.KernelFile), filepath.Join(u.state.ImageDir, nodeimage.InitrdFile))
 		u.state.Accel = accel
 		s.Detail("%s: %s", accel, why)
 		return ctx.Err()
@@ -112,7 +119,7 @@ func (u *up) buildNodeImage(ctx context.Context, imagesDir, busybox string) erro
 		return err
 	}
 	u.state.ForeignDir, err = u.artifact("make the foreign disks", nodeimage.ForeignKey(rootfsKey), func(dir string, log *os.File, s *progress.Step) error {
-		if err := nodeimage.BuildForeign(ctx, dir, u.state.ImageDir, u.state.Accel, log, func(at string) { s.Detail("%s", at) }); err != nil {
+		if err := nodeimage.BuildForeign(ctx, dir, nodeimage.Boot{QEMU: u.state.QEMU, Accel: u.state.Accel, BaseDir: u.state.ImageDir}, log, func(at string) { s.Detail("%s", at) }); err != nil {
 			return err
 		}
 		s.Detail("%d", len(nodeimage.ForeignDisks))

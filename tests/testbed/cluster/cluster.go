@@ -64,6 +64,8 @@ type state struct {
 	Accel guest.Accel `json:"accel"`
 	// Programs are the built programs, name to file.
 	Programs map[string]string `json:"programs"`
+	// QEMU runs the nodes.
+	QEMU guest.QEMU `json:"qemu"`
 	// ImageDir holds what the nodes boot.
 	ImageDir string `json:"imageDir"`
 	// ForeignDir holds the foreign disks that each node gets a copy of.

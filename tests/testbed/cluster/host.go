@@ -18,7 +18,7 @@ import (
 // hostPrograms are the programs that a testbed needs on this machine, with the
 // Debian packages that hold them.
 var hostPrograms = map[string]string{
-	"go": "golang", "ip": "iproute2", "qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils", "mmdebstrap": "mmdebstrap",
+	"go": "golang", "ip": "iproute2", "qemu-img": "qemu-utils", "mmdebstrap": "mmdebstrap",
 	"mkfs.ext4": "e2fsprogs", "xz": "xz-utils", "zstd": "zstd", "busybox": "busybox-static", "tar": "tar",
 }
 

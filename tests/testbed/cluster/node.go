@@ -222,7 +222,7 @@ func (c *Cluster) boot(ctx context.Context, node kube.Node, s nodeState) error {
 		}
 	}
 	argv, err := guest.Machine{
-		Name: node.Name, Accel: c.state.Accel, CPUs: s.CPUs, MemoryMiB: s.MemoryMiB, Disks: s.Disks,
+		QEMU: c.state.QEMU, Name: node.Name, Accel: c.state.Accel, CPUs: s.CPUs, MemoryMiB: s.MemoryMiB, Disks: s.Disks,
 		Kernel: filepath.Join(c.state.ImageDir, nodeimage.KernelFile), Initrd: filepath.Join(c.state.ImageDir, nodeimage.InitrdFile),
 		Append: nodeimage.KernelParameters + " systemd.machine_id=" + node.MachineID(),
 		Tap:    tap, MAC: fmt.Sprintf("52:54:00:be:00:%02x", node.Number), Seed: c.files().Seed(node.Name),

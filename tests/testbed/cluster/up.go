@@ -107,7 +107,7 @@ func Up(ctx context.Context, options UpOptions) (*Cluster, error) {
 		return nil, err
 	}
 	started := time.Now()
-	u := &up{Cluster: c, options: options, repository: repository, printer: progress.New(options.Out, len(kube.Programs)+11)}
+	u := &up{Cluster: c, options: options, repository: repository, printer: progress.New(options.Out, len(kube.Programs)+12)}
 	if err := u.run(ctx); err != nil {
 		explain(options.Out, err)
 		fmt.Fprintln(options.Out, "Removing what was started.")

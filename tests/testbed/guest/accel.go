@@ -60,7 +60,7 @@ var virtualizationFlags = regexp.MustCompile(`(?m)^flags\s*:.*\b(vmx|svm)\b`)
 // for it and a guest really boots, and TCG everywhere else. /dev/kvm alone
 // proves nothing: in a virtual machine it may exist and not run a stock kernel.
 // The second value says why.
-func Probe(ctx context.Context, kernel, initrd string) (Accel, string) {
+func Probe(ctx context.Context, qemu QEMU, kernel, initrd string) (Accel, string) {
 	device, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if err != nil {
 		return TCG, "no /dev/kvm"
@@ -72,9 +72,10 @@ func Probe(ctx context.Context, kernel, initrd string) (Accel, string) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeLimit)
 	defer cancel()
-	out, _ := exec.CommandContext(ctx, "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+	argv := append(qemu.Argv(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-machine", "q35", "-accel", "kvm", "-cpu", "max", "-m", "512", "-serial", "stdio",
-		"-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1 "+ProbeParameter).CombinedOutput()
+		"-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1 "+ProbeParameter)
+	out, _ := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput()
 	if !bytes.Contains(out, []byte(ProbeMarker)) {
 		return TCG, "no guest boots with KVM here"
 	}

@@ -13,6 +13,8 @@ import (
 
 // Machine is a virtual machine as QEMU is told to make it.
 type Machine struct {
+	// QEMU runs it.
+	QEMU QEMU
 	Name string
 	// Accel is QEMU's accelerator, as Probe chose it.
 	Accel     Accel
@@ -60,19 +62,19 @@ func portName(n int) string { return fmt.Sprintf("port%d", n) }
 
 // Argv is the command line of QEMU, to be run in the guest's folder.
 func (m Machine) Argv() ([]string, error) {
-	argv := []string{
-		"qemu-system-x86_64", "-name", m.Name, "-nodefaults", "-no-user-config", "-display", "none",
+	argv := append(m.QEMU.Argv(),
+		"-name", m.Name, "-nodefaults", "-no-user-config", "-display", "none",
 		"-machine", "q35,sata=off,smbus=off", "-accel", m.Accel.Argument(), "-cpu", m.Accel.cpu(),
 		"-smp", strconv.Itoa(m.CPUs), "-m", strconv.Itoa(m.MemoryMiB),
 		"-kernel", m.Kernel, "-initrd", m.Initrd, "-append", m.Append,
-		"-serial", "file:" + ConsoleLog,
-		"-qmp", "unix:" + QMPSocket + ",server=on,wait=off",
-		"-chardev", "socket,id=agent,path=" + AgentSocket + ",server=on,wait=off",
+		"-serial", "file:"+ConsoleLog,
+		"-qmp", "unix:"+QMPSocket+",server=on,wait=off",
+		"-chardev", "socket,id=agent,path="+AgentSocket+",server=on,wait=off",
 		"-device", "virtio-serial-pci", "-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0",
 		// Memory that the guest frees goes back to the machine.
 		"-device", "virtio-balloon-pci,free-page-reporting=on",
-		"-device", "virtio-scsi-pci,id=" + scsiController,
-	}
+		"-device", "virtio-scsi-pci,id="+scsiController,
+	)
 	if m.NoReboot {
 		argv = append(argv, "-no-reboot")
 	}

@@ -32,21 +32,29 @@ func ForeignKey(rootfs *artifact.Key) *artifact.Key {
 // bootLimit bounds how long a guest may take until its agent answers.
 const bootLimit = 5 * time.Minute
 
+// Boot is how a guest is booted from the base image.
+type Boot struct {
+	QEMU  guest.QEMU
+	Accel guest.Accel
+	// BaseDir holds the base image.
+	BaseDir string
+}
+
 // BuildForeign makes the images of the foreign disks in dir. It boots the base
 // image once, because they are made by a kernel that has device-mapper and md,
 // which this machine's may lack. report tells what it is at.
-func BuildForeign(ctx context.Context, dir, baseDir string, accel guest.Accel, log *os.File, report func(string)) (err error) {
+func BuildForeign(ctx context.Context, dir string, boot Boot, log *os.File, report func(string)) (err error) {
 	scratch := filepath.Join(dir, "guest")
 	if err := os.Mkdir(scratch, 0o755); err != nil {
 		return err
 	}
 	machine := guest.Machine{
-		Name: "foreign", Accel: accel, CPUs: 2, MemoryMiB: 2048, NoReboot: true,
-		Kernel: filepath.Join(baseDir, KernelFile), Initrd: filepath.Join(baseDir, InitrdFile),
+		QEMU: boot.QEMU, Name: "foreign", Accel: boot.Accel, CPUs: 2, MemoryMiB: 2048, NoReboot: true,
+		Kernel: filepath.Join(boot.BaseDir, KernelFile), Initrd: filepath.Join(boot.BaseDir, InitrdFile),
 		Append: KernelParameters + " systemd.machine_id=" + strings.Repeat("9", 32),
 		Disks: []guest.Disk{{
 			Serial: "ROOT", Class: guest.ClassRoot, Bus: guest.BusVirtio, SizeBytes: RootSizeBytes,
-			Image: "root.qcow2", Backing: filepath.Join(baseDir, RootFile),
+			Image: "root.qcow2", Backing: filepath.Join(boot.BaseDir, RootFile),
 		}},
 	}
 	for _, foreign := range ForeignDisks {
