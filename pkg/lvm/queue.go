@@ -189,9 +189,19 @@ func (q *queue) current(ctx context.Context) (*Group, error) {
 	return q.observe(ctx)
 }
 
+// looks is how often a group is looked at that somebody else changes at the same time:
+// lvm takes its lock for each report anew, so that two may show different generations.
+const looks = 3
+
 func (q *queue) observe(ctx context.Context) (*Group, error) {
 	q.known = nil
 	report, stderr, err := q.client.shell(ctx, q.devices(), nil)
+	for range looks - 1 {
+		if !errors.Is(err, errReport) {
+			break
+		}
+		report, stderr, err = q.client.shell(ctx, q.devices(), nil)
+	}
 	if err != nil {
 		return nil, explain(stderr, err)
 	}

@@ -391,3 +391,22 @@ type noLVM struct{}
 func (noLVM) Run(context.Context, hostexec.Command) (hostexec.Result, error) {
 	return hostexec.Result{}, fmt.Errorf("%w: install lvm2", volume.ErrToolMissing)
 }
+
+// A report that is not complete, as one is that somebody changed the group under, is asked
+// for again; what stays incomplete proves nothing.
+func TestIncompleteReportIsAskedForAgain(t *testing.T) {
+	t.Parallel()
+	vg := lvmtest.NewVG(t, 16*extent)
+	b := vg.Backend()
+	vg.Inject(lvmtest.Fault{Command: "pvs", Mode: lvmtest.Truncate})
+	if _, err := b.List(t.Context()); err != nil {
+		t.Errorf("List after one incomplete report: %v", err)
+	}
+	for range 3 {
+		vg.Inject(lvmtest.Fault{Command: "pvs", Mode: lvmtest.Truncate})
+	}
+	vg.Edit(vg.Name, func(e *lvmtest.Editor) { e.Add("theirs", 1) })
+	if found, err := b.List(t.Context()); err == nil {
+		t.Errorf("List of reports that are never complete = %v", found)
+	}
+}

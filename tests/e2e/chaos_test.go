@@ -12,6 +12,10 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/tests/workload"
 )
@@ -168,7 +172,7 @@ func liveOnce(ctx context.Context, space *workload.Space, i int, node string) er
 			return err
 		}
 	}
-	volume, err := space.AwaitBound(ctx, name)
+	volume, err := awaitBoundTo(ctx, space, name, node, withPod)
 	if err != nil {
 		return fmt.Errorf("bind %s (%s): %w", name, kind.name, err)
 	}
@@ -184,4 +188,30 @@ func liveOnce(ctx context.Context, space *workload.Space, i int, node string) er
 		return fmt.Errorf("delete %s (%s): %w", name, kind.name, err)
 	}
 	return nil
+}
+
+// awaitBoundTo waits until a claim is bound. Where no pod wants it, nobody but the spec
+// plays the scheduler: a claim that a node gave back is sent there again.
+func awaitBoundTo(ctx context.Context, space *workload.Space, name, node string, withPod bool) (*corev1.PersistentVolume, error) {
+	if !withPod {
+		claim := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: space.Namespace}}
+		err := space.Await(ctx, claim, func(object client.Object, gone bool) (bool, error) {
+			if gone {
+				return false, fmt.Errorf("claim %s is gone", name)
+			}
+			if object.(*corev1.PersistentVolumeClaim).Status.Phase == corev1.ClaimBound {
+				return true, nil
+			}
+			if object.GetAnnotations()[pinned] != "" {
+				return false, nil
+			}
+			patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, pinned, node)
+			again := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: space.Namespace}}
+			return false, space.Client.Patch(ctx, again, client.RawPatch(types.MergePatchType, patch))
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return space.AwaitBound(ctx, name)
 }
