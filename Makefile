@@ -24,7 +24,7 @@ export GOFLAGS := -trimpath -buildvcs=false -tags=grpcnotrace
 export VERSION NODES IMAGE TESTBED TOOLS
 
 # Unit tests are all packages but those that need an apiserver or a cluster.
-UNIT_PACKAGES = $(shell go list ./... | grep -vE '/tests/(e2e|integration|bench)(/|$$)')
+UNIT_PACKAGES = $(shell go list ./... | grep -vE '/tests/(e2e|integration)(/|$$)')
 
 ##@ Berth
 

@@ -153,8 +153,7 @@ func copyCRD(ctx context.Context, out string) error {
 	command.Env = goEnvironment()
 	dir, err := command.Output()
 	if err != nil {
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 			err = fmt.Errorf("%w: %s", err, exit.Stderr)
 		}
 		return fmt.Errorf("find the module of TopoLVM: %w", err)

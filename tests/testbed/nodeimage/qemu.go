@@ -7,6 +7,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/berth-dev/berth/tests/testbed/artifact"
 	"github.com/berth-dev/berth/tests/testbed/guest"
@@ -38,5 +39,5 @@ func QEMU(dir string) guest.QEMU { return guest.QEMU{Root: filepath.Join(dir, "r
 
 // BuildQEMU unpacks the emulator into dir. Output goes to the log.
 func BuildQEMU(ctx context.Context, dir string, log *os.File) error {
-	return run(ctx, log, "mmdebstrap", append(qemuOptions[:len(qemuOptions):len(qemuOptions)], Release, QEMU(dir).Root)...)
+	return run(ctx, log, "mmdebstrap", append(slices.Clip(qemuOptions), Release, QEMU(dir).Root)...)
 }
