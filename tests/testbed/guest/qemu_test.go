@@ -11,11 +11,11 @@ import (
 // What was unpacked is run by its own loader: the machine's C library may be older.
 func TestQEMUArgv(t *testing.T) {
 	t.Parallel()
-	unpacked, err := Machine{QEMU: QEMU{Root: "/cache/qemu/root"}, Name: "node1"}.Argv()
+	unpacked, err := Machine{QEMU: QEMU{Root: "/cache/qemu/unpacked"}, Name: "node1"}.Argv()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if program := slices.Index(unpacked, "/cache/qemu/root/usr/bin/qemu-system-x86_64"); program < 1 || unpacked[0] != "/cache/qemu/root/usr/lib64/ld-linux-x86-64.so.2" {
+	if program := slices.Index(unpacked, "/cache/qemu/unpacked/usr/bin/qemu-system-x86_64"); program < 1 || unpacked[0] != "/cache/qemu/unpacked/usr/lib64/ld-linux-x86-64.so.2" {
 		t.Errorf("command line %q does not run the unpacked QEMU by its loader", unpacked[:8])
 	}
 	own, err := Machine{Name: "node1"}.Argv()
