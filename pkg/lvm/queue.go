@@ -145,7 +145,7 @@ func (q *queue) process(ctx context.Context, batch []*operation) []*operation {
 // changed. The change itself stands also where that fails: a later call finds it.
 func (q *queue) makeDurable(p *plan, g *Group) error {
 	q.unflushed = q.unflushed || len(p.commands) > 0
-	if !q.unflushed || !slices.ContainsFunc(append(p.watching, p.acting...), (*operation).changes) {
+	if !q.unflushed || !slices.ContainsFunc(slices.Concat(p.watching, p.acting), (*operation).changes) {
 		return nil
 	}
 	if err := q.client.makeDurable(g); err != nil {
