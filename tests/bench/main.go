@@ -66,5 +66,5 @@ func run(p plan) error {
 	defer cancel()
 	ctx, stop := context.WithTimeout(ctx, p.timeout)
 	defer stop()
-	return measure(ctx, p, os.Stdout)
+	return measure(ctx, p, os.Stdout, os.Stderr)
 }

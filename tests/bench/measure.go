@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/clientcmd"
@@ -22,6 +23,7 @@ import (
 type row struct {
 	class           string
 	bound           samples // seconds, one at a time
+	scheduled       samples // seconds, until the scheduler has let the pod go to its node
 	running         samples // seconds, with a new volume
 	bare            samples // seconds, a pod without a volume, in turn with the others
 	requestsCreate  float64 // per claim, claim and pod together less a bare pod's
@@ -35,7 +37,10 @@ type row struct {
 	startedDelete   map[string]int
 }
 
-func measure(ctx context.Context, p plan, out io.Writer) error {
+// measure measures one class after the other. What is known goes to progress at once,
+// the tables to out in the end; those of the classes that were done also when a later
+// one fails.
+func measure(ctx context.Context, p plan, out, progress io.Writer) (err error) {
 	config, err := clientcmd.BuildConfigFromFlags("", p.kubeconfig)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", p.kubeconfig, err)
@@ -57,19 +62,28 @@ func measure(ctx context.Context, p plan, out io.Writer) error {
 	}
 	host := openNode(p.node)
 	var rows []row
+	defer func() {
+		if err != nil && len(rows) > 0 {
+			printRows(out, p, rows)
+		}
+	}()
 	for i, class := range p.classes {
 		name, size, found := strings.Cut(class, "=")
 		if !found {
 			size = p.size
 		}
+		fmt.Fprintf(progress, "[%d/%d] %s\n", i+1, len(p.classes), name)
+		began := time.Now()
 		space := &workload.Space{Client: c, Namespace: fmt.Sprintf("bench-%d", i), Image: p.image}
 		r, err := measureClass(ctx, p, space, requests, host, name, size)
 		if err != nil {
 			return fmt.Errorf("measure %s: %w", name, err)
 		}
 		rows = append(rows, r)
+		fmt.Fprintf(progress, "      %s\n      took %s\n", r.summary(), time.Since(began).Round(time.Second))
 	}
 	printRows(out, p, rows)
+	rows = nil
 	if host == nil {
 		return nil
 	}
@@ -108,29 +122,9 @@ func oneAtATime(ctx context.Context, p plan, space *workload.Space, requests *re
 		if err != nil {
 			return err
 		}
-		start := time.Now()
-		if _, err := space.CreateClaim(ctx, workload.Claim{Name: name, Class: r.class, Size: size}); err != nil {
+		if err := startOne(ctx, p, space, name, size, r); err != nil {
 			return err
 		}
-		if _, err := space.CreatePod(ctx, workload.Pod{Name: name, Node: p.node, Claims: []string{name}}); err != nil {
-			return err
-		}
-		bound := make(chan error, 1)
-		var boundAfter time.Duration
-		go func() {
-			_, err := space.AwaitBound(ctx, name)
-			boundAfter = time.Since(start)
-			bound <- err
-		}()
-		if _, err := space.AwaitPod(ctx, name, corev1.PodRunning); err != nil {
-			return err
-		}
-		runningAfter := time.Since(start)
-		if err := <-bound; err != nil {
-			return err
-		}
-		r.bound = append(r.bound, boundAfter.Seconds())
-		r.running = append(r.running, runningAfter.Seconds())
 		volume, err := space.AwaitBound(ctx, name)
 		if err != nil {
 			return err
@@ -163,7 +157,7 @@ func oneAtATime(ctx context.Context, p plan, space *workload.Space, requests *re
 		if err != nil {
 			return err
 		}
-		start = time.Now()
+		start := time.Now()
 		if _, err := space.CreatePod(ctx, workload.Pod{Name: name, Node: p.node}); err != nil {
 			return err
 		}
@@ -183,6 +177,36 @@ func oneAtATime(ctx context.Context, p plan, space *workload.Space, requests *re
 	n := float64(p.single)
 	r.requestsCreate, r.requestsDelete = (create-bare)/n, remove/n
 	return nil
+}
+
+// startOne makes a claim with its pod and takes the times of what follows.
+func startOne(ctx context.Context, p plan, space *workload.Space, name, size string, r *row) error {
+	start := time.Now()
+	if _, err := space.CreateClaim(ctx, workload.Claim{Name: name, Class: r.class, Size: size}); err != nil {
+		return err
+	}
+	if _, err := space.CreatePod(ctx, workload.Pod{Name: name, Node: p.node, Claims: []string{name}}); err != nil {
+		return err
+	}
+	steps := []struct {
+		times *samples
+		await func() error
+	}{
+		{&r.bound, func() error { _, err := space.AwaitBound(ctx, name); return err }},
+		{&r.scheduled, func() error { _, err := space.AwaitPodScheduled(ctx, name); return err }},
+		{&r.running, func() error { _, err := space.AwaitPod(ctx, name, corev1.PodRunning); return err }},
+	}
+	var group errgroup.Group
+	for _, step := range steps {
+		group.Go(func() error {
+			if err := step.await(); err != nil {
+				return err
+			}
+			*step.times = append(*step.times, time.Since(start).Seconds())
+			return nil
+		})
+	}
+	return group.Wait()
 }
 
 // burst makes many claims at once. They are pinned to the node by what the

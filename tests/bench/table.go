@@ -53,6 +53,15 @@ func printResident(out io.Writer, p plan, residentKiB map[string][]int) {
 	}
 }
 
+// summary is what a run shows of a class as soon as it was measured.
+func (r row) summary() string {
+	s := fmt.Sprintf("Bound %.2f s, Running %.2f s, without a volume %.2f s", r.bound.quantile(0.5), r.running.quantile(0.5), r.bare.quantile(0.5))
+	if r.burst > 0 {
+		s += fmt.Sprintf("; burst of %d: %.2f bound and %.2f deleted per second", r.burst, r.boundPerSecond, r.deletePerSecond)
+	}
+	return s
+}
+
 func printRows(out io.Writer, p plan, rows []row) {
 	header := []string{""}
 	for _, r := range rows {
@@ -68,6 +77,7 @@ func printRows(out io.Writer, p plan, rows []row) {
 	}
 	seconds := func(s samples) string { return fmt.Sprintf("%.2f s, p95 %.2f s", s.quantile(0.5), s.quantile(0.95)) }
 	add(fmt.Sprintf("claim and pod created → claim Bound, median (n=%d)", p.single), func(r row) string { return seconds(r.bound) })
+	add("claim and pod created → pod bound to its node, median", func(r row) string { return seconds(r.scheduled) })
 	add("claim and pod created → pod Running, median", func(r row) string { return seconds(r.running) })
 	add("pod without a volume → Running, in turn with it", func(r row) string { return seconds(r.bare) })
 	add("API requests per creation (less a bare pod's)", func(r row) string { return fmt.Sprintf("%.1f", r.requestsCreate) })

@@ -140,6 +140,21 @@ func (s *Space) AwaitPod(ctx context.Context, name string, phases ...corev1.PodP
 	return pod, nil
 }
 
+// AwaitPodScheduled waits until a pod is bound to a node.
+func (s *Space) AwaitPodScheduled(ctx context.Context, name string) (*corev1.Pod, error) {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: s.Namespace}}
+	err := s.Await(ctx, pod, func(object client.Object, gone bool) (bool, error) {
+		if gone {
+			return false, fmt.Errorf("pod %s/%s is gone", s.Namespace, name)
+		}
+		return object.(*corev1.Pod).Spec.NodeName != "", nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return pod, nil
+}
+
 // RunPod makes a pod, waits until its script has ended well, deletes the pod and
 // returns what the script wrote to /dev/termination-log and the node it ran on.
 func (s *Space) RunPod(ctx context.Context, pod Pod) (message, node string, err error) {
