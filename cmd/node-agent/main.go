@@ -4,6 +4,9 @@
 // Command node-agent is the node side of Berth, one process per node: it finds the
 // disks, owns the pools and volumes on them, serves the CSI Node service to kubelet
 // and publishes the node's capacity.
+//
+// "node-agent filters --explain" says for every disk of the node what a configuration of
+// the filters makes of it, and needs no cluster.
 package main
 
 import (
@@ -25,6 +28,9 @@ func main() {
 }
 
 func realMain(args []string) int {
+	if len(args) > 0 && args[0] == "filters" {
+		return explainFilters(args[1:], os.Stdin, os.Stdout, os.Stderr)
+	}
 	o, err := parseOptions(args, os.Getenv)
 	return command.Run("node-agent", o.Common, err, func(ctx context.Context, log *slog.Logger) error {
 		return run(ctx, o, log)

@@ -6,8 +6,11 @@ package discovery
 import (
 	"context"
 	"fmt"
+	"maps"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	toolscache "k8s.io/client-go/tools/cache"
 
@@ -41,12 +44,37 @@ func (inv *Inventory) SetConfig(config *corev1.ConfigMap) error {
 		inv.log.Info("filters", "note", note)
 	}
 	inv.mu.Lock()
-	inv.filters = filters
-	inv.reindex(nil) // which devices have an object depends on the filters
+	inv.config = filters
+	inv.applyFilters()
 	inv.mu.Unlock()
 	inv.log.Info("filters are in force", "resourceVersion", config.ResourceVersion)
 	inv.requeue()
 	return nil
+}
+
+// SetNodeLabels takes the labels of the node, by which rules are chosen. It does
+// nothing when they are what they were.
+func (inv *Inventory) SetNodeLabels(node labels.Set) {
+	inv.mu.Lock()
+	if maps.Equal(inv.nodeLabels, node) {
+		inv.mu.Unlock()
+		return
+	}
+	inv.nodeLabels = maps.Clone(node)
+	changed := inv.config != nil
+	if changed {
+		inv.applyFilters()
+	}
+	inv.mu.Unlock()
+	if changed {
+		inv.requeue()
+	}
+}
+
+// applyFilters has the configuration count as it does on this node. inv.mu is held.
+func (inv *Inventory) applyFilters() {
+	inv.filters = inv.config.forNode(inv.nodeLabels)
+	inv.reindex(nil) // which devices have an object depends on the filters
 }
 
 // requeue has every disk judged again.
@@ -108,15 +136,23 @@ func (inv *Inventory) listen(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("watch ConfigMap %s: %w", v1alpha1.ConfigMapName, err)
 	}
+	nodes, err := inv.opts.Informers.GetInformer(ctx, nodeMetadata())
+	if err != nil {
+		return fmt.Errorf("watch Node %s: %w", inv.opts.NodeName, err)
+	}
 	if _, err := objects.AddEventHandler(inv.objectHandler()); err != nil {
 		return fmt.Errorf("watch the BlockDevices: %w", err)
 	}
-	registration, err := configs.AddEventHandler(inv.configHandler())
+	labelled, err := nodes.AddEventHandler(inv.nodeHandler())
+	if err != nil {
+		return fmt.Errorf("watch Node %s: %w", inv.opts.NodeName, err)
+	}
+	configured, err := configs.AddEventHandler(inv.configHandler())
 	if err != nil {
 		return fmt.Errorf("watch ConfigMap %s: %w", v1alpha1.ConfigMapName, err)
 	}
-	// Judge once, with the filters, and not first without them.
-	if !toolscache.WaitForCacheSync(ctx.Done(), registration.HasSynced) {
+	// Judge once, with the filters that count here, and not first without them.
+	if !toolscache.WaitForCacheSync(ctx.Done(), labelled.HasSynced, configured.HasSynced) {
 		return ctx.Err()
 	}
 	return nil
@@ -127,6 +163,27 @@ func (inv *Inventory) objectHandler() toolscache.ResourceEventHandler {
 		AddFunc:    func(object any) { observe(object, inv.ObserveObject) },
 		UpdateFunc: func(_, object any) { observe(object, inv.ObserveObject) },
 		DeleteFunc: func(object any) { observe(object, inv.ObserveDeletion) },
+	}
+}
+
+// nodeMetadata is the kind of informer that holds no more of a Node than is needed.
+func nodeMetadata() *metav1.PartialObjectMetadata {
+	node := &metav1.PartialObjectMetadata{}
+	node.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Node"))
+	return node
+}
+
+// nodeHandler keeps the last labels of a Node that is deleted: the disks are still
+// here, and it comes back when kubelet registers.
+func (inv *Inventory) nodeHandler() toolscache.ResourceEventHandler {
+	set := func(node *metav1.PartialObjectMetadata) {
+		if node.Name == inv.opts.NodeName {
+			inv.SetNodeLabels(node.Labels)
+		}
+	}
+	return toolscache.ResourceEventHandlerFuncs{
+		AddFunc:    func(object any) { observe(object, set) },
+		UpdateFunc: func(_, object any) { observe(object, set) },
 	}
 }
 

@@ -30,7 +30,11 @@ var filterKeys = []string{keyOSDisk, keyVendor, keyPath}
 
 // Filters is a valid filter configuration.
 type Filters struct {
-	rules []rule
+	// rules of node-disk-manager's kind, and Berth's own, which are asked after them.
+	rules   []rule
+	ordered []orderedRule
+	// dropOthers drops what none of the ordered rules names.
+	dropOthers bool
 	// Notes are things that were accepted and have no effect.
 	Notes []string
 }
@@ -43,11 +47,12 @@ type rule struct {
 
 // Decision is what the filters say of one device.
 type Decision struct {
-	// Drop is true when a filter drops the device; Message says which and why.
+	// Drop is true when a filter drops the device. Message says which and why, or which
+	// rule keeps it; empty when nothing named it.
 	Drop    bool
 	Message string
-	// Named is true when an include list of paths names the device: then the
-	// operator has asked for just this one.
+	// Named is true when an include names the device: then the operator has asked for
+	// it, removable or not.
 	Named bool
 }
 
@@ -85,7 +90,9 @@ func (f *Filters) Decide(d *block.Device, system *block.SystemUse) Decision {
 			return Decision{Drop: true, Message: fmt.Sprintf("dropped by filter %q: %s", r.name, message)}
 		}
 	}
-	return decision
+	ordered := f.decideOrdered(d)
+	ordered.Named = ordered.Named || decision.Named && !ordered.Drop
+	return ordered
 }
 
 func (r *rule) decideVendor(vendor string) string {

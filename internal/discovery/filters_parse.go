@@ -56,7 +56,7 @@ func ParseFilters(text string) (*Filters, error) {
 		return nil, errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
 	}
 	if len(document.Content) == 0 {
-		return nil, errors.New("it is empty: filterconfigs is missing")
+		return nil, errors.New("it is empty: neither filterconfigs nor rules is there")
 	}
 	p := &parser{filters: &Filters{}}
 	p.document(document.Content[0])
@@ -103,14 +103,23 @@ func (p *parser) document(n *yaml.Node) {
 		case key == "filterconfigs":
 			found = true
 			p.filterConfigs(value)
+		case key == "rules":
+			found = true
+			p.rules(value)
+		case key == "otherwise":
+			p.filters.dropOthers = !p.action(value, key)
 		case slices.Contains(otherSections, key):
 			p.filters.Notes = append(p.filters.Notes, fmt.Sprintf("line %d: %s has no effect in Berth", keyNode.Line, key))
 		default:
-			p.fail(keyNode, "unknown section %q: allowed are filterconfigs, %s", key, strings.Join(otherSections, ", "))
+			p.fail(keyNode, "unknown section %q: allowed are filterconfigs, rules, otherwise, %s", key, strings.Join(otherSections, ", "))
 		}
 	})
 	if !found {
-		p.fail(n, "filterconfigs is missing")
+		p.fail(n, "neither filterconfigs nor rules is there")
+	}
+	keeps := func(r orderedRule) bool { return r.keep }
+	if p.filters.dropOthers && !slices.ContainsFunc(p.filters.ordered, keeps) {
+		p.fail(n, "otherwise: exclude without a rule that includes a disk would drop every disk")
 	}
 }
 
@@ -136,7 +145,7 @@ func (p *parser) filterConfig(n *yaml.Node) {
 		case "name":
 			r.name = p.scalar(value, key)
 		case "state":
-			on, hasState = p.state(value), true
+			on, hasState = p.truth(value, key), true
 		case "include":
 			r.include, includeNode = p.list(value, key), value
 		case "exclude":
@@ -206,15 +215,15 @@ func (p *parser) scalar(n *yaml.Node, field string) string {
 	return strings.TrimSpace(n.Value)
 }
 
-// state takes true and false, as a truth value or as a text.
-func (p *parser) state(n *yaml.Node) bool {
-	switch strings.ToLower(p.scalar(n, "state")) {
+// truth takes true and false, as a truth value or as a text.
+func (p *parser) truth(n *yaml.Node, field string) bool {
+	switch strings.ToLower(p.scalar(n, field)) {
 	case "true":
 		return true
 	case "false":
 		return false
 	}
-	p.fail(n, "state %q: allowed are true and false", n.Value)
+	p.fail(n, "%s %q: allowed are true and false", field, n.Value)
 	return false
 }
 

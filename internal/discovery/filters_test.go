@@ -101,7 +101,7 @@ func TestParseFiltersRefuses(t *testing.T) {
 		want       []string // words of the message
 	}{
 		{"nothing", "", []string{"empty", "filterconfigs"}},
-		{"no filters", "probeconfigs: []", []string{"filterconfigs is missing"}},
+		{"no filters", "probeconfigs: []", []string{"neither filterconfigs nor rules"}},
 		{"a misspelt section", "filterconfigs: []\nfilterconfig: []", []string{"line 2", `"filterconfig"`, "allowed are filterconfigs"}},
 		{"a misspelt filter", "filterconfigs:\n- key: path-filters\n  state: true", []string{"line 2", `"path-filters"`, "os-disk-exclude-filter, vendor-filter, path-filter"}},
 		{"a misspelt field", "filterconfigs:\n- key: path-filter\n  state: true\n  excludes: /dev/loop", []string{"line 4", `"excludes"`, "key, name, state, include, exclude"}},

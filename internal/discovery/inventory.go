@@ -12,6 +12,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
@@ -63,7 +64,7 @@ type Options struct {
 	// Reader reads them past any cache.
 	Reader client.Reader
 	// Informers tell of changes that others make. Nil in tests, which call
-	// SetConfig and ObserveObject themselves.
+	// SetConfig, SetNodeLabels and ObserveObject themselves.
 	Informers Informers
 	// Recorder of Events.
 	Recorder events.EventRecorder
@@ -94,8 +95,12 @@ type Inventory struct {
 	// ready is closed when every disk and its object were brought together once.
 	ready chan struct{}
 
-	mu      sync.Mutex
-	filters *Filters
+	mu sync.Mutex
+	// config is the last good configuration, filters what of it counts on a node with
+	// nodeLabels.
+	config     *Filters
+	nodeLabels labels.Set
+	filters    *Filters
 	// devices is a mirror of sysfs. The map and the devices are replaced, never
 	// changed, so that they can be read without the mutex; version counts that.
 	devices block.Topology
