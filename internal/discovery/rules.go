@@ -57,7 +57,7 @@ func (f *Filters) decideOrdered(d *block.Device) Decision {
 		}
 	}
 	if f.dropOthers {
-		return Decision{Drop: true, Message: "no rule keeps it, and berth-config says otherwise: exclude"}
+		return Decision{Drop: true, Message: "dropped because no rule keeps it and berth-config says otherwise: exclude"}
 	}
 	return Decision{}
 }

@@ -105,7 +105,7 @@ func TestOtherwiseExclude(t *testing.T) {
 		t.Errorf("the disk that is named: %+v", got)
 	}
 	got := filters.Decide(&block.Device{Path: "/dev/vdc"}, nil)
-	if !got.Drop || got.Message != "no rule keeps it, and berth-config says otherwise: exclude" {
+	if !got.Drop || got.Message != "dropped because no rule keeps it and berth-config says otherwise: exclude" {
 		t.Errorf("another disk: %+v", got)
 	}
 }

@@ -65,7 +65,7 @@ func judge(f *facts) verdict {
 	case released && !f.cleanedByHand():
 		return f.released()
 	case claim != nil && !released:
-		return no(v1alpha1.ReasonClaimed, "held by %s %s", claim.Kind, claim.Name)
+		return f.claimed()
 	case !released && f.spec.Reserved != "":
 		return no(v1alpha1.ReasonReserved, "reserved: %s", f.spec.Reserved)
 	case f.filters == nil:
@@ -84,6 +84,18 @@ func judge(f *facts) verdict {
 			"blank, but only its place (%s) tells it from another disk: a deviceSelector with allowWeakIdentity: true may take it", f.identity.Value)
 	}
 	return verdict{usable: true, reason: v1alpha1.ReasonBlank, message: "blank"}
+}
+
+// claimed is the verdict on a disk that Berth holds. What the filters say of it changes
+// nothing, and is told: an operator who has dropped it may believe it is let go.
+func (f *facts) claimed() verdict {
+	message := fmt.Sprintf("held by %s %s", f.spec.ClaimRef.Kind, f.spec.ClaimRef.Name)
+	if f.filters != nil {
+		if decision := f.filters.Decide(f.devices[0], nil); decision.Drop {
+			message += "; that it is " + decision.Message + ", counts when it is let go"
+		}
+	}
+	return no(v1alpha1.ReasonClaimed, "%s", message)
 }
 
 func (f *facts) gone() verdict {

@@ -70,7 +70,7 @@ func TestJudge(t *testing.T) {
 		{"claimed, whatever is on it", "Claimed", "held by Pool fast-node1", func(f *facts) {
 			f.spec.ClaimRef, f.content = claim, &examination{found: block.Content{Type: "LVM2_member"}}
 		}},
-		{"claimed, whatever the filters say", "Claimed", "held by Pool fast-node1", func(f *facts) {
+		{"claimed, whatever the filters say", "Claimed", `held by Pool fast-node1; that it is dropped by filter "path-filter": /dev/vdb starts with /dev, counts when it is let go`, func(f *facts) {
 			f.spec.ClaimRef, f.filters = claim, mustParse(t, "filterconfigs: [{key: path-filter, state: true, exclude: /dev}]")
 		}},
 		{"released, blank and not proven clean", "Cleaning", "released by Pool fast-node1, being wiped (zero)", func(f *facts) {
