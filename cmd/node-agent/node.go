@@ -73,11 +73,20 @@ func (n *node) assemble(ctx context.Context) error {
 	backends := agent.NewBackends(device.New(device.Options{
 		Registry: n.inventory, Disks: disks, AfterRelease: n.cleaner.Kick, Log: n.log.With("part", "device"),
 	}))
+	generations, err := agent.OpenGenerations(filepath.Join(n.stateDir, "volume-groups"))
+	if err != nil {
+		return fmt.Errorf("open the records of volume groups: %w", err)
+	}
 	pools := agent.NewPoolReconciler(ctx, agent.PoolOptions{
 		Client: n.manager.GetClient(), NodeName: n.nodeName, MachineID: n.machineID,
 		Directory: filepath.Join(n.stateDir, "pools"), HostRoot: n.hostRoot,
 		Backends: backends, Ledger: n.ledger, Disks: n.inventory,
-		LVM: agent.LVM{Client: lvm.NewClient(n.host, lvm.DiskFlusher(n.hostRoot))}, Roots: agent.HostRoots{}, Log: n.log.With("part", "pools"),
+		LVM: agent.LVM{
+			Client:      lvm.NewClient(n.host, lvm.DiskFlusher(n.hostRoot)),
+			Generations: generations,
+			Log:         n.log.With("part", "pools"),
+		},
+		Roots: agent.HostRoots{}, Log: n.log.With("part", "pools"),
 	})
 	if err := pools.Restore(); err != nil { //nolint:contextcheck // it has the agent's own
 		return err

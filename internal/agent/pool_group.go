@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 
@@ -35,11 +36,32 @@ type GroupBackend interface {
 	Group(ctx context.Context) (*lvm.Group, error)
 }
 
-// LVM is the host's lvm.
-type LVM struct{ *lvm.Client }
+// LVM is the host's lvm, with a way back from what a loss of power cuts short.
+type LVM struct {
+	*lvm.Client
+
+	Generations Generations
+	Log         *slog.Logger
+}
 
 // Backend implements VolumeGroups.
-func (l LVM) Backend(o lvm.Options) (GroupBackend, error) { return lvm.NewBackend(l.Client, o) }
+func (l LVM) Backend(o lvm.Options) (GroupBackend, error) {
+	o.Journal = l.Generations
+	o.RolledBack = func(devicePath string, seqno uint64) {
+		l.Log.Warn("Undid a change of a volume group that a loss of power had cut short; nobody was told that it was made",
+			"vg", o.GroupName, "uuid", o.GroupUUID, "disk", devicePath, "generation", seqno)
+	}
+	return lvm.NewBackend(l.Client, o)
+}
+
+// RemoveGroup implements VolumeGroups.
+func (l LVM) RemoveGroup(ctx context.Context, groupUUID, poolUID string) error {
+	err := l.Client.RemoveGroup(ctx, groupUUID, poolUID)
+	if err != nil || groupUUID == "" {
+		return err
+	}
+	return l.Generations.Forget(groupUUID)
+}
 
 func groupName(poolSet string) string { return "berth-" + poolSet }
 

@@ -27,6 +27,14 @@ type Options struct {
 	Nodes Nodes
 	// Seqno reads a device's generation of metadata; nil means DiskSeqno of Root.
 	Seqno SeqnoReader
+	// Journal keeps the way back from a change of the metadata that a loss of power
+	// cuts short; nil keeps none, and such a group is lost to lvm.
+	Journal Journal
+	// Metadata is the metadata on the devices; nil means DiskMetadata of Root.
+	Metadata Metadata
+	// RolledBack is told of each device on which such a change was undone, and of the
+	// generation that is there again; it may be nil.
+	RolledBack func(devicePath string, seqno uint64)
 	// Root is where the host's /dev and /sys are seen; empty means "/".
 	Root string
 }
@@ -58,6 +66,12 @@ func NewBackend(client *Client, opts Options) (*Backend, error) {
 	if opts.Seqno == nil {
 		opts.Seqno = DiskSeqno(opts.Root)
 	}
+	if opts.Metadata == nil {
+		opts.Metadata = DiskMetadata{Root: opts.Root}
+	}
+	if opts.RolledBack == nil {
+		opts.RolledBack = func(string, uint64) {}
+	}
 	if opts.Devices == nil {
 		opts.Devices = func() []string { return nil }
 	}
@@ -70,6 +84,7 @@ func NewBackend(client *Client, opts Options) (*Backend, error) {
 		queue: &queue{
 			client: client, groupName: opts.GroupName, groupUUID: opts.GroupUUID,
 			devices: opts.Devices, reserve: opts.Reserve, seqno: opts.Seqno, unflushed: true,
+			journal: opts.Journal, metadata: opts.Metadata, rolledBack: opts.RolledBack,
 		},
 	}, nil
 }

@@ -14,12 +14,25 @@ import (
 // The suite of all backends, over the fake of lvm.
 func TestConformance(t *testing.T) {
 	t.Parallel()
+	conform(t, false)
+}
+
+// The same where each loss of power leaves half of the metadata behind that was not
+// flushed.
+func TestConformanceTorn(t *testing.T) {
+	t.Parallel()
+	conform(t, true)
+}
+
+func conform(t *testing.T, torn bool) {
+	t.Helper()
 	const volumeBytes, volumes = 2 * lvmtest.ExtentBytes, 4
 	volumetest.Run(t, volumetest.Harness{
 		Access:  []volume.Access{volume.AccessFilesystem, volume.AccessBlock},
 		CanGrow: true,
 		New: func(t *testing.T) *volumetest.Place {
 			vg := lvmtest.NewVG(t, volumes*volumeBytes)
+			vg.SetTearing(torn)
 			return &volumetest.Place{
 				Backend:     vg.Backend(),
 				VolumeBytes: volumeBytes,

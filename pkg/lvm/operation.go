@@ -179,6 +179,17 @@ func (p *plan) allocate(op *operation, lv *LogicalVolume) {
 	})
 }
 
+// changes is how many changes of the metadata the commands may make.
+func (p *plan) changes() int {
+	n := 0
+	for _, op := range p.acting {
+		if op.changes() {
+			n++
+		}
+	}
+	return n
+}
+
 func (p *plan) act(op *operation, command []string) {
 	p.commands = append(p.commands, command)
 	p.acting = append(p.acting, op)

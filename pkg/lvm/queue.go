@@ -24,6 +24,10 @@ type queue struct {
 	devices   func() []string
 	reserve   func(totalBytes int64) int64
 	seqno     SeqnoReader
+	// journal is nil where no way back is kept.
+	journal    Journal
+	metadata   Metadata
+	rolledBack func(devicePath string, seqno uint64)
 
 	mu      sync.Mutex
 	pending []*operation
@@ -35,6 +39,11 @@ type queue struct {
 	// known is how the group looked last, nil when that is not known. Only the
 	// worker touches it.
 	known *Group
+	// kept is what the journal holds, nil when that is not known. looked is true once
+	// the devices were searched for a change that was cut short, concluded once the
+	// journal says that no change is under way. Only the worker touches them.
+	kept              *Generation
+	looked, concluded bool
 }
 
 // mostPerProcess bounds a batch, and with it how long one process may take.
@@ -103,6 +112,12 @@ func (q *queue) process(ctx context.Context, batch []*operation) []*operation {
 	}
 	after, stderr, actErr := before, []byte(nil), error(nil)
 	if len(p.commands) > 0 {
+		if err := q.keepBefore(before, p.changes()); err != nil {
+			for _, op := range slices.Concat(p.acting, p.watching) {
+				op.answer(nil, fmt.Errorf("%s %s/%s: not started: %w", op.verb, q.groupName, op.name, err))
+			}
+			return p.later
+		}
 		after, stderr, actErr = q.act(ctx, p.commands)
 	}
 	if after == nil {
@@ -152,7 +167,7 @@ func (q *queue) makeDurable(p *plan, g *Group) error {
 		return err
 	}
 	q.unflushed = false
-	return nil
+	return q.keep(g, false)
 }
 
 // act runs the commands. It returns how the group looks afterwards, and the error
@@ -193,8 +208,34 @@ func (q *queue) current(ctx context.Context) (*Group, error) {
 // lvm takes its lock for each report anew, so that two may show different generations.
 const looks = 3
 
+// observe looks at the group. A change of its metadata that was cut short is undone
+// before: at the first look, for that comes after a loss of power, and when the group
+// cannot be seen.
 func (q *queue) observe(ctx context.Context) (*Group, error) {
 	q.known = nil
+	if !q.looked {
+		q.looked = len(q.devices()) > 0
+		_, _ = q.rollBack() // what is wrong is told when the group cannot be seen
+	}
+	g, err := q.look(ctx)
+	if errors.Is(err, errReport) || errors.Is(err, volume.ErrPoolUnavailable) {
+		rolled, rollErr := q.rollBack()
+		if rollErr != nil {
+			return nil, fmt.Errorf("%w; %w", err, rollErr)
+		}
+		if rolled {
+			g, err = q.look(ctx)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	q.known = g
+	q.conclude(g)
+	return g, nil
+}
+
+func (q *queue) look(ctx context.Context) (*Group, error) {
 	report, stderr, err := q.client.shell(ctx, q.devices(), nil)
 	for range looks - 1 {
 		if !errors.Is(err, errReport) {
@@ -205,8 +246,7 @@ func (q *queue) observe(ctx context.Context) (*Group, error) {
 	if err != nil {
 		return nil, explain(stderr, err)
 	}
-	q.known, err = q.pick(report)
-	return q.known, err
+	return q.pick(report)
 }
 
 // pick finds the group by its UUID. One that is not among the devices shown is
@@ -225,7 +265,11 @@ func (q *queue) pick(report *Report) (*Group, error) {
 				volume.ErrPoolUnavailable, volume.ErrIdentity, g.Name, g.UUID, where, q.groupUUID)
 		}
 	}
-	return nil, fmt.Errorf("%w: volume group %s (%s) was not found on %s", volume.ErrPoolUnavailable, q.groupName, q.groupUUID, where)
+	lost := ""
+	if len(report.Lost) > 0 {
+		lost = fmt.Sprintf("; lvm can read no metadata on %s, which says it is in use", report.Lost[0].Path)
+	}
+	return nil, fmt.Errorf("%w: volume group %s (%s) was not found on %s%s", volume.ErrPoolUnavailable, q.groupName, q.groupUUID, where, lost)
 }
 
 func (q *queue) reserveOf(g *Group) int64 {

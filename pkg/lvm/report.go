@@ -23,6 +23,9 @@ type Report struct {
 	Groups []*Group
 	// Orphans are physical volumes without a volume group.
 	Orphans []PhysicalVolume
+	// Lost are physical volumes that say they are in use and of whose volume group lvm
+	// found no metadata that it can read.
+	Lost []PhysicalVolume
 }
 
 // Group is a volume group as one report shows it. It is never changed afterwards.
@@ -105,6 +108,10 @@ func (r *Report) Group(uuid string) *Group {
 	return nil
 }
 
+// unknownGroup is what lvm shows as a group's name when it cannot read any of its
+// metadata (_pvs_single and _vgname_disp in lib/report/report.c). No group can have it.
+const unknownGroup = "[unknown]"
+
 // The fields that are asked for. None of them makes lvm ask device-mapper, so a
 // report costs little also with thousands of volumes.
 const (
@@ -181,8 +188,12 @@ func (r *Report) addDevice(row *row) {
 	if row.text("PV_MISSING") != "" {
 		pv.Path, pv.SizeBytes = "", 0
 	}
-	if row.text("VG_NAME") == "" {
+	switch row.text("VG_NAME") {
+	case "":
 		r.Orphans = append(r.Orphans, pv)
+		return
+	case unknownGroup:
+		r.Lost = append(r.Lost, pv)
 		return
 	}
 	g := &Group{

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/berth-dev/berth/pkg/lvm"
 )
 
 // Host is a host with disks and lvm. It is safe for concurrent use.
@@ -31,6 +33,8 @@ type Host struct {
 	dead      bool
 	durable   durable
 	noFlush   bool
+	tearing   bool
+	journal   Journal
 
 	processes int
 	commands  []string
@@ -59,6 +63,9 @@ type group struct {
 	tags                 []string
 	disks                []*disk
 	volumes              []*logicalVolume
+	// torn is the generation of which half was left by a loss of power, 0 for none. The
+	// rest is what was there before it.
+	torn uint64
 }
 
 type logicalVolume struct {
@@ -84,7 +91,9 @@ const dataStart = 1 << 20
 // test.
 func NewHost(t testing.TB) *Host {
 	t.Helper()
-	return &Host{t: t, dir: t.TempDir(), disks: map[string]*disk{}, held: map[string]bool{}, countdown: -1}
+	h := &Host{t: t, dir: t.TempDir(), disks: map[string]*disk{}, held: map[string]bool{}, countdown: -1}
+	h.journal = Journal{h: h, kept: map[string]lvm.Generation{}}
+	return h
 }
 
 // AddDisk plugs a blank disk in, or one with a foreign signature ("ext4").
@@ -216,6 +225,9 @@ func (h *Host) Reboot() {
 		for _, lv := range g.volumes {
 			h.deactivate(lv)
 		}
+	}
+	if h.dead && h.tearing {
+		h.tear()
 	}
 	h.boot++
 	h.countdown, h.dead, h.faults = -1, false, nil

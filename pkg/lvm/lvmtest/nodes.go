@@ -106,7 +106,7 @@ func (h *Host) Seqno(path string) (groupUUID string, seqno uint64, ok bool, err 
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	d := h.disks[path]
-	if h.blind || h.dead || d == nil || d.missing || d.group == nil {
+	if h.blind || h.dead || d == nil || d.missing || d.group == nil || d.group.torn > 0 {
 		return "", 0, false, errBlind
 	}
 	return d.group.uuid, d.group.seqno, true, nil

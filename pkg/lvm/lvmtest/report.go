@@ -30,8 +30,14 @@ func (p *process) answer(c command) {
 			}
 		}
 		for _, d := range p.h.disks {
-			if d.group == nil && d.pvUUID != "" && p.seen(c, d) {
+			switch {
+			case d.pvUUID == "" || !p.seen(c, d):
+			case d.group == nil:
 				p.print(c, p.pvFields(c, nil, d))
+			case d.group.torn > 0:
+				fields := p.pvFields(c, nil, d)
+				fields["vg_name"] = "[unknown]"
+				p.print(c, fields)
 			}
 		}
 	}
@@ -102,7 +108,7 @@ func (p *process) seen(c command, d *disk) bool {
 // visible returns the groups of which a command sees at least one disk.
 func (p *process) visible(c command) []*group {
 	return slices.DeleteFunc(slices.Clone(p.h.groups), func(g *group) bool {
-		return !slices.ContainsFunc(g.disks, func(d *disk) bool { return p.seen(c, d) })
+		return g.torn > 0 || !slices.ContainsFunc(g.disks, func(d *disk) bool { return p.seen(c, d) })
 	})
 }
 

@@ -47,6 +47,7 @@ func (v *VG) Backend() *lvm.Backend {
 		Devices: func() []string { return v.Devices },
 		Nodes:   v.Nodes(),
 		Seqno:   v.Seqno,
+		Journal: v.Journal(), Metadata: v.Metadata(),
 	})
 	if err != nil {
 		v.t.Fatal(err)
