@@ -61,7 +61,6 @@ func TestProcesses(t *testing.T) {
 	}
 }
 
-
 // What waits while a process runs shares the next one.
 func TestBurst(t *testing.T) {
 	t.Parallel()
