@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -109,6 +110,30 @@ var _ = Describe("The ConfigMap of filters", Label("filters"), Serial, func() {
 
 		By("mending it")
 		write(ctx, original.Data["filters.yaml"])
+		awaitUsable(ctx, victim, true, "")
+	}, SpecTimeout(patience))
+
+	It("has rules for the nodes with a label, and follows the label", func(ctx SpecContext) {
+		const label = "e2e.berth.dev/rules"
+		victim := usableDisk(ctx)
+		relabel := func(ctx context.Context, value any) {
+			GinkgoHelper()
+			patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": map[string]any{label: value}}})
+			Expect(err).NotTo(HaveOccurred())
+			node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: victim.Spec.NodeName}}
+			Expect(suite.client.Patch(ctx, node, client.RawPatch(types.MergePatchType, patch))).To(Succeed())
+		}
+		DeferCleanup(func(ctx SpecContext) { relabel(ctx, nil) }, NodeTimeout(time.Minute))
+		write(ctx, original.Data["filters.yaml"]+`
+rules:
+- name: set aside
+  action: exclude
+  nodes: `+label+`=yes
+  match: {paths: ["`+victim.Status.Path+`"], maxSize: 1Pi}
+`)
+		relabel(ctx, "yes")
+		awaitUsable(ctx, victim, false, "set aside")
+		relabel(ctx, "no")
 		awaitUsable(ctx, victim, true, "")
 	}, SpecTimeout(patience))
 })
