@@ -67,6 +67,8 @@ type published struct {
 	room      Room
 	owner     metav1.OwnerReference
 	lastWrite time.Time
+	// changed is when the room was first seen to differ from it; zero while it does not.
+	changed time.Time
 }
 
 // New returns a Publisher. Start runs it.
@@ -226,12 +228,19 @@ func (p *Publisher) read(ctx context.Context) error {
 // returns.
 func (p *Publisher) write(ctx context.Context, class, n string, owner metav1.OwnerReference, room Room) (time.Duration, error) {
 	was, exists := p.published[n]
-	if exists && was.room == room && sameOwner(was.owner, owner) {
-		return 0, nil
-	}
 	now := time.Now()
 	if exists && sameOwner(was.owner, owner) {
-		if wait := due(was.room, room, was.lastWrite).Sub(now); wait > 0 {
+		switch {
+		case was.room == room:
+			was.changed = time.Time{}
+		case was.changed.IsZero():
+			was.changed = now
+		}
+		p.published[n] = was
+		if was.room == room {
+			return 0, nil
+		}
+		if wait := due(was.room, room, was.lastWrite, was.changed).Sub(now); wait > 0 {
 			return wait, nil
 		}
 	}

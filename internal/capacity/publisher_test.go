@@ -219,9 +219,44 @@ func TestABurstCostsFewWritesAndEndsExact(t *testing.T) {
 		if n := c.count() - before; n > 14 {
 			t.Errorf("%d writes in a burst of 25 s", n)
 		}
-		after(minorSpacing)
+		after(minorSpacing + minorDelay)
 		if o := c.objects(t)["fast"]; o.Capacity.Value() != 100*gib || o.MaximumVolumeSize.Value() != 100*gib {
 			t.Errorf("ended at %v, want exactly 100Gi", o.Capacity)
+		}
+	})
+}
+
+// A volume that comes and goes while its pod runs for a moment costs no write.
+func TestASmallChangeIsWrittenWhenItHasStayed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, class("fast", v1alpha1.DriverName, "fast"))
+		c.set("fast", 100*gib, 100*gib)
+		p := c.publisher()
+		defer run(t, p)()
+		after(time.Hour)
+		before := c.count()
+		free := func(n int64) {
+			c.set("fast", n*gib, n*gib)
+			p.Kick()
+		}
+		free(99)
+		after(minorDelay - settle)
+		free(100)
+		after(time.Minute)
+		if n := c.count() - before; n != 0 {
+			t.Errorf("%d writes for a volume that came and went", n)
+		}
+		free(99)
+		after(minorDelay - settle)
+		free(98)
+		after(settle)
+		if n := c.count() - before; n != 0 {
+			t.Errorf("%d writes before the change had stayed", n)
+		}
+		after(2 * settle)
+		if o := c.objects(t)["fast"]; c.count()-before != 1 || o.Capacity.Value() != 98*gib {
+			t.Errorf("%d writes, published is %v", c.count()-before, o.Capacity)
 		}
 	})
 }
@@ -366,7 +401,7 @@ func TestTiming(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got := due(tc.was, tc.now, last)
+			got := due(tc.was, tc.now, last, last)
 			if tc.want < 0 && got.IsZero() {
 				return
 			}

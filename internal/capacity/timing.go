@@ -13,8 +13,11 @@ const (
 	// materialSpacing is the least time between two writes of one object when what
 	// fits changes materially.
 	materialSpacing = 2 * time.Second
-	// minorSpacing is the same for the other changes.
+	// minorSpacing is the same for the other changes, and minorDelay how old each must
+	// be: the pods of the volumes that were just made are started first, and what is
+	// given back meanwhile is never written.
 	minorSpacing = 15 * time.Second
+	minorDelay   = 10 * time.Second
 
 	// materialFraction of what was published is a material change.
 	materialFraction = 20 // one twentieth, 5 %
@@ -37,14 +40,19 @@ func moved(from, to int64) bool {
 	return delta > 0 && delta >= from/materialFraction
 }
 
-// due returns when a change may be written: at once for the first in a while, later
-// while changes follow each other. Room that came or went as a whole never waits.
-func due(published, now Room, lastWrite time.Time) time.Time {
+// due returns when a change may be written that was first seen at a time: what decides
+// what fits at once, if it is the first in a while, and later while changes follow each
+// other; the rest when it has stayed. Room that came or went as a whole never waits.
+func due(published, now Room, lastWrite, seen time.Time) time.Time {
 	switch {
 	case published.None() != now.None():
 		return time.Time{}
 	case material(published, now):
 		return lastWrite.Add(materialSpacing)
 	}
-	return lastWrite.Add(minorSpacing)
+	at := lastWrite.Add(minorSpacing)
+	if stayed := seen.Add(minorDelay); stayed.After(at) {
+		at = stayed
+	}
+	return at
 }
