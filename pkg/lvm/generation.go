@@ -45,9 +45,8 @@ type Journal interface {
 
 // Metadata is the metadata on devices, below lvm.
 type Metadata interface {
-	// Headers returns the headers of a device's metadata areas, none when it has no area
-	// that counts. An error unless each of them leads to the whole text of that
-	// generation.
+	// Headers returns the headers of those of a device's metadata areas that lead to the
+	// whole text of that generation.
 	Headers(devicePath, groupUUID string, seqno uint64) ([]AreaHeader, error)
 	// RollBack puts a device's headers back that lead to half a text, and reports
 	// whether there were any. It changes nothing, and returns an error, unless it is
@@ -112,10 +111,13 @@ func (q *queue) keep(g *Group, acting bool) error {
 		}
 		headers, err := q.metadata.Headers(pv.Path, g.UUID, g.Seqno)
 		if err != nil {
-			q.known = nil // somebody may have changed it meanwhile
 			return fmt.Errorf("%w: read back the metadata on %s: %w", errNotDurable, pv.Path, err)
 		}
 		gen.Headers = append(gen.Headers, headers...)
+	}
+	if len(gen.Headers) == 0 {
+		q.known = nil // somebody may have changed it meanwhile
+		return fmt.Errorf("%w: generation %d of its metadata is on none of its devices", errNotDurable, g.Seqno)
 	}
 	if err := q.journal.Keep(gen); err != nil {
 		return fmt.Errorf("%w: %w", errNotDurable, err)

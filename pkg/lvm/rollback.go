@@ -46,8 +46,19 @@ func (m DiskMetadata) Headers(path, groupUUID string, seqno uint64) (headers []A
 		if !a.committed() {
 			continue
 		}
-		if err := a.is(f, groupUUID, seqno); err != nil {
+		text, whole, err := a.whole(f)
+		if err != nil {
 			return nil, err
+		}
+		if !whole {
+			continue // lvm does without it
+		}
+		uuid, found, err := generationOf(text)
+		if err != nil {
+			return nil, err
+		}
+		if uuid != groupUUID || found != seqno {
+			continue // it is behind, as after it was rolled back alone; lvm brings it up to date
 		}
 		headers = append(headers, AreaHeader{PVUUID: pvUUID, OffsetBytes: offset, Sector: a.header[:]})
 	}

@@ -83,8 +83,8 @@ func TestRollBackATornChange(t *testing.T) {
 	root, kept := tornDisk(t)
 	m := DiskMetadata{Root: root}
 	was := onDisk(t, root)
-	if headers, err := m.Headers("/dev/vdb", tornGroup, 66); err == nil {
-		t.Errorf("half a text was taken for generation 66: %+v", headers)
+	if headers, err := m.Headers("/dev/vdb", tornGroup, 66); err != nil || len(headers) > 0 {
+		t.Errorf("half a text was taken for generation 66: %+v, %v", headers, err)
 	}
 	changed, err := m.RollBack("/dev/vdb", "berth-fast", kept)
 	if err != nil || !changed {
@@ -97,6 +97,11 @@ func TestRollBackATornChange(t *testing.T) {
 	headers, err := m.Headers("/dev/vdb", tornGroup, 65)
 	if err != nil || len(headers) != 1 || headers[0].PVUUID != tornPV || !bytes.Equal(headers[0].Sector, kept.Headers[0].Sector) {
 		t.Errorf("Headers = %+v, %v", headers, err)
+	}
+	for seqno, group := range map[uint64]string{66: tornGroup, 64: tornGroup, 65: "other"} {
+		if headers, err := m.Headers("/dev/vdb", group, seqno); err != nil || len(headers) > 0 {
+			t.Errorf("generation 65 was taken for %d of %s: %+v, %v", seqno, group, headers, err)
+		}
 	}
 	is := onDisk(t, root)
 	copy(was[tornArea:], kept.Headers[0].Sector)
