@@ -121,7 +121,7 @@ func readFilters(path string, stdin io.Reader) (*discovery.Filters, error) {
 	return discovery.FromConfigMap(config.Data)
 }
 
-func explain(o filterOptions, filters *discovery.Filters, node labels.Set, stdout io.Writer) error {
+func explain(o filterOptions, filters *discovery.Filters, node labels.Set, stdout io.Writer) (err error) {
 	hostRoot := o.hostRoot
 	if hostRoot == "/" {
 		hostRoot = ""
@@ -130,7 +130,7 @@ func explain(o filterOptions, filters *discovery.Filters, node labels.Set, stdou
 	if err != nil {
 		return err
 	}
-	defer host.Close()
+	defer func() { err = errors.Join(err, host.Close()) }()
 	ctx, cancel := context.WithTimeout(context.Background(), explainTimeout)
 	defer cancel()
 	disks, err := discovery.Explain(ctx, discovery.ExplainOptions{

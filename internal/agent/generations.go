@@ -82,7 +82,7 @@ func (d Generations) Kept(groupUUID string) (lvm.Generation, bool, error) {
 	if err != nil {
 		return lvm.Generation{}, false, err
 	}
-	data, err := os.ReadFile(path) //nolint:gosec // G304: the name was checked
+	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return lvm.Generation{}, false, nil
 	}

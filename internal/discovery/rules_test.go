@@ -60,7 +60,8 @@ func TestTheFirstRuleThatFitsDecides(t *testing.T) {
 	}{
 		{"no rule fits", node1, block.Device{Path: "/dev/vdb"}, "", false},
 		{
-			"a model, and its size", node1, block.Device{Path: "/dev/sda", Model: "Samsung SSD 990 ", SizeBytes: 1 << 40, Rotational: true},
+			"a model, and its size", node1,
+			block.Device{Path: "/dev/sda", Model: "Samsung SSD 990 ", SizeBytes: 1 << 40, Rotational: true},
 			`kept by rule "this node's cache": model "Samsung SSD 990" matches "Samsung SSD 9*", it has at least 1Gi, it has at most 2Ti`, false,
 		},
 		{"a model, too large", node1, block.Device{Path: "/dev/sda", Model: "Samsung SSD 990", SizeBytes: 3 << 40}, "", false},
@@ -71,16 +72,19 @@ func TestTheFirstRuleThatFitsDecides(t *testing.T) {
 		{"a serial's beginning", node1, block.Device{Path: "/dev/sdb", Serial: "S2/x y"}, `dropped by rule "worn out": serial "S2/x y" matches "S2*"`, true},
 		{"a serial that goes on", node1, block.Device{Path: "/dev/sdb", Serial: "S11"}, "", false},
 		{
-			"three fields", node1, block.Device{Path: "/dev/sdc", Vendor: "SanDisk", Transport: "usb", Removable: true, Rotational: true},
+			"three fields", node1,
+			block.Device{Path: "/dev/sdc", Vendor: "SanDisk", Transport: "usb", Removable: true, Rotational: true},
 			`kept by rule "sticks for backups": vendor is "SanDisk", transport is "usb", removable is true`, false,
 		},
 		{"two of three fields", node1, block.Device{Path: "/dev/sdc", Vendor: "SanDisk", Transport: "usb"}, "", false},
 		{
-			"a link by a glob", node1, block.Device{Path: "/dev/sdd", Links: []string{"/dev/disk/by-path/pci-0000:00:1f.2-ata-2"}},
+			"a link by a glob", node1,
+			block.Device{Path: "/dev/sdd", Links: []string{"/dev/disk/by-path/pci-0000:00:1f.2-ata-2"}},
 			`kept by rule "by the slot": /dev/disk/by-path/pci-0000:00:1f.2-ata-2 matches /dev/disk/by-path/*-ata-[12]`, false,
 		},
 		{
-			"a link by its beginning", node1, block.Device{Path: "/dev/nvme0n1", Links: []string{"/dev/disk/by-id/nvme-eui.01"}},
+			"a link by its beginning", node1,
+			block.Device{Path: "/dev/nvme0n1", Links: []string{"/dev/disk/by-id/nvme-eui.01"}},
 			`kept by rule "by the slot": /dev/disk/by-id/nvme-eui.01 starts with /dev/disk/by-id/nvme-eui`, false,
 		},
 		{"it turns", node1, block.Device{Path: "/dev/sde", Rotational: true}, `dropped by rule "disks that turn": rotational is true`, true},

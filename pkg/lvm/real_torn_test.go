@@ -4,7 +4,6 @@
 package lvm_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"os"
@@ -113,7 +112,7 @@ func (r *rig) tear(t *testing.T, g lvm.Generation, sectors int64) {
 		if textSize <= sectors*512 {
 			t.Fatalf("the text has %d bytes", textSize)
 		}
-		if _, err := f.WriteAt(bytes.Repeat([]byte{0}, int(textSize-sectors*512)), h.OffsetBytes+text+sectors*512); err != nil {
+		if _, err := f.WriteAt(make([]byte, textSize-sectors*512), h.OffsetBytes+text+sectors*512); err != nil {
 			t.Fatal(err)
 		}
 	}

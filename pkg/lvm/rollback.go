@@ -212,7 +212,9 @@ func lockGroup(root, groupName string) (unlock func(), err error) {
 		return nil, err
 	}
 	path := filepath.Join(dir, "V_"+strings.ReplaceAll(groupName, "/", "_"))
-	for deadline := time.Now().Add(lockPatience); ; time.Sleep(lockInterval) {
+	again := time.NewTicker(lockInterval)
+	defer again.Stop()
+	for deadline := time.Now().Add(lockPatience); ; <-again.C {
 		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
 		if err != nil {
 			return nil, err

@@ -4,6 +4,7 @@
 package contents_test
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -57,7 +58,7 @@ func recognised(t *testing.T, path string) string {
 	out, err := exec.Command("blkid", "--probe", "--output", "export", path).Output()
 	if err != nil {
 		// 2 is "nothing was found".
-		if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 2 {
+		if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 2 {
 			t.Fatalf("blkid: %v", err)
 		}
 	}

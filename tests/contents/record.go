@@ -17,22 +17,27 @@ func (r record) le16(offset int, v uint16) record {
 	binary.LittleEndian.PutUint16(r[offset:], v)
 	return r
 }
+
 func (r record) le32(offset int, v uint32) record {
 	binary.LittleEndian.PutUint32(r[offset:], v)
 	return r
 }
+
 func (r record) le64(offset int, v uint64) record {
 	binary.LittleEndian.PutUint64(r[offset:], v)
 	return r
 }
+
 func (r record) be16(offset int, v uint16) record {
 	binary.BigEndian.PutUint16(r[offset:], v)
 	return r
 }
+
 func (r record) be32(offset int, v uint32) record {
 	binary.BigEndian.PutUint32(r[offset:], v)
 	return r
 }
+
 func (r record) be64(offset int, v uint64) record {
 	binary.BigEndian.PutUint64(r[offset:], v)
 	return r
