@@ -142,6 +142,9 @@ func explain(o filterOptions, filters *discovery.Filters, node labels.Set, stdou
 	table := tabwriter.NewWriter(stdout, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(table, "PATH\tSIZE\tMODEL\tSERIAL\tUSABLE\tREASON\tMESSAGE\tFILTERS")
 	for _, d := range disks {
+		if d.Rule == d.Message {
+			d.Rule = "<none>" // it has said so
+		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%t\t%s\t%s\t%s\n", d.Path, resource.NewQuantity(d.SizeBytes, resource.BinarySI),
 			orNone(d.Model), orNone(d.Serial), d.Usable, d.Reason, d.Message, d.Rule)
 	}
