@@ -50,6 +50,7 @@ type Backend struct {
 	Options
 	// accounting is held from the reading of what was promised to the next promise.
 	accounting sync.Mutex
+	promises   promises
 	kick       chan struct{}
 	// step is called before each step that changes something; tests end the process
 	// there.
@@ -128,12 +129,12 @@ func (b *Backend) List(ctx context.Context) ([]volume.Found, error) {
 		return nil, fmt.Errorf("list the volumes: %w", err)
 	}
 	defer closeRoot(root)
-	promises, err := readPromises(root)
+	promised, err := b.promises.all(root)
 	if err != nil {
 		return nil, fmt.Errorf("list the volumes of %s: %w", b.Root, err)
 	}
-	found := make([]volume.Found, 0, len(promises))
-	for _, p := range promises {
+	found := make([]volume.Found, 0, len(promised))
+	for _, p := range promised {
 		found = append(found, volume.Found{ID: p.ID, Record: b.record(p)})
 	}
 	return found, nil
@@ -162,13 +163,13 @@ func (b *Backend) capacity(root *os.Root) (volume.Capacity, error) {
 	if err != nil {
 		return volume.Capacity{}, fmt.Errorf("read the capacity of %s: %w", b.Root, err)
 	}
-	promises, err := readPromises(root)
+	promised, err := b.promises.all(root)
 	if err != nil {
 		return volume.Capacity{}, fmt.Errorf("read what %s has promised: %w", b.Root, err)
 	}
 	reserve := b.Reserve(total)
-	c := volume.Capacity{TotalBytes: max(0, total-reserve), Volumes: len(promises)}
-	for _, p := range promises {
+	c := volume.Capacity{TotalBytes: max(0, total-reserve), Volumes: len(promised)}
+	for _, p := range promised {
 		c.AllocatedBytes += p.SizeBytes
 	}
 	c.FreeBytes = max(0, min(avail-reserve, c.TotalBytes-c.AllocatedBytes))

@@ -10,7 +10,10 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/berth-dev/berth/pkg/volume"
 )
@@ -45,26 +48,64 @@ func readPromise(root *os.Root, id string) (promise, error) {
 	return p, nil
 }
 
-// readPromises returns all of them, or an error.
-func readPromises(root *os.Root) ([]promise, error) {
-	names, err := readNames(root, promiseDir)
+// promises remembers what stood in the promises that were read, by the files they stood
+// in: a volume that is made would otherwise read those of all others, several times.
+type promises struct {
+	mu   sync.Mutex
+	read map[string]readPromiseFile
+}
+
+// readPromiseFile is a promise and the file that it was read from. A file that is
+// replaced is another inode; one that is written in place has another time of change.
+type readPromiseFile struct {
+	device, inode uint64
+	sizeBytes     int64
+	changed       unix.Timespec
+	promise       promise
+}
+
+// all returns all promises under a root, or an error. It opens only the files that it
+// has not read yet.
+func (c *promises) all(root *os.Root) (all []promise, err error) {
+	dir, err := root.Open(promiseDir)
 	if err != nil {
 		return nil, err
 	}
-	var out []promise
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	seen := make(map[string]readPromiseFile, len(names))
 	for _, name := range names {
 		id, ok := strings.CutSuffix(name, promiseSuffix)
 		if !ok || volume.ValidateID(id) != nil {
 			continue // a file that was not renamed into place
 		}
-		p, err := readPromise(root, id)
+		var st unix.Stat_t
+		err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // deleted since the names were read
 		}
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("stat %s: %w", promiseFile(id), err)
 		}
-		out = append(out, p)
+		file, known := c.read[id]
+		if now := (readPromiseFile{st.Dev, st.Ino, st.Size, st.Ctim, file.promise}); !known || file != now {
+			now.promise, err = readPromise(root, id)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			file = now
+		}
+		seen[id] = file
+		all = append(all, file.promise)
 	}
-	return out, nil
+	c.read = seen
+	return all, nil
 }
