@@ -24,8 +24,9 @@ type facts struct {
 	metrics map[string]bool
 }
 
-// commandNames are the product's commands, under cmd/.
-var commandNames = []string{"node-agent", "provisioner"}
+// commandNames are the product's commands, under cmd/, and what they are called with
+// that has flags of its own.
+var commandNames = []string{"node-agent", "node-agent filters", "provisioner"}
 
 var (
 	targetPattern = regexp.MustCompile(`(?m)^([a-z0-9][a-z0-9-]*):`)
@@ -43,7 +44,7 @@ func readFacts(root string) (facts, error) {
 		f.targets[string(match[1])] = true
 	}
 	for _, name := range commandNames {
-		help := exec.Command("go", "run", "./cmd/"+name, "--help")
+		help := exec.Command("go", append(append([]string{"run"}, strings.Fields("./cmd/"+name)...), "--help")...)
 		help.Dir = root
 		out, err := help.CombinedOutput()
 		f.flags[name] = map[string]bool{}
