@@ -94,12 +94,33 @@ func TestIncludeKeepsOnlyWhatItNames(t *testing.T) {
 	}
 }
 
+// refusedText is a configuration that must not be taken, and words of the reason.
+type refusedText struct {
+	name, text string
+	want       []string
+}
+
+func wantRefused(t *testing.T, cases []refusedText) {
+	t.Helper()
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			filters, err := ParseFilters(c.text)
+			if err == nil {
+				t.Fatalf("taken: %+v", filters)
+			}
+			for _, word := range c.want {
+				if !strings.Contains(err.Error(), word) {
+					t.Errorf("%q does not say %q", err, word)
+				}
+			}
+		})
+	}
+}
+
 func TestParseFiltersRefuses(t *testing.T) {
 	t.Parallel()
-	cases := []struct {
-		name, text string
-		want       []string // words of the message
-	}{
+	wantRefused(t, []refusedText{
 		{"nothing", "", []string{"empty", "filterconfigs"}},
 		{"no filters", "probeconfigs: []", []string{"neither filterconfigs nor rules"}},
 		{"a misspelt section", "filterconfigs: []\nfilterconfig: []", []string{"line 2", `"filterconfig"`, "allowed are filterconfigs"}},
@@ -117,21 +138,7 @@ func TestParseFiltersRefuses(t *testing.T) {
 		{"a mapping for the list", "filterconfigs: {}", []string{"line 1", "list"}},
 		{"broken YAML", "filterconfigs:\n\t- key", []string{"line 2"}},
 		{"a text", "hello", []string{"mapping"}},
-	}
-	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			filters, err := ParseFilters(c.text)
-			if err == nil {
-				t.Fatalf("taken: %+v", filters)
-			}
-			for _, word := range c.want {
-				if !strings.Contains(err.Error(), word) {
-					t.Errorf("%q does not say %q", err, word)
-				}
-			}
-		})
-	}
+	})
 }
 
 func TestFromConfigMap(t *testing.T) {

@@ -4,7 +4,6 @@
 package discovery
 
 import (
-	"strings"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/labels"
@@ -116,10 +115,7 @@ func TestOtherwiseExclude(t *testing.T) {
 
 func TestParseRulesRefuses(t *testing.T) {
 	t.Parallel()
-	cases := []struct {
-		name, text string
-		want       []string
-	}{
+	wantRefused(t, []refusedText{
 		{"no list", "rules: {}", []string{"line 1", "list"}},
 		{"no name", "rules:\n- {action: include, match: {models: a}}", []string{"line 2", "without a name"}},
 		{"no action", "rules:\n- {name: a, match: {models: a}}", []string{"line 2", `"a" has no action`}},
@@ -141,21 +137,7 @@ func TestParseRulesRefuses(t *testing.T) {
 		{"a name twice", "rules:\n- {name: a, action: exclude, match: {models: a}}\n- {name: a, action: exclude, match: {models: b}}", []string{"line 3", `"a" stands twice`}},
 		{"nothing is left", "rules:\n- {name: a, action: exclude, match: {models: a}}\notherwise: exclude", []string{"otherwise", "every disk"}},
 		{"another otherwise", "rules: []\notherwise: never", []string{"line 2", `otherwise "never"`, "include and exclude"}},
-	}
-	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			filters, err := ParseFilters(c.text)
-			if err == nil {
-				t.Fatalf("taken: %+v", filters)
-			}
-			for _, word := range c.want {
-				if !strings.Contains(err.Error(), word) {
-					t.Errorf("%q does not say %q", err, word)
-				}
-			}
-		})
-	}
+	})
 }
 
 // TestRulesFollowTheLabelsOfTheNode has the labels change, before and after the
