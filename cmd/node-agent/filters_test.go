@@ -57,7 +57,7 @@ func TestFiltersExplainThisMachine(t *testing.T) {
 		t.Skip("needs root and a machine that shows its disks")
 	}
 	var stdout, stderr bytes.Buffer
-	if code := realFilters([]string{"--explain", "--host-root", "/"}, &stdout, &stderr); code != command.ExitOK {
+	if code := explainFilters([]string{"--explain", "--host-root", "/"}, strings.NewReader(""), &stdout, &stderr); code != command.ExitOK {
 		t.Fatalf("code %d: %s", code, &stderr)
 	}
 	for _, disk := range disks {
@@ -68,8 +68,4 @@ func TestFiltersExplainThisMachine(t *testing.T) {
 			t.Errorf("%s is not explained in\n%s", path, &stdout)
 		}
 	}
-}
-
-func realFilters(args []string, stdout, stderr *bytes.Buffer) int {
-	return explainFilters(args, strings.NewReader(""), stdout, stderr)
 }

@@ -103,3 +103,28 @@ func TestChangeThatCannotBeFlushed(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A volume that was made by a process of which nobody learned what it did is flushed
+// before a later call that finds it says that it is there.
+func TestChangeOfUnknownOutcomeIsFlushed(t *testing.T) {
+	t.Parallel()
+	vg := lvmtest.NewVG(t, 64*mib)
+	b := vg.Backend()
+	if _, err := b.Create(t.Context(), spec(1, 8*mib)); err != nil {
+		t.Fatal(err)
+	}
+	vg.Inject(lvmtest.Fault{Command: "lvcreate", Mode: lvmtest.DieAfter})
+	vg.Inject(lvmtest.Fault{Command: "lvs", Mode: lvmtest.DieBefore})
+	if _, err := b.Create(t.Context(), spec(2, 8*mib)); err == nil || !strings.Contains(err.Error(), "not known") {
+		t.Fatalf("Create = %v, want that the outcome is not known", err)
+	}
+	rec, err := b.Create(t.Context(), spec(2, 8*mib))
+	if err != nil {
+		t.Fatal(err)
+	}
+	vg.LoseCaches()
+	vg.Reboot()
+	if _, err := vg.Backend().Locate(t.Context(), id(2), rec); err != nil {
+		t.Errorf("what was called made is lost: %v", err)
+	}
+}

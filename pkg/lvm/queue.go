@@ -118,6 +118,7 @@ func (q *queue) process(ctx context.Context, batch []*operation) []*operation {
 			}
 			return p.later
 		}
+		q.unflushed = true // also when nobody will know what they did
 		after, stderr, actErr = q.act(ctx, p.commands)
 	}
 	if after == nil {
@@ -159,7 +160,6 @@ func (q *queue) process(ctx context.Context, batch []*operation) []*operation {
 // makeDurable flushes the group's devices if somebody is about to be told that it was
 // changed. The change itself stands also where that fails: a later call finds it.
 func (q *queue) makeDurable(p *plan, g *Group) error {
-	q.unflushed = q.unflushed || len(p.commands) > 0
 	if !q.unflushed || !slices.ContainsFunc(slices.Concat(p.watching, p.acting), (*operation).changes) {
 		return nil
 	}

@@ -188,6 +188,7 @@ func startOne(ctx context.Context, p plan, space *workload.Space, name, size str
 	if _, err := space.CreatePod(ctx, workload.Pod{Name: name, Node: p.node, Claims: []string{name}}); err != nil {
 		return err
 	}
+	group, ctx := errgroup.WithContext(ctx) // one that cannot come any more ends the others
 	steps := []struct {
 		times *samples
 		await func() error
@@ -196,7 +197,6 @@ func startOne(ctx context.Context, p plan, space *workload.Space, name, size str
 		{&r.scheduled, func() error { _, err := space.AwaitPodScheduled(ctx, name); return err }},
 		{&r.running, func() error { _, err := space.AwaitPod(ctx, name, corev1.PodRunning); return err }},
 	}
-	var group errgroup.Group
 	for _, step := range steps {
 		group.Go(func() error {
 			if err := step.await(); err != nil {
