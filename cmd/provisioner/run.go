@@ -51,6 +51,11 @@ func runWith(ctx context.Context, cfg *rest.Config, o options, log *slog.Logger)
 	if err != nil {
 		return fmt.Errorf("make the manager: %w", err)
 	}
+	sleeping, ok := mgr.GetCache().(*sleepingCache)
+	if !ok {
+		return fmt.Errorf("the manager's cache is a %T", mgr.GetCache())
+	}
+	leader := &leading{wake: sleeping.wake}
 	informers, err := newInformers(ctx, mgr.GetCache())
 	if err != nil {
 		return err
@@ -70,7 +75,13 @@ func runWith(ctx context.Context, cfg *rest.Config, o options, log *slog.Logger)
 	if informers.tracked, err = informers.volumes.AddEventHandler(tracker); err != nil {
 		return fmt.Errorf("watch LocalVolumes: %w", err)
 	}
-	server, err := newHTTPServer(ctx, o.httpAddress, o.HTTPHandler(informers.ready, metrics.Registry))
+	ready := func() error {
+		if !sleeping.isAwake() {
+			return nil // it stands by
+		}
+		return informers.ready()
+	}
+	server, err := newHTTPServer(ctx, o.httpAddress, o.HTTPHandler(ready, metrics.Registry))
 	if err != nil {
 		return err
 	}
@@ -80,24 +91,27 @@ func runWith(ctx context.Context, cfg *rest.Config, o options, log *slog.Logger)
 	}
 	recorder := mgr.GetEventRecorder("berth-provisioner")
 	advisor := &provision.Advisor{Reader: mgr.GetClient(), Namespace: o.namespace, Recorder: recorder}
-	if err := advisor.SetupWithManager(mgr); err != nil {
+	if err := advisor.SetupWithManager(gatherer{mgr, leader}); err != nil {
 		return fmt.Errorf("make the advisor: %w", err)
 	}
 	orphans := &provision.Orphans{
 		Cached: mgr.GetClient(), Live: mgr.GetAPIReader(), Writer: mgr.GetClient(),
 		Driven: provisioner.Driven, Recorder: recorder, Log: log,
 	}
-	if err := orphans.SetupWithManager(mgr); err != nil {
+	if err := orphans.SetupWithManager(gatherer{mgr, leader}); err != nil {
 		return fmt.Errorf("make the search for orphans: %w", err)
 	}
+	leader.parts = append(leader.parts, library)
 	for _, runnable := range []manager.Runnable{
-		library,
+		leader,
 		&csi.Server{
 			Socket: o.csiSocket,
 			Identity: &csi.Identity{
 				Name: berth.DriverName, Version: command.Version(),
-				Ready: func(context.Context) (bool, error) { return informers.ready() == nil, nil },
+				Ready: func(context.Context) (bool, error) { return ready() == nil, nil },
 			},
+			// The sidecar that leads may be beside a replica that does not.
+			BeforeController: sleeping.wake,
 			Controller: csi.NewController(volumes, provision.Offers{Live: mgr.GetAPIReader()}, log),
 			Log:        log.With("service", "csi"),
 			Observer:   calls,
@@ -136,6 +150,7 @@ func newManager(cfg *rest.Config, o options, log *slog.Logger) (manager.Manager,
 		GracefulShutdownTimeout:       &grace,
 		Metrics:                       metricsserver.Options{BindAddress: "0"}, // newHTTPServer serves them
 		HealthProbeBindAddress:        "0",
+		NewCache:                      newSleepingCache,
 		Cache: cache.Options{
 			// A read of a type that is not listed here is a mistake, not a new informer.
 			ReaderFailOnMissingInformer: true,

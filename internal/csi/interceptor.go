@@ -24,11 +24,16 @@ type Observer interface {
 	CallDone(method string, code codes.Code, duration time.Duration)
 }
 
-// interceptor logs, measures, survives panics, and turns errors into statuses.
-func interceptor(log *slog.Logger, observer Observer) grpc.UnaryServerInterceptor {
+// interceptor logs, measures, survives panics, and turns errors into statuses. Where
+// beforeController is not nil it comes ahead of the calls of that service, but for the
+// one that only asks what the service can do.
+func interceptor(log *slog.Logger, observer Observer, beforeController func(context.Context) error) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 		method := path.Base(info.FullMethod)
 		began := time.Now()
+		if beforeController != nil && path.Dir(info.FullMethod) == "/csi.v1.Controller" && method != "ControllerGetCapabilities" {
+			handler = after(beforeController, handler)
+		}
 		resp, err := guarded(ctx, log.With("method", method), req, handler)
 		err = ToStatus(err)
 		if method == "Probe" {
@@ -52,6 +57,16 @@ func interceptor(log *slog.Logger, observer Observer) grpc.UnaryServerIntercepto
 		attrs = append(attrs, slog.String("code", status.Code(err).String()), slog.String("error", status.Convert(err).Message()))
 		log.LogAttrs(ctx, severity(status.Code(err)), "call failed", attrs...)
 		return nil, err
+	}
+}
+
+// after calls the handler once the other function returned no error.
+func after(first func(context.Context) error, handler grpc.UnaryHandler) grpc.UnaryHandler {
+	return func(ctx context.Context, req any) (any, error) {
+		if err := first(ctx); err != nil {
+			return nil, err
+		}
+		return handler(ctx, req)
 	}
 }
 

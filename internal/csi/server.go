@@ -30,6 +30,9 @@ type Server struct {
 	Identity   csi.IdentityServer
 	Controller csi.ControllerServer
 	Node       csi.NodeServer
+	// BeforeController is called ahead of each call of the Controller service that is
+	// about a volume; its error is the answer. It may be nil.
+	BeforeController func(context.Context) error
 
 	Log      *slog.Logger
 	Observer Observer // may be nil
@@ -43,7 +46,7 @@ func (s *Server) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	server := grpc.NewServer(grpc.UnaryInterceptor(interceptor(s.Log, s.Observer)))
+	server := grpc.NewServer(grpc.UnaryInterceptor(interceptor(s.Log, s.Observer, s.BeforeController)))
 	csi.RegisterIdentityServer(server, s.Identity)
 	if s.Controller != nil {
 		csi.RegisterControllerServer(server, s.Controller)

@@ -4,7 +4,7 @@
 package block
 
 import (
-	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -83,15 +83,22 @@ func zeroRange(r io.ReaderAt, start, lengthBytes int64) (offset int64, zero bool
 
 // firstNonZero returns the index of the first byte that is not zero, or -1.
 func firstNonZero(b []byte) int {
-	// A slice is all zero if its first byte is and it equals itself shifted by one:
-	// one vectorised comparison instead of a loop.
-	if len(b) == 0 || b[0] == 0 && bytes.Equal(b[1:], b[:len(b)-1]) {
-		return -1
+	// Words are as fast as memory everywhere. bytes.Equal is faster where the processor
+	// has vectors, and seven times slower where these are emulated.
+	rest := b
+	for len(rest) >= 64 {
+		w := rest[:64]
+		if word(w)|word(w[8:])|word(w[16:])|word(w[24:])|word(w[32:])|word(w[40:])|word(w[48:])|word(w[56:]) != 0 {
+			break
+		}
+		rest = rest[64:]
 	}
-	for i, c := range b {
+	for i, c := range rest {
 		if c != 0 {
-			return i
+			return len(b) - len(rest) + i
 		}
 	}
 	return -1
 }
+
+func word(b []byte) uint64 { return binary.NativeEndian.Uint64(b) }

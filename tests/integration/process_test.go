@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -104,9 +105,29 @@ func freeAddress(t *testing.T) string {
 	return listener.Addr().String()
 }
 
+// replica is a second process of the same command.
+func (p *process) replica() *process {
+	p.t.Helper()
+	other := &process{t: p.t, binary: p.binary, env: p.env, socket: filepath.Join(p.t.TempDir(), "csi.sock"), http: freeAddress(p.t)}
+	for _, arg := range p.args {
+		arg = strings.Replace(arg, p.socket, other.socket, 1)
+		other.args = append(other.args, strings.Replace(arg, p.http, other.http, 1))
+	}
+	return other
+}
+
 // start runs the process until it leads. A predecessor that was killed leaves its
 // lease behind; it is taken away, as time would.
 func (p *process) start() {
+	p.t.Helper()
+	p.launch()
+	p.eventually("it leads", func() bool {
+		return p.get("/readyz") == "ok\n" && strings.Contains(p.get("/metrics"), `leader_election_master_status{name="berth-provisioner"} 1`)
+	})
+}
+
+// launch starts the process, which is ended with the test.
+func (p *process) launch() {
 	p.t.Helper()
 	first := p.cmd == nil
 	p.log = &lockedBuffer{}
@@ -125,9 +146,6 @@ func (p *process) start() {
 			}
 		})
 	}
-	p.eventually("it leads", func() bool {
-		return p.get("/readyz") == "ok\n" && strings.Contains(p.get("/metrics"), `leader_election_master_status{name="berth-provisioner"} 1`)
-	})
 }
 
 // kill ends the process as a power failure would.
@@ -289,21 +307,9 @@ func (a *numbersAgent) act(lv *v1alpha1.LocalVolume) error {
 // resource, without lists and watches.
 func requests(t *testing.T, resources ...string) map[string]int {
 	t.Helper()
-	body, err := kubernetes.NewForConfigOrDie(server.config).RESTClient().Get().AbsPath("/metrics").DoRaw(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(bytes.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
 	counts := map[string]int{}
-	for _, metric := range families["apiserver_request_total"].GetMetric() {
-		labels := map[string]string{}
-		for _, pair := range metric.GetLabel() {
-			labels[pair.GetName()] = pair.GetValue()
-		}
+	for _, metric := range apiserverMetric(t, "apiserver_request_total") {
+		labels := labelsOf(metric)
 		if slices.Contains(resources, labels["resource"]) && !slices.Contains([]string{"LIST", "WATCH", "DELETECOLLECTION"}, labels["verb"]) {
 			name := labels["verb"] + " " + labels["resource"]
 			if labels["subresource"] != "" {
@@ -313,6 +319,40 @@ func requests(t *testing.T, resources ...string) map[string]int {
 		}
 	}
 	return counts
+}
+
+// watches counts who follows the resource at this moment.
+func watches(t *testing.T, resource string) int {
+	t.Helper()
+	count := 0
+	for _, metric := range apiserverMetric(t, "apiserver_longrunning_requests") {
+		if labels := labelsOf(metric); labels["resource"] == resource && labels["verb"] == "WATCH" {
+			count += int(metric.GetGauge().GetValue())
+		}
+	}
+	return count
+}
+
+func apiserverMetric(t *testing.T, family string) []*dto.Metric {
+	t.Helper()
+	body, err := kubernetes.NewForConfigOrDie(server.config).RESTClient().Get().AbsPath("/metrics").DoRaw(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return families[family].GetMetric()
+}
+
+func labelsOf(metric *dto.Metric) map[string]string {
+	labels := map[string]string{}
+	for _, pair := range metric.GetLabel() {
+		labels[pair.GetName()] = pair.GetValue()
+	}
+	return labels
 }
 
 // since returns what was asked between two counts.

@@ -137,12 +137,7 @@ func TestProvisioner(t *testing.T) {
 	})
 
 	t.Run("it grows through CSI", func(t *testing.T) {
-		conn, err := grpc.NewClient("unix://"+p.socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		controller := csi.NewControllerClient(conn)
+		controller := controllerClient(t, p.socket)
 		expand := func(bytes int64) (*csi.ControllerExpandVolumeResponse, error) {
 			return controller.ControllerExpandVolume(t.Context(), &csi.ControllerExpandVolumeRequest{VolumeId: pvName, CapacityRange: &csi.CapacityRange{RequiredBytes: bytes}})
 		}
@@ -247,6 +242,36 @@ func TestProvisioner(t *testing.T) {
 		})
 	})
 
+	t.Run("a replica that stands by follows nothing until it is asked", func(t *testing.T) {
+		before := watches(t, "localvolumes") + watches(t, "persistentvolumeclaims") + watches(t, "persistentvolumes")
+		standby := p.replica()
+		standby.launch()
+		standby.eventually("it stands by", func() bool {
+			return standby.get("/readyz") == "ok\n" && strings.Contains(standby.get("/metrics"), `leader_election_master_status{name="berth-provisioner"} 0`)
+		})
+		if following := watches(t, "localvolumes") + watches(t, "persistentvolumeclaims") + watches(t, "persistentvolumes"); following != before {
+			t.Errorf("%d watches of what the leader follows, %d without the replica", following, before)
+		}
+		// csi-resizer's own election may choose the one beside it.
+		volumes := &v1alpha1.LocalVolumeList{}
+		if err := server.admin.List(t.Context(), volumes); err != nil {
+			t.Fatal(err)
+		}
+		seen, err := controllerClient(t, standby.socket).ListVolumes(t.Context(), &csi.ListVolumesRequest{})
+		if err != nil || len(seen.GetEntries()) != len(volumes.Items) || len(volumes.Items) == 0 {
+			t.Errorf("the replica tells of %d volumes (%v), there are %d", len(seen.GetEntries()), err, len(volumes.Items))
+		}
+		if took := standby.stop(); took > 10*time.Second {
+			t.Errorf("took %s to stop", took)
+		}
+		asleep := p.replica()
+		asleep.launch()
+		asleep.eventually("it stands by", func() bool { return asleep.get("/readyz") == "ok\n" })
+		if took := asleep.stop(); took > 10*time.Second {
+			t.Errorf("asleep, it took %s to stop", took)
+		}
+	})
+
 	t.Run("it is small and stops in time", func(t *testing.T) {
 		rss := residentMiB(t, p.cmd.Process.Pid)
 		t.Logf("resident: %d MiB", rss)
@@ -269,6 +294,17 @@ func TestProvisioner(t *testing.T) {
 			}
 		}
 	})
+}
+
+// controllerClient calls the Controller service behind a socket.
+func controllerClient(t *testing.T, socket string) csi.ControllerClient {
+	t.Helper()
+	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return csi.NewControllerClient(conn)
 }
 
 // eventNotes are the texts of the events of a claim.
