@@ -121,7 +121,7 @@ func (a Agent) Exec(ctx context.Context, argv []string, stdin []byte) (Result, e
 	var started struct {
 		PID int `json:"pid"`
 	}
-	if err := a.call(ctx, "guest-exec", arguments, &started); err != nil {
+	if err := a.insist(ctx, "guest-exec", arguments, &started); err != nil {
 		return Result{}, fmt.Errorf("run %s in guest: %w", argv[0], err)
 	}
 	for began := time.Now(); ; {
@@ -161,6 +161,22 @@ func (a Agent) Exec(ctx context.Context, argv []string, stdin []byte) (Result, e
 		}
 		return result, nil
 	}
+}
+
+// startGrace is how long the answer to a start is waited for when nobody waits for
+// the command any more.
+const startGrace = 10 * time.Second
+
+// insist is call, with a grace: without the number that the guest answers, nobody
+// could kill what was started.
+func (a Agent) insist(ctx context.Context, command string, arguments, result any) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	longer, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(startGrace, stop) })()
+	return a.call(longer, command, arguments, result)
 }
 
 func (a Agent) kill(ctx context.Context, pid int) {

@@ -34,6 +34,8 @@ type fakeAgent struct {
 	garbage string
 	// mute makes it answer nothing, as a guest that hangs.
 	mute bool
+	// delay of the answer to a start.
+	delay time.Duration
 }
 
 type fakeCommand struct {
@@ -96,6 +98,7 @@ func (f *fakeAgent) execute(r request) object {
 		f.started = append(f.started, append([]string{a.Path}, a.Arg...))
 		f.commands[c.Process.Pid] = c
 		go func() { c.Wait(); close(c.done) }()
+		time.Sleep(f.delay)
 		return object{"return": object{"pid": c.Process.Pid}}
 	case "guest-exec-status":
 		c, there := f.commands[a.PID]
@@ -188,7 +191,15 @@ func TestExecRunsManyAtOnce(t *testing.T) {
 
 func TestExecKillsWhatNobodyWaitsFor(t *testing.T) {
 	t.Parallel()
+	for _, delay := range []time.Duration{0, 2 * time.Second} { // the answer comes before the end of the context, and after
+		killsWhatNobodyWaitsFor(t, delay)
+	}
+}
+
+func killsWhatNobodyWaitsFor(t *testing.T, delay time.Duration) {
+	t.Helper()
 	fake, agent := startFakeAgent(t)
+	fake.delay = delay
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	if _, err := agent.Exec(ctx, []string{"sleep", "60"}, nil); !errors.Is(err, context.DeadlineExceeded) {
