@@ -112,9 +112,9 @@ func runWith(ctx context.Context, cfg *rest.Config, o options, log *slog.Logger)
 			},
 			// The sidecar that leads may be beside a replica that does not.
 			BeforeController: sleeping.wake,
-			Controller: csi.NewController(volumes, provision.Offers{Live: mgr.GetAPIReader()}, log),
-			Log:        log.With("service", "csi"),
-			Observer:   calls,
+			Controller:       csi.NewController(volumes, provision.Offers{Live: mgr.GetAPIReader()}, log),
+			Log:              log.With("service", "csi"),
+			Observer:         calls,
 		},
 		server,
 	} {
