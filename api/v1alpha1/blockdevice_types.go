@@ -103,6 +103,10 @@ const (
 	// every filter, unlike any other. When False its message, which kubectl shows
 	// as REASON, says why in words.
 	BlockDeviceUsable = "Usable"
+	// BlockDeviceHealthy is False when the disk says itself that it is failing, or
+	// does not carry out commands: it is handed out to nobody. It is Unknown when the
+	// disk could not be asked, and missing for disks that have no way to tell.
+	BlockDeviceHealthy = "Healthy"
 )
 
 // Reasons of the condition Usable.
@@ -117,12 +121,22 @@ const (
 	ReasonWeakIdentity   = "WeakIdentity"   // nothing tells it from another disk
 	ReasonReadOnly       = "ReadOnly"       // the kernel refuses writes
 	ReasonReserved       = "Reserved"       // spec.reserved is set
+	ReasonFailing        = "Failing"        // the condition Healthy is False
 	ReasonCleaning       = "Cleaning"       // released, being wiped
 	ReasonWipeFailed     = "WipeFailed"     // released, would not come clean
 	ReasonGone           = "Gone"           // not seen by the kernel any more
 	ReasonUnreadable     = "Unreadable"     // reading it failed, so nothing is known
 	ReasonUnsupported    = "Unsupported"    // zoned, zero-sized, or of a kind we do not use
 	ReasonFiltersMissing = "FiltersMissing" // no valid filter configuration was ever seen
+)
+
+// Reasons of the condition Healthy.
+const (
+	ReasonGood        = "Good"        // SMART passed
+	ReasonWorn        = "Worn"        // works, and should be replaced at the next occasion
+	ReasonSelfFailing = "SelfFailing" // SMART or the NVMe health log says so
+	ReasonIOErrors    = "IOErrors"    // commands fail, or are not answered
+	ReasonNotTold     = "NotTold"     // the disk could not be asked, or tells nothing
 )
 
 // IdentityQuality says how surely an identity names one disk.
@@ -174,6 +188,17 @@ type BlockDeviceWipe struct {
 	Policy WipePolicy `json:"policy"`
 	// StartedAt is when the disk was released.
 	StartedAt metav1.Time `json:"startedAt"`
+}
+
+// BlockDeviceSighting is where a disk was before it came to its node.
+type BlockDeviceSighting struct {
+	// NodeName of the node that had it.
+	NodeName string `json:"nodeName"`
+	// Name of its BlockDevice there.
+	Name string `json:"name"`
+	// ClaimRef is who holds it there, if anybody.
+	// +optional
+	ClaimRef *BlockDeviceClaimRef `json:"claimRef,omitempty"`
 }
 
 // BlockDeviceStatus is what the node's agent last saw.
@@ -239,6 +264,9 @@ type BlockDeviceStatus struct {
 	// made anew under an old name is another node.
 	// +optional
 	MachineID string `json:"machineID,omitempty"`
+	// LastSeen is the other node that had the disk before, by its identity.
+	// +optional
+	LastSeen *BlockDeviceSighting `json:"lastSeen,omitempty"`
 	// ClaimState says whether the disk is held.
 	// +optional
 	ClaimState ClaimState `json:"claimState,omitempty"`

@@ -20,6 +20,10 @@ const (
 	// the Pools it makes and on the BlockDevices that are claimed, for the same end.
 	AgentFinalizer = "berth.dev/agent"
 
+	// LabelIdentity is on every BlockDevice of strong identity: a digest of it without
+	// the node, by which the same disk is found on another node.
+	LabelIdentity = "berth.dev/identity"
+
 	// ConfigMapName is the ConfigMap with the disk filters, in the namespace Berth
 	// runs in.
 	ConfigMapName = "berth-config"

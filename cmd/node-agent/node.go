@@ -31,8 +31,10 @@ import (
 	"github.com/berth-dev/berth/internal/command"
 	"github.com/berth-dev/berth/internal/csi"
 	"github.com/berth-dev/berth/internal/discovery"
+	"github.com/berth-dev/berth/internal/health"
 	"github.com/berth-dev/berth/internal/ledger"
 	bmetrics "github.com/berth-dev/berth/internal/metrics"
+	"github.com/berth-dev/berth/pkg/block"
 	"github.com/berth-dev/berth/pkg/device"
 	"github.com/berth-dev/berth/pkg/hostexec"
 	"github.com/berth-dev/berth/pkg/lvm"
@@ -53,19 +55,29 @@ type node struct {
 	cleaner      *device.Cleaner
 	server       *csi.Server
 	registration *csi.Registration
+	monitor      *health.Monitor
 	informers    []toolscache.InformerSynced
 }
 
 // assemble makes the parts and ties them together. It asks the API server nothing.
 func (n *node) assemble(ctx context.Context) error {
 	var err error
+	volumes := &agent.VolumeReconciler{} // filled below, before anything runs
 	n.inventory, err = discovery.New(discovery.Options{
 		NodeName: n.nodeName, MachineID: n.machineID, Namespace: n.namespace, HostRoot: n.hostRoot,
 		Client: n.manager.GetClient(), Reader: n.manager.GetAPIReader(), Informers: n.manager.GetCache(),
 		Recorder: n.manager.GetEventRecorder("berth-node-agent"), Runner: n.host,
 		Log: logr.FromSlogHandler(n.log.Handler()).WithName("discovery"), Registerer: metrics.Registry,
+		HolderChanged: func(holder berth.BlockDeviceClaimRef) {
+			if holder.Kind == device.OwnerVolume {
+				volumes.Doubt(holder.Name)
+			}
+		},
 	})
 	if err != nil {
+		return err
+	}
+	if err := n.monitorHealth(); err != nil {
 		return err
 	}
 	disks := hostDisks{n.hostRoot}
@@ -92,17 +104,34 @@ func (n *node) assemble(ctx context.Context) error {
 		return err
 	}
 	locks := &agent.Locks{}
-	volumes := &agent.VolumeReconciler{
-		Client: n.manager.GetClient(), Ledger: n.ledger, SelectDisk: discovery.SelectDisk,
-		Carver: &agent.Carver{
-			Journal: n.ledger, Backends: backends, Formatter: mount.NewFormatter(n.host), Tools: n.host, Mounts: mount.NewMounter(n.host),
-			MachineID: n.machineID, Locks: locks,
-		},
+	volumes.Client, volumes.Ledger, volumes.SelectDisk = n.manager.GetClient(), n.ledger, discovery.SelectDisk
+	volumes.Carver = &agent.Carver{
+		Journal: n.ledger, Backends: backends, Formatter: mount.NewFormatter(n.host), Tools: n.host, Mounts: mount.NewMounter(n.host),
+		MachineID: n.machineID, Locks: locks,
 	}
 	if err := n.control(ctx, volumes, pools, backends); err != nil {
 		return err
 	}
 	return n.wireCSI(ctx, volumes, backends, locks)
+}
+
+// sysfs is the host's.
+func (n *node) sysfs() block.Sysfs {
+	return block.Sysfs{Root: filepath.Join(n.hostRoot, "sys"), HostRoot: n.hostRoot}
+}
+
+// monitorHealth makes the part that asks the disks how they are, unless that is
+// turned off.
+func (n *node) monitorHealth() (err error) {
+	if n.healthInterval == 0 {
+		return nil
+	}
+	changed, _ := n.inventory.Subscribe()
+	n.monitor, err = health.New(health.Options{
+		Disks: n.inventory, Changed: changed, Counters: n.sysfs(), Runner: n.host, Interval: n.healthInterval,
+		Log: logr.FromSlogHandler(n.log.Handler()).WithName("health"), Registerer: metrics.Registry,
+	})
+	return err
 }
 
 // control adds the controllers and what else needs the API server.
@@ -137,6 +166,11 @@ func (n *node) control(ctx context.Context, volumes *agent.VolumeReconciler, poo
 	}
 	if err := pools.SetupWithManager(n.manager, disksForPools); err != nil {
 		return err
+	}
+	if n.monitor != nil {
+		if err := n.manager.Add(n.monitor); err != nil {
+			return err
+		}
 	}
 	for _, runnable := range []manager.Runnable{
 		n.inventory,
@@ -202,17 +236,26 @@ func (n *node) wireCSI(ctx context.Context, volumes *agent.VolumeReconciler, bac
 		return fmt.Errorf("watch LocalVolumes: %w", err)
 	}
 	n.informers = append(n.informers, informer.HasSynced)
+	pools, err := n.manager.GetCache().GetInformer(ctx, &berth.Pool{}, cache.BlockUntilSynced(false))
+	if err != nil {
+		return fmt.Errorf("watch Pools: %w", err)
+	}
+	known := &agent.Volumes{
+		Ledger: n.ledger, Backends: backends, MachineID: n.machineID,
+		Cache: n.manager.GetClient(), CacheSynced: informer.HasSynced,
+	}
 	n.server = &csi.Server{
 		Socket:   n.csiSocket,
 		Identity: &csi.Identity{Name: berth.DriverName, Version: command.Version()},
 		Node: &nodeService{
 			Node: &csi.Node{
 				NodeName: n.nodeName, TopologyKey: berth.TopologyKeyNode,
-				Volumes: &agent.Volumes{
-					Ledger: n.ledger, Backends: backends, MachineID: n.machineID,
-					Cache: n.manager.GetClient(), CacheSynced: informer.HasSynced,
-				},
+				Volumes: known,
 				Mounter: mount.NewMounter(n.host), Locks: locks,
+				Health: &agent.Health{
+					Volumes: known, Failing: n.inventory.Failing, Under: n.sysfs().Under, NodeName: n.nodeName,
+					Cache: n.manager.GetClient(), PoolsSynced: pools.HasSynced,
+				},
 			},
 			released: volumes.Enqueue,
 		},

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -29,6 +30,7 @@ type options struct {
 	kubeletPluginDir string
 	registrationDir  string
 	httpAddress      string
+	healthInterval   time.Duration
 }
 
 func (o *options) addFlags(fs *pflag.FlagSet, getenv func(string) string) {
@@ -40,6 +42,7 @@ func (o *options) addFlags(fs *pflag.FlagSet, getenv func(string) string) {
 	fs.StringVar(&o.kubeletPluginDir, "kubelet-plugin-dir", "/var/lib/kubelet/plugins/berth.dev", "directory of the CSI socket, as kubelet sees it")
 	fs.StringVar(&o.registrationDir, "registration-dir", "/registration", "directory that kubelet watches for plugins, as this process sees it")
 	fs.StringVar(&o.httpAddress, "http-address", ":9808", "address of /healthz, /readyz and /metrics")
+	fs.DurationVar(&o.healthInterval, "health-interval", 30*time.Minute, "time between two looks at the health of one disk, at least 10s; 0 turns them off")
 	o.Common.AddFlags(fs)
 }
 
@@ -94,6 +97,9 @@ func (o *options) validate() error {
 	}
 	if _, _, err := net.SplitHostPort(o.httpAddress); err != nil {
 		add("--http-address: %w", err)
+	}
+	if o.healthInterval != 0 && o.healthInterval < 10*time.Second {
+		add("--health-interval %s must be 0 or at least 10s", o.healthInterval)
 	}
 	if err := o.Common.Validate(); err != nil {
 		problems = append(problems, err)

@@ -50,6 +50,9 @@ type VolumeReconciler struct {
 	mu sync.Mutex
 	// waiting are the volumes to look at again when a pool changes.
 	waiting map[types.NamespacedName]bool
+	// doubted are the volumes whose storage is to be looked at though status and ledger
+	// agree.
+	doubted map[string]bool
 }
 
 // ReconcileLive handles a LocalVolume that is wanted, and one that is gone.
@@ -61,7 +64,7 @@ func (r *VolumeReconciler) ReconcileLive(ctx context.Context, req reconcile.Requ
 		}
 		return reconcile.Result{}, fmt.Errorf("read LocalVolume %s: %w", req.Name, err)
 	}
-	if !lv.DeletionTimestamp.IsZero() || r.written.isBehind(lv) || r.isSettled(lv) || isFinal(lv) {
+	if !lv.DeletionTimestamp.IsZero() || r.written.isBehind(lv) || isFinal(lv) || !r.takeDoubt(req.Name) && r.isSettled(lv) {
 		return reconcile.Result{}, nil
 	}
 	if !controllerutil.ContainsFinalizer(lv, v1alpha1.AgentFinalizer) {
@@ -282,6 +285,26 @@ func (r *VolumeReconciler) takeWaiting() []string {
 	}
 	r.waiting = nil
 	return names
+}
+
+// Doubt has the storage of a volume looked at soon though nothing was asked of the
+// volume: the disk it is on has come or gone.
+func (r *VolumeReconciler) Doubt(name string) {
+	r.mu.Lock()
+	if r.doubted == nil {
+		r.doubted = map[string]bool{}
+	}
+	r.doubted[name] = true
+	r.mu.Unlock()
+	r.Enqueue(name)
+}
+
+func (r *VolumeReconciler) takeDoubt(name string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	doubted := r.doubted[name]
+	delete(r.doubted, name)
+	return doubted
 }
 
 // Enqueue looks at a volume soon: it was unstaged, or grown by somebody else.

@@ -24,6 +24,7 @@ type Mounter interface {
 	MountsOf(ctx context.Context, path string) ([]string, error)
 	Grow(ctx context.Context, device, mountpoint, fsType string) (mount.Sizes, error)
 	Stats(ctx context.Context, path string) (mount.Stats, error)
+	Condition(ctx context.Context, path string) (mount.Condition, error)
 }
 
 // Node is the CSI Node service.
@@ -41,6 +42,7 @@ type Node struct {
 	Volumes Volumes
 	Mounter Mounter
 	Locks   Locks
+	Health  Health
 }
 
 // NodeGetCapabilities tells what this service can do.
@@ -51,6 +53,8 @@ func (n *Node) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequ
 		csi.NodeServiceCapability_RPC_GET_VOLUME_STATS,
 		csi.NodeServiceCapability_RPC_EXPAND_VOLUME,
 		csi.NodeServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
+		csi.NodeServiceCapability_RPC_GET_VOLUME_HEALTH,
+		csi.NodeServiceCapability_RPC_GET_STORAGE_HEALTH,
 	} {
 		resp.Capabilities = append(resp.Capabilities, &csi.NodeServiceCapability{
 			Type: &csi.NodeServiceCapability_Rpc{Rpc: &csi.NodeServiceCapability_RPC{Type: t}},

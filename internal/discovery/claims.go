@@ -236,6 +236,9 @@ func (inv *Inventory) claim(ctx context.Context, bd *v1alpha1.BlockDevice, owner
 	if err != nil {
 		return false, err
 	}
+	if err := inv.requireHere(ctx, bd.Name, f); err != nil {
+		return false, fmt.Errorf("claim BlockDevice %s: %w", bd.Name, err)
+	}
 	bd.Spec.ClaimRef = &v1alpha1.BlockDeviceClaimRef{Kind: owner.Kind, Name: owner.Name, UID: types.UID(owner.UID)}
 	bd.Status.ClaimState = v1alpha1.ClaimStateClaimed
 	// kubectl delete must not make Berth forget who holds the disk.

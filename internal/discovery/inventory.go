@@ -49,7 +49,7 @@ type Informers interface {
 	GetInformer(ctx context.Context, object client.Object, opts ...cache.InformerGetOption) (cache.Informer, error)
 }
 
-// Options of an Inventory. All but Registerer, Now and Sysfs are needed.
+// Options of an Inventory. All but HolderChanged, Registerer and SysRoot are needed.
 type Options struct {
 	// NodeName is the name of the Node object.
 	NodeName string
@@ -70,7 +70,10 @@ type Options struct {
 	Recorder events.EventRecorder
 	// Runner of the host's blkid.
 	Runner block.Runner
-	Log    logr.Logger
+	// HolderChanged is called when a disk that somebody holds has come or gone; nil
+	// calls nobody.
+	HolderChanged func(holder v1alpha1.BlockDeviceClaimRef)
+	Log           logr.Logger
 	// Registerer of the metrics; nil registers none.
 	Registerer prometheus.Registerer
 	// SysRoot is where sysfs is mounted; empty means HostRoot/sys.
@@ -132,6 +135,10 @@ type disk struct {
 	content   *examination
 	contentOf contentKey
 	examined  time.Time
+	// health is what was found out since this process began; nil if nothing was.
+	health *Health
+	// elsewhere is what other nodes have said of the disk; nil until they were asked.
+	elsewhere *sightings
 }
 
 // contentKey tells when an examination is out of date.

@@ -59,6 +59,10 @@ func describe(bd *v1alpha1.BlockDevice, f *facts, v verdict, machineID, parent s
 		}
 	}
 	setUsable(bd, v)
+	setHealthy(bd, f.health)
+	if !f.identity.Weak && !f.identity.Zero() {
+		metav1.SetMetaDataLabel(&bd.ObjectMeta, v1alpha1.LabelIdentity, identityLabel(f.identity))
+	}
 	if len(f.devices) == 0 {
 		s.State = v1alpha1.DeviceInactive
 		s.Path, s.DevLinks, s.Holders, s.Partitions = "", nil, nil, nil
@@ -83,6 +87,9 @@ func describe(bd *v1alpha1.BlockDevice, f *facts, v verdict, machineID, parent s
 	s.WWN = firstOf(d.WWN, d.NGUID, d.EUI64)
 	s.Rotational, s.Removable, s.ReadOnly = d.Rotational, d.Removable, d.ReadOnly
 	s.Parent = parent
+	if seen := f.lastSeen(); seen != nil {
+		s.LastSeen = seen
+	}
 	s.Partitions = d.Partitions
 	s.Identity = &v1alpha1.DeviceIdentity{Scheme: f.identity.Scheme, Value: f.identity.Value, Quality: v1alpha1.IdentityStrong}
 	if f.identity.Weak {

@@ -58,7 +58,13 @@ func (inv *Inventory) reconcile(ctx context.Context, name string) (again time.Du
 		inv.judged(name)
 		return 0, nil
 	}
+	if err := inv.addElsewhere(ctx, name, object, f); err != nil {
+		return 0, err
+	}
 	v := judge(f)
+	if v.reason == v1alpha1.ReasonConflicted && f.elsewhere != nil && len(f.elsewhere.active) > 0 {
+		again = elsewhereRetry
+	}
 	switch {
 	case v.needsContent:
 		if wait := inv.untilExamination(name, f.devices[0]); wait > 0 {
@@ -87,6 +93,7 @@ func (inv *Inventory) reconcile(ctx context.Context, name string) (again time.Du
 	}
 	inv.judged(name)
 	inv.report(object, written)
+	inv.reportHealth(object, written)
 	return again, nil
 }
 
@@ -128,6 +135,7 @@ func (inv *Inventory) gather(ctx context.Context, name string, object *v1alpha1.
 		f.identity = inv.identify(d)
 	}
 	inv.mu.Unlock()
+	inv.addHealth(name, f)
 	return f, inv.addUsage(ctx, f)
 }
 
@@ -249,7 +257,7 @@ func (inv *Inventory) desired(name string, object *v1alpha1.BlockDevice, f *fact
 
 func same(a, b *v1alpha1.BlockDevice) bool {
 	return equality.Semantic.DeepEqual(a.Spec, b.Spec) && equality.Semantic.DeepEqual(a.Status, b.Status) &&
-		equality.Semantic.DeepEqual(a.Finalizers, b.Finalizers)
+		equality.Semantic.DeepEqual(a.Finalizers, b.Finalizers) && equality.Semantic.DeepEqual(a.Labels, b.Labels)
 }
 
 // report tells of news that an operator should not have to look for.

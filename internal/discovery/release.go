@@ -96,6 +96,7 @@ func (inv *Inventory) look(ctx context.Context, bd *v1alpha1.BlockDevice) (*fact
 	filters := inv.filters
 	inv.mu.Unlock()
 	f := &facts{spec: bd.Spec, status: bd.Status, filters: filters}
+	inv.addHealth(bd.Name, f)
 	devices, err := inv.sysfs.Devices(ctx)
 	if err != nil {
 		return nil, err

@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/pkg/block"
 )
@@ -28,6 +30,10 @@ type facts struct {
 	usage    *block.Usage
 	system   map[string]block.SystemUse
 
+	// elsewhere is what other nodes have said of the disk; nil if they were not asked.
+	elsewhere *sightings
+	// health is nil when nothing is known of it.
+	health *Health
 	// content is nil until the disk was examined.
 	content *examination
 }
@@ -73,7 +79,7 @@ func judge(f *facts) verdict {
 	}
 	d := f.devices[0]
 	for _, check := range []func(*block.Device) (verdict, bool){
-		f.kindOf, f.filtered, f.inUse, f.partitioned, f.contentOf,
+		f.kindOf, f.filtered, f.inUse, f.partitioned, f.failing, f.twoNodes, f.contentOf,
 	} {
 		if v, stop := check(d); stop {
 			return v
@@ -83,7 +89,7 @@ func judge(f *facts) verdict {
 		return no(v1alpha1.ReasonWeakIdentity,
 			"blank, but only its place (%s) tells it from another disk: a deviceSelector with allowWeakIdentity: true may take it", f.identity.Value)
 	}
-	return verdict{usable: true, reason: v1alpha1.ReasonBlank, message: "blank"}
+	return verdict{usable: true, reason: v1alpha1.ReasonBlank, message: "blank" + f.whence()}
 }
 
 // claimed is the verdict on a disk that Berth holds. What the filters say of it changes
@@ -94,6 +100,9 @@ func (f *facts) claimed() verdict {
 		if decision := f.filters.Decide(f.devices[0], nil); decision.Drop {
 			message += "; that it is " + decision.Message + ", counts when it is let go"
 		}
+	}
+	if f.health != nil && f.health.Status == metav1.ConditionFalse {
+		message += "; it is failing: " + f.health.Message
 	}
 	return no(v1alpha1.ReasonClaimed, "%s", message)
 }
@@ -269,5 +278,5 @@ func (f *facts) contentOf(*block.Device) (verdict, bool) {
 	if reason == v1alpha1.ReasonBlank {
 		return verdict{}, false
 	}
-	return verdict{reason: reason, message: message}, true
+	return verdict{reason: reason, message: message + f.whence()}, true
 }

@@ -150,18 +150,29 @@ func (inv *Inventory) store(ctx context.Context, name string, old, desired *v1al
 	} else {
 		err = inv.opts.Client.Update(ctx, desired)
 	}
+	if err := inv.stored(name, desired, err); err != nil {
+		return nil, err
+	}
+	if inv.opts.HolderChanged != nil && desired.Spec.ClaimRef != nil && (old == nil || old.Status.State != desired.Status.State) {
+		inv.opts.HolderChanged(*desired.Spec.ClaimRef)
+	}
+	return desired, nil
+}
+
+// stored takes in how a write has ended.
+func (inv *Inventory) stored(name string, written *v1alpha1.BlockDevice, err error) error {
 	inv.mu.Lock()
 	defer inv.mu.Unlock()
 	d := inv.disk(name)
 	d.lastWrite = time.Now()
 	if err != nil {
 		d.stale = true
-		return nil, fmt.Errorf("write BlockDevice %s: %w", name, err)
+		return fmt.Errorf("write BlockDevice %s: %w", name, err)
 	}
-	d.object, d.stale = desired, false
+	d.object, d.stale = written, false
 	inv.metrics.count(inv.disks)
 	inv.notify()
-	return desired, nil
+	return nil
 }
 
 func (inv *Inventory) untilWrite(name string) time.Duration {

@@ -23,9 +23,11 @@ import (
 	berth "github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/agent"
 	"github.com/berth-dev/berth/internal/csi"
+	"github.com/berth-dev/berth/internal/discovery"
 	"github.com/berth-dev/berth/internal/ledger"
 	"github.com/berth-dev/berth/internal/provision"
 	"github.com/berth-dev/berth/internal/provision/provisiontest"
+	"github.com/berth-dev/berth/pkg/block"
 	"github.com/berth-dev/berth/pkg/mount"
 	"github.com/berth-dev/berth/pkg/mount/mounttest"
 	"github.com/berth-dev/berth/pkg/volume"
@@ -88,13 +90,17 @@ func newNode(t *testing.T, p place) *node {
 			Journal: n.ledger, Backends: backends, Formatter: mount.NewFormatter(host), Tools: host, Mounts: mount.NewMounter(host), MachineID: machineID, Locks: locks,
 		},
 	})
+	synced := func() bool { return true }
+	volumes := &agent.Volumes{
+		Ledger: n.ledger, Backends: backends, MachineID: machineID, Cache: n.cluster.Backdoor, CacheSynced: synced,
+	}
 	n.serve(t, &csi.Node{
 		NodeName: nodeName, TopologyKey: berth.TopologyKeyNode, MaxVolumes: 100,
-		Volumes: &agent.Volumes{
-			Ledger: n.ledger, Backends: backends, MachineID: machineID,
-			Cache: n.cluster.Backdoor, CacheSynced: func() bool { return true },
+		Volumes: volumes, Mounter: mount.NewMounter(host), Locks: locks,
+		Health: &agent.Health{
+			Volumes: volumes, Failing: func() []discovery.FailingDisk { return nil }, Under: block.Sysfs{}.Under,
+			Cache: n.cluster.Backdoor, PoolsSynced: synced, NodeName: nodeName,
 		},
-		Mounter: mount.NewMounter(host), Locks: locks,
 	})
 	return n
 }

@@ -1,0 +1,175 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package discovery
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/pkg/block"
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// elsewhereRetry is when a disk is looked for again on other nodes that one of them
+// shows too: no event tells when it is gone there.
+const elsewhereRetry = time.Minute
+
+// sightings are the BlockDevices of other nodes that have one identity.
+type sightings struct {
+	at      time.Time
+	diskSeq uint64
+	// active are shown by their nodes now, as far as these have said.
+	active []*v1alpha1.BlockDevice
+	// gone is the one that was there last, nil if there is none.
+	gone *v1alpha1.BlockDevice
+}
+
+// identityLabel is by what a disk is found on other nodes: a digest, for identities
+// are longer than labels may be.
+func identityLabel(i block.Identity) string {
+	sum := sha256.Sum256([]byte(i.Scheme + ":" + i.Value))
+	return hex.EncodeToString(sum[:16])
+}
+
+// worldwide reports whether no two disks of the world should have the identity.
+// Serial numbers are not: those that a hypervisor invents are the same on each of
+// its machines.
+func worldwide(i block.Identity) bool {
+	switch i.Scheme {
+	case block.SchemeNGUID, block.SchemeEUI64, block.SchemeWWN:
+		return true
+	case block.SchemeDMUUID:
+		return strings.HasPrefix(i.Value, "mpath-")
+	}
+	return false
+}
+
+// lookElsewhere asks the API server for the same disk on other nodes.
+func (inv *Inventory) lookElsewhere(ctx context.Context, name string, f *facts) (*sightings, error) {
+	if f.identity.Weak || len(f.devices) != 1 {
+		return &sightings{}, nil
+	}
+	var list v1alpha1.BlockDeviceList
+	err := inv.opts.Reader.List(ctx, &list, client.MatchingLabels{v1alpha1.LabelIdentity: identityLabel(f.identity)})
+	if err != nil {
+		return nil, fmt.Errorf("look for the disk %s on other nodes: %w", f.identity, err)
+	}
+	s := &sightings{at: time.Now(), diskSeq: f.devices[0].DiskSeq}
+	for i := range list.Items {
+		bd := &list.Items[i]
+		switch {
+		case bd.Spec.NodeName == inv.opts.NodeName:
+		case bd.Status.State == v1alpha1.DeviceInactive:
+			if s.gone == nil || goneSince(bd).After(goneSince(s.gone)) {
+				s.gone = bd
+			}
+		case worldwide(f.identity):
+			s.active = append(s.active, bd)
+		}
+	}
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	inv.disk(name).elsewhere = s
+	return s, nil
+}
+
+func goneSince(bd *v1alpha1.BlockDevice) time.Time {
+	if c := condition(&bd.Status); c != nil {
+		return c.LastTransitionTime.Time
+	}
+	return time.Time{}
+}
+
+// addElsewhere adds what other nodes have said of the disk. The API server is asked
+// when the disk comes, and again while it is in two places.
+func (inv *Inventory) addElsewhere(ctx context.Context, name string, object *v1alpha1.BlockDevice, f *facts) error {
+	if len(f.devices) != 1 || f.identity.Weak || object != nil && !inv.isNews(name, object) {
+		return nil
+	}
+	inv.mu.Lock()
+	s := inv.disk(name).elsewhere
+	inv.mu.Unlock()
+	if s == nil || s.diskSeq != f.devices[0].DiskSeq || len(s.active) > 0 && time.Since(s.at) >= elsewhereRetry {
+		var err error
+		if s, err = inv.lookElsewhere(ctx, name, f); err != nil {
+			return err
+		}
+	}
+	f.elsewhere = s
+	return nil
+}
+
+// isNews reports whether a disk that has an object may have come from elsewhere, or
+// was in two places when it was last judged.
+func (inv *Inventory) isNews(name string, object *v1alpha1.BlockDevice) bool {
+	c := condition(&object.Status)
+	if object.Status.State != v1alpha1.DeviceActive || c != nil && c.Reason == v1alpha1.ReasonConflicted {
+		return true
+	}
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	s := inv.disk(name).elsewhere
+	return s != nil && len(s.active) > 0 // a claim has seen it
+}
+
+// twoNodes refuses a disk that another node shows as well: two nodes that write to
+// one disk lose what is on it.
+func (f *facts) twoNodes(*block.Device) (verdict, bool) {
+	if f.elsewhere == nil || len(f.elsewhere.active) == 0 {
+		return verdict{}, false
+	}
+	var places []string
+	for _, bd := range f.elsewhere.active {
+		places = append(places, fmt.Sprintf("%s (BlockDevice %s)", bd.Spec.NodeName, bd.Name))
+	}
+	slices.Sort(places)
+	return no(v1alpha1.ReasonConflicted, "%s is also seen by node %s: a disk that two nodes see is not used; delete the other BlockDevice if that node is gone for good",
+		f.identity, strings.Join(places, ", ")), true
+}
+
+// lastSeen is where the disk was before it came here, nil if nobody knows.
+func (f *facts) lastSeen() *v1alpha1.BlockDeviceSighting {
+	if f.elsewhere == nil || f.elsewhere.gone == nil {
+		return nil
+	}
+	bd := f.elsewhere.gone
+	return &v1alpha1.BlockDeviceSighting{NodeName: bd.Spec.NodeName, Name: bd.Name, ClaimRef: bd.Spec.ClaimRef.DeepCopy()}
+}
+
+// words for the end of a message: where the disk was.
+func (f *facts) whence() string {
+	seen := f.lastSeen()
+	switch {
+	case seen == nil:
+		return ""
+	case seen.ClaimRef != nil:
+		return fmt.Sprintf("; last seen on node %s, where %s %s holds it", seen.NodeName, seen.ClaimRef.Kind, seen.ClaimRef.Name)
+	}
+	return "; last seen on node " + seen.NodeName
+}
+
+// requireHere refuses a claim on a disk that another node shows as well.
+func (inv *Inventory) requireHere(ctx context.Context, name string, f *facts) error {
+	if !worldwide(f.identity) {
+		return nil
+	}
+	s, err := inv.lookElsewhere(ctx, name, f)
+	if err != nil {
+		return err
+	}
+	f.elsewhere = s
+	if v, refused := f.twoNodes(nil); refused {
+		return fmt.Errorf("%s: %w", v.message, errors.Join(volume.ErrInvalid, volume.ErrIdentity))
+	}
+	return nil
+}
