@@ -25,6 +25,26 @@ type Hosts interface {
 	// ForeignDigests returns a digest of every foreign disk of every node, by node
 	// and serial, read from outside.
 	ForeignDigests(ctx context.Context) (map[string]string, error)
+	// PlugDisk adds a disk to a node that runs; one of a serial that was unplugged comes
+	// back with its content.
+	PlugDisk(ctx context.Context, node string, disk Disk) error
+	// UnplugDisk takes a disk away, whoever uses it.
+	UnplugDisk(ctx context.Context, node, serial string) error
+	// MoveDisk takes a disk away from one node and gives it to another.
+	MoveDisk(ctx context.Context, from, serial, to string) error
+	// WarnDisk has an NVMe disk say that it is failing; bits 0 takes it back.
+	WarnDisk(ctx context.Context, node, serial string, bits uint8) error
+}
+
+// Disk is one to be plugged in.
+type Disk struct {
+	// Serial names it, for whoever plugs it; Reports is what the node reads, where that
+	// is something else.
+	Serial, Reports string
+	SizeBytes       int64
+	// NVMe or virtio.
+	NVMe     bool
+	ReadOnly bool
 }
 
 var errCannot = errors.New("the cluster's description does not allow it")
@@ -41,7 +61,7 @@ func command(ctx context.Context, name string, args ...string) (string, error) {
 }
 
 // DockerHosts are the nodes of a kind cluster: containers named like the nodes.
-type DockerHosts struct{}
+type DockerHosts struct{ noPlugs }
 
 // Exec implements Hosts.
 func (DockerHosts) Exec(ctx context.Context, node, script string) (string, error) {
@@ -60,7 +80,7 @@ func (DockerHosts) ForeignDigests(context.Context) (map[string]string, error) {
 }
 
 // NoHosts is a cluster whose nodes cannot be reached.
-type NoHosts struct{}
+type NoHosts struct{ noPlugs }
 
 // Exec implements Hosts.
 func (NoHosts) Exec(context.Context, string, string) (string, error) { return "", errCannot }
@@ -73,3 +93,18 @@ func (NoHosts) PowerOn(context.Context, string, bool) error { return errCannot }
 
 // ForeignDigests implements Hosts.
 func (NoHosts) ForeignDigests(context.Context) (map[string]string, error) { return nil, errCannot }
+
+// noPlugs are hosts whose disks stay where they are.
+type noPlugs struct{}
+
+// PlugDisk implements Hosts.
+func (noPlugs) PlugDisk(context.Context, string, Disk) error { return errCannot }
+
+// UnplugDisk implements Hosts.
+func (noPlugs) UnplugDisk(context.Context, string, string) error { return errCannot }
+
+// MoveDisk implements Hosts.
+func (noPlugs) MoveDisk(context.Context, string, string, string) error { return errCannot }
+
+// WarnDisk implements Hosts.
+func (noPlugs) WarnDisk(context.Context, string, string, uint8) error { return errCannot }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/berth-dev/berth/tests/testbed/cluster"
+	"github.com/berth-dev/berth/tests/testbed/guest"
 )
 
 // TestbedHosts are the nodes of the project's own testbed.
@@ -68,4 +69,30 @@ func (h TestbedHosts) ForeignDigests(ctx context.Context) (map[string]string, er
 		found[digest.Node+"/"+digest.Serial] = digest.SHA256
 	}
 	return found, nil
+}
+
+// PlugDisk implements Hosts.
+func (h TestbedHosts) PlugDisk(ctx context.Context, node string, disk Disk) error {
+	bus := guest.BusVirtio
+	if disk.NVMe {
+		bus = guest.BusNVMe
+	}
+	return h.testbed.AddDisk(ctx, node, guest.Disk{
+		Serial: disk.Serial, Reports: disk.Reports, Bus: bus, SizeBytes: disk.SizeBytes, ReadOnly: disk.ReadOnly,
+	})
+}
+
+// UnplugDisk implements Hosts.
+func (h TestbedHosts) UnplugDisk(ctx context.Context, node, serial string) error {
+	return h.testbed.RemoveDisk(ctx, node, serial)
+}
+
+// MoveDisk implements Hosts.
+func (h TestbedHosts) MoveDisk(ctx context.Context, from, serial, to string) error {
+	return h.testbed.MoveDisk(ctx, from, serial, to)
+}
+
+// WarnDisk implements Hosts.
+func (h TestbedHosts) WarnDisk(ctx context.Context, node, serial string, bits uint8) error {
+	return h.testbed.WarnDisk(ctx, node, serial, bits)
 }

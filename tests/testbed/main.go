@@ -43,6 +43,8 @@ func init() {
 		{"disks", "NODE", "list a node's disks", runDisks},
 		{"disk add", "NODE --serial S --size BYTES", "plug a blank disk into a node", runDiskAdd},
 		{"disk remove", "NODE SERIAL", "unplug a disk from a node", runDiskRemove},
+		{"disk move", "NODE SERIAL NODE", "unplug a disk from a node and plug it into another", runDiskMove},
+		{"disk warn", "NODE SERIAL BITS", "have an NVMe disk say in its health log that it is failing", runDiskWarn},
 		{"foreign-digests", "", "read the foreign disks from outside; fail if one has changed", runForeignDigests},
 		{"node kill", "NODE...", "take a node's power away", runNodeKill},
 		{"node start", "NODE... [--disk-order O]", "give it back and wait until the node is Ready", runNodeStart},

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -186,6 +187,8 @@ func runDiskAdd(ctx context.Context, arguments []string) error {
 	serial := flags.String("serial", "", "the disk's serial number")
 	size := flags.String("size", "", "the disk's size, as 3Gi")
 	bus := flags.String("bus", string(guest.BusVirtio), "virtio, nvme or scsi")
+	reports := flags.String("reports", "", "the serial number that the node reads, of a disk that says it is another one")
+	readOnly := flags.Bool("read-only", false, "have the disk refuse writes")
 	wwn := flags.Uint64("wwn", 0, "world wide name of a SCSI disk, as 0x5000000000000201")
 	if err := parse(flags, arguments, 1, 1); err != nil {
 		return err
@@ -201,7 +204,7 @@ func runDiskAdd(ctx context.Context, arguments []string) error {
 	if err != nil {
 		return err
 	}
-	disk := guest.Disk{Serial: *serial, Bus: guest.Bus(*bus), SizeBytes: bytes.Value(), WWN: *wwn}
+	disk := guest.Disk{Serial: *serial, Bus: guest.Bus(*bus), SizeBytes: bytes.Value(), WWN: *wwn, Reports: *reports, ReadOnly: *readOnly}
 	if err := c.AddDisk(ctx, flags.Arg(0), disk); err != nil {
 		return err
 	}
@@ -221,6 +224,40 @@ func runDiskRemove(ctx context.Context, arguments []string) error {
 		return err
 	}
 	fmt.Printf("%s: %s unplugged\n", arguments[0], arguments[1])
+	return nil
+}
+
+func runDiskMove(ctx context.Context, arguments []string) error {
+	if len(arguments) != 3 {
+		return usageError{"want a node, a serial and another node"}
+	}
+	c, err := cluster.Open("")
+	if err != nil {
+		return err
+	}
+	if err := c.MoveDisk(ctx, arguments[0], arguments[1], arguments[2]); err != nil {
+		return err
+	}
+	fmt.Printf("%s: %s plugged in, where %s had it\n", arguments[2], arguments[1], arguments[0])
+	return nil
+}
+
+func runDiskWarn(ctx context.Context, arguments []string) error {
+	if len(arguments) != 3 {
+		return usageError{"want a node, a serial and the bits of the warning"}
+	}
+	bits, err := strconv.ParseUint(arguments[2], 0, 8)
+	if err != nil {
+		return usageError{fmt.Sprintf("bits %q: want a number up to 255", arguments[2])}
+	}
+	c, err := cluster.Open("")
+	if err != nil {
+		return err
+	}
+	if err := c.WarnDisk(ctx, arguments[0], arguments[1], uint8(bits)); err != nil {
+		return err
+	}
+	fmt.Printf("%s: %s says %#x in its health log\n", arguments[0], arguments[1], bits)
 	return nil
 }
 

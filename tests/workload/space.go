@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -31,6 +32,9 @@ type Space struct {
 
 // AddToScheme registers the types a Space works with.
 func AddToScheme(scheme *runtime.Scheme) error {
+	if err := eventsv1.AddToScheme(scheme); err != nil {
+		return fmt.Errorf("add event types: %w", err)
+	}
 	if err := corev1.AddToScheme(scheme); err != nil {
 		return fmt.Errorf("add core types: %w", err)
 	}

@@ -92,6 +92,48 @@ func (c *Cluster) RemoveDisk(ctx context.Context, node, serial string) error {
 	})
 }
 
+// MoveDisk unplugs a disk from one node and plugs it into another, with what is on
+// it.
+func (c *Cluster) MoveDisk(ctx context.Context, from, serial, to string) error {
+	disk, err := c.disk(from, serial)
+	if err != nil {
+		return err
+	}
+	if _, err := c.node(to); err != nil {
+		return err
+	}
+	if err := c.RemoveDisk(ctx, from, serial); err != nil {
+		return err
+	}
+	if err := os.Rename(c.ImagePath(from, disk), filepath.Join(c.nodeDir(to), disk.Image)); err != nil {
+		return fmt.Errorf("move disk %s: %w", serial, err)
+	}
+	return c.AddDisk(ctx, to, disk)
+}
+
+// WarnDisk sets the bits of the critical warning in the health log of a running
+// node's NVMe disk, until it is unplugged or the node loses its power.
+func (c *Cluster) WarnDisk(ctx context.Context, node, serial string, bits uint8) error {
+	disk, err := c.disk(node, serial)
+	if err != nil {
+		return err
+	}
+	return c.withMonitor(ctx, node, func(m *guest.Monitor) error { return m.WarnDisk(disk, bits) })
+}
+
+// disk finds a disk of a node.
+func (c *Cluster) disk(node, serial string) (guest.Disk, error) {
+	disks, err := c.Disks(node)
+	if err != nil {
+		return guest.Disk{}, err
+	}
+	at := slices.IndexFunc(disks, func(d guest.Disk) bool { return d.Serial == serial })
+	if at < 0 {
+		return guest.Disk{}, fmt.Errorf("%s of %s: %w", serial, node, ErrUnknownDisk)
+	}
+	return disks[at], nil
+}
+
 // withMonitor calls f with the node's monitor if the node runs.
 func (c *Cluster) withMonitor(ctx context.Context, node string, f func(*guest.Monitor) error) error {
 	running, err := c.running(node)

@@ -5,6 +5,7 @@ package guest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -44,8 +45,13 @@ type Disk struct {
 	// bytes (the limit of virtio-blk, VIRTIO_BLK_ID_BYTES). It is unique
 	// within the guest and names the disk everywhere.
 	Serial string `json:"serial"`
-	Class  Class  `json:"class"`
-	Bus    Bus    `json:"bus"`
+	// Reports is what the guest reads as the serial number where that is not Serial: a
+	// clone says that it is another disk.
+	Reports string `json:"reports,omitempty"`
+	// ReadOnly is a disk that refuses writes.
+	ReadOnly bool  `json:"readOnly,omitempty"`
+	Class    Class `json:"class"`
+	Bus      Bus   `json:"bus"`
 	// WWN is the world wide name of a SCSI disk, 0 for none.
 	WWN       uint64 `json:"wwn,omitempty"`
 	SizeBytes int64  `json:"sizeBytes"`
@@ -61,8 +67,10 @@ const maxSerialLength = 20
 
 // Validate says what is wrong with a disk.
 func (d Disk) Validate() error {
-	if d.Serial == "" || len(d.Serial) > maxSerialLength || strings.Trim(d.Serial, serialAlphabet) != "" {
-		return fmt.Errorf("serial %q: want 1 to %d of A-Z, 0-9 and dash", d.Serial, maxSerialLength)
+	for _, serial := range []string{d.Serial, cmp.Or(d.Reports, d.Serial)} {
+		if serial == "" || len(serial) > maxSerialLength || strings.Trim(serial, serialAlphabet) != "" {
+			return fmt.Errorf("serial %q: want 1 to %d of A-Z, 0-9 and dash", serial, maxSerialLength)
+		}
 	}
 	if d.SizeBytes <= 0 || d.SizeBytes%512 != 0 {
 		return fmt.Errorf("disk %s: size %d is not a positive multiple of 512 bytes", d.Serial, d.SizeBytes)
@@ -152,17 +160,22 @@ func (d Disk) blockdev() map[string]any {
 		"driver": "file", "filename": d.Image, "discard": "unmap",
 		"cache": map[string]any{"direct": false, "no-flush": true},
 	}
-	return map[string]any{
+	node := map[string]any{
 		"driver": d.format(), "node-name": d.nodeName(), "file": file,
-		"discard": "unmap", "detect-zeroes": "unmap",
 		"cache": map[string]any{"direct": false, "no-flush": true},
 	}
+	if d.ReadOnly {
+		node["read-only"] = true
+		return node
+	}
+	node["discard"], node["detect-zeroes"] = "unmap", "unmap"
+	return node
 }
 
 // device describes the disk's device; bus is where it is plugged in, empty for
 // the default.
 func (d Disk) device(bus string) map[string]any {
-	device := map[string]any{"id": d.id(), "drive": d.nodeName(), "serial": d.Serial}
+	device := map[string]any{"id": d.id(), "drive": d.nodeName(), "serial": cmp.Or(d.Reports, d.Serial)}
 	switch d.Bus {
 	case BusNVMe:
 		device["driver"] = "nvme"

@@ -175,6 +175,21 @@ func (m *Monitor) RemoveDisk(disk Disk, limit time.Duration) error {
 	return nil
 }
 
+// WarnDisk sets the bits of the critical warning in the health log of an NVMe disk
+// (NVM Express Base Specification 2.0, figure 207), until the disk is unplugged.
+func (m *Monitor) WarnDisk(disk Disk, bits uint8) error {
+	if disk.Bus != BusNVMe {
+		return fmt.Errorf("disk %s is no NVMe disk: it has no health log", disk.Serial)
+	}
+	err := m.Execute("qom-set", map[string]any{
+		"path": "/machine/peripheral/" + disk.id(), "property": "smart_critical_warning", "value": bits,
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("warn of disk %s: %w", disk.Serial, err)
+	}
+	return nil
+}
+
 // freePort finds a root port without a device.
 func (m *Monitor) freePort() (string, error) {
 	type device struct {

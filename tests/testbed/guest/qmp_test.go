@@ -24,10 +24,12 @@ type fakeQEMU struct {
 	buses   map[string]string // bus to device
 	// keeps are devices that the guest does not give up.
 	keeps map[string]bool
+	// warnings of NVMe devices by path.
+	warnings map[string]uint8
 }
 
 func startFakeQEMU(t *testing.T) (*fakeQEMU, string) {
-	q := &fakeQEMU{nodes: map[string]bool{}, devices: map[string]string{}, buses: map[string]string{}, keeps: map[string]bool{}}
+	q := &fakeQEMU{nodes: map[string]bool{}, devices: map[string]string{}, buses: map[string]string{}, keeps: map[string]bool{}, warnings: map[string]uint8{}}
 	return q, serve(t, QMPSocket, q.handle)
 }
 
@@ -64,6 +66,9 @@ func (q *fakeQEMU) execute(r request) (answer, event object) {
 		ID       string `json:"id"`
 		Drive    string `json:"drive"`
 		Bus      string `json:"bus"`
+		Path     string `json:"path"`
+		Property string `json:"property"`
+		Value    uint8  `json:"value"`
 	}
 	json.Unmarshal(r.Arguments, &a)
 	switch r.Execute {
@@ -102,6 +107,11 @@ func (q *fakeQEMU) execute(r request) (answer, event object) {
 			}
 		}
 		return object{"return": object{}}, object{"event": "DEVICE_DELETED", "data": object{"device": a.ID, "path": "/machine/" + a.ID}}
+	case "qom-set":
+		if _, there := q.devices[strings.TrimPrefix(a.Path, "/machine/peripheral/")]; !there || a.Property != "smart_critical_warning" {
+			return refuse("Device '" + a.Path + "' not found"), nil
+		}
+		q.warnings[a.Path] = a.Value
 	case "query-pci":
 		var devices []object
 		for port := range rootPorts {
@@ -165,6 +175,26 @@ func TestAddAndRemoveDisks(t *testing.T) {
 	var refused *CommandError
 	if err := m.RemoveDisk(disks[0], time.Second); !errors.As(err, &refused) || refused.Command != "device_del" {
 		t.Errorf("removing a disk that is gone: %v", err)
+	}
+}
+
+func TestWarnDisk(t *testing.T) {
+	t.Parallel()
+	q, dir := startFakeQEMU(t)
+	m := openMonitor(t, dir)
+	nvme := virtioDisk("M")
+	nvme.Bus = BusNVMe
+	if err := m.WarnDisk(nvme, 4); err == nil {
+		t.Error("warned of a disk that is not there")
+	}
+	if err := m.AddDisk(nvme); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.WarnDisk(nvme, 4); err != nil || q.warnings["/machine/peripheral/dev-m"] != 4 {
+		t.Errorf("%v, %v", q.warnings, err)
+	}
+	if err := m.WarnDisk(virtioDisk("A"), 4); err == nil || !strings.Contains(err.Error(), "no health log") {
+		t.Errorf("a virtio disk: %v", err)
 	}
 }
 
