@@ -10,12 +10,13 @@ cd "$(dirname "$0")/.."
 
 testbed=${TESTBED:-build/testbed}
 nodes=${NODES:-2}
+cpus=${CPUS:-2}
 
 make --no-print-directory build-testbed build-image
 if ! "$testbed" status >/dev/null 2>&1; then
   trap '"$testbed" down' EXIT
   trap 'exit 130' INT TERM
-  "$testbed" up --nodes "$nodes" --image "${IMAGE:-build/berth-image.tar}"
+  "$testbed" up --nodes "$nodes" --cpus "$cpus" --image "${IMAGE:-build/berth-image.tar}"
 fi
 hack/install.sh
 
@@ -25,5 +26,8 @@ go build -o build/bench ./tests/bench
   # A burst of whole devices is as large as the number of a node's free disks.
   echo
   "$testbed" run -- build/bench -node node1 -classes berth-device=1Gi -n "${BENCH_N:-10}" -burst 4
+  # The bound on the first of the classes.
+  echo
+  hack/bench-bare.sh
 } | tee build/bench.md
 echo "==> kept in build/bench.md"
