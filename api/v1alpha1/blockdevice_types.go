@@ -188,6 +188,10 @@ type BlockDeviceWipe struct {
 	Policy WipePolicy `json:"policy"`
 	// StartedAt is when the disk was released.
 	StartedAt metav1.Time `json:"startedAt"`
+	// DoneBytes is how much of the disk was wiped when that was last written down. A
+	// wipe that is cut off begins anew.
+	// +optional
+	DoneBytes int64 `json:"doneBytes,omitempty"`
 }
 
 // BlockDeviceSighting is where a disk was before it came to its node.

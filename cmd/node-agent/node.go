@@ -81,7 +81,10 @@ func (n *node) assemble(ctx context.Context) error {
 		return err
 	}
 	disks := hostDisks{n.hostRoot}
-	n.cleaner = device.NewCleaner(device.CleanerOptions{Registry: n.inventory, Disks: disks, Log: n.log.With("part", "cleaner")})
+	n.cleaner = device.NewCleaner(device.CleanerOptions{
+		Registry: n.inventory, Disks: disks, Observer: n.inventory, Log: n.log.With("part", "cleaner"),
+		Parallelism: n.wipeParallelism, RateBytesPerSecond: n.wipeRate.Value(),
+	})
 	backends := agent.NewBackends(device.New(device.Options{
 		Registry: n.inventory, Disks: disks, AfterRelease: n.cleaner.Kick, Log: n.log.With("part", "device"),
 	}))

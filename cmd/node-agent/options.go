@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/berth-dev/berth/internal/command"
@@ -31,6 +32,9 @@ type options struct {
 	registrationDir  string
 	httpAddress      string
 	healthInterval   time.Duration
+	wipeParallelism  int
+	wipeRateText     string
+	wipeRate         resource.Quantity
 }
 
 func (o *options) addFlags(fs *pflag.FlagSet, getenv func(string) string) {
@@ -42,6 +46,8 @@ func (o *options) addFlags(fs *pflag.FlagSet, getenv func(string) string) {
 	fs.StringVar(&o.kubeletPluginDir, "kubelet-plugin-dir", "/var/lib/kubelet/plugins/berth.dev", "directory of the CSI socket, as kubelet sees it")
 	fs.StringVar(&o.registrationDir, "registration-dir", "/registration", "directory that kubelet watches for plugins, as this process sees it")
 	fs.StringVar(&o.httpAddress, "http-address", ":9808", "address of /healthz, /readyz and /metrics")
+	fs.IntVar(&o.wipeParallelism, "wipe-parallelism", 2, "released disks that are wiped at once, 1 to 64")
+	fs.StringVar(&o.wipeRateText, "wipe-rate", "0", "bytes per second that all wipes by zeroes together write, as 200Mi; 0 is as much as the disks take")
 	fs.DurationVar(&o.healthInterval, "health-interval", 30*time.Minute, "time between two looks at the health of one disk, at least 10s; 0 turns them off")
 	o.Common.AddFlags(fs)
 }
@@ -97,6 +103,14 @@ func (o *options) validate() error {
 	}
 	if _, _, err := net.SplitHostPort(o.httpAddress); err != nil {
 		add("--http-address: %w", err)
+	}
+	if o.wipeParallelism < 1 || o.wipeParallelism > 64 {
+		add("--wipe-parallelism %d must be between 1 and 64", o.wipeParallelism)
+	}
+	if rate, err := resource.ParseQuantity(o.wipeRateText); err != nil || rate.Sign() < 0 || rate.Sign() > 0 && rate.Value() < 1<<20 {
+		add("--wipe-rate %q must be 0 or at least 1Mi, as a quantity", o.wipeRateText)
+	} else {
+		o.wipeRate = rate
 	}
 	if o.healthInterval != 0 && o.healthInterval < 10*time.Second {
 		add("--health-interval %s must be 0 or at least 10s", o.healthInterval)

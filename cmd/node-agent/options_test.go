@@ -6,6 +6,7 @@ package main
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 func env(values map[string]string) func(string) string {
@@ -23,6 +24,9 @@ func TestDefaultsAreWhatTheDaemonSetNeeds(t *testing.T) {
 	if o.nodeName != "n1" || o.namespace != "berth-system" || o.hostRoot != "/proc/1/root" || o.httpAddress != ":9808" {
 		t.Errorf("%+v", o)
 	}
+	if o.wipeRate.Value() != 0 || o.wipeParallelism != 2 || o.healthInterval != 30*time.Minute {
+		t.Errorf("%+v", o)
+	}
 	if got := o.endpoint(); got != "/var/lib/kubelet/plugins/berth.dev/csi.sock" {
 		t.Errorf("kubelet is told %s", got)
 	}
@@ -38,6 +42,8 @@ func TestWrongOptionsAreNamed(t *testing.T) {
 		"--host-root=/host", "--host-root=", "--state-dir=relative", "--state-dir=/a/../b", "--state-dir=/",
 		"--csi-socket=/" + strings.Repeat("a", 107), "--kubelet-plugin-dir=/" + strings.Repeat("a", 100),
 		"--registration-dir=x", "--http-address=9808", "--log-level=loud", "--log-format=xml",
+		"--health-interval=1s", "--health-interval=-1m", "--wipe-parallelism=0", "--wipe-parallelism=65",
+		"--wipe-rate=fast", "--wipe-rate=-1Mi", "--wipe-rate=1023Ki",
 	} {
 		name, _, _ := strings.Cut(arg, "=")
 		if _, err := parseOptions([]string{arg}, podEnv); err == nil || !strings.Contains(err.Error(), name) {

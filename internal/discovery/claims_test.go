@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/pkg/device"
@@ -147,5 +148,43 @@ func TestLifeOfAClaim(t *testing.T) {
 	}
 	if candidates, err := inv.Candidates(ctx); err != nil || len(candidates) != 1 {
 		t.Errorf("candidates after the wipe: %v, %v", candidates, err)
+	}
+}
+
+func TestProgressOfAWipe(t *testing.T) {
+	t.Parallel()
+	host := newFakeHost(t)
+	host.addDisk("vdb", "A", 16, 1<<30)
+	inv := newTestInventory(t, host, newFakeClient(t))
+	inv.start(t)
+	name := nameOf("A")
+	if _, err := inv.Claim(t.Context(), name, device.Owner{UID: "u", Name: "pvc", Kind: device.OwnerVolume}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := inv.Release(t.Context(), name, "u", volume.WipeZero); err != nil {
+		t.Fatal(err)
+	}
+	inv.WipeStarted(name, volume.WipeZero)
+	queued := inv.queue.Len()
+	inv.WipeProgress(name, 1<<28, 1<<30)
+	if inv.queue.Len() != queued {
+		t.Error("the first seconds are worth a write")
+	}
+	inv.mu.Lock()
+	inv.disk(name).shownAt = time.Now().Add(-showWipeEvery)
+	inv.mu.Unlock()
+	inv.WipeProgress(name, 453<<20, 1<<30)
+	inv.settleAll(t)
+	bd := inv.get(t, name)
+	if reason, message := usable(bd); reason != v1alpha1.ReasonCleaning || message != "released by LocalVolume pvc, being wiped (zero), 44% done" {
+		t.Errorf("%s %q", reason, message)
+	}
+	if bd.Status.Wipe == nil || bd.Status.Wipe.DoneBytes != 453<<20 || bd.Status.Wipe.Token == "" {
+		t.Errorf("%+v", bd.Status.Wipe)
+	}
+	inv.WipeEnded(name, volume.WipeZero, errors.New("stopped"))
+	inv.settleAll(t)
+	if _, message := usable(inv.get(t, name)); message != "released by LocalVolume pvc, being wiped (zero)" {
+		t.Errorf("a wipe that has stopped: %q", message)
 	}
 }

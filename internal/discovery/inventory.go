@@ -137,6 +137,10 @@ type disk struct {
 	examined  time.Time
 	// health is what was found out since this process began; nil if nothing was.
 	health *Health
+	// wiped is how much of the disk the wipe under way has done, and shownAt when that
+	// was last worth a write.
+	wiped   int64
+	shownAt time.Time
 	// elsewhere is what other nodes have said of the disk; nil until they were asked.
 	elsewhere *sightings
 }

@@ -18,6 +18,8 @@ type metrics struct {
 	probes       prometheus.Counter
 	scans        *prometheus.CounterVec
 	scanSeconds  prometheus.Histogram
+	wipes        *prometheus.CounterVec
+	wiping       prometheus.Gauge
 }
 
 func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
@@ -42,10 +44,14 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 8),
 		}),
 	}
+	m.wipes = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "berth_disk_wipes_total", Help: "Wipes of released disks that have ended, by policy and result.",
+	}, []string{"policy", "result"})
+	m.wiping = prometheus.NewGauge(prometheus.GaugeOpts{Name: "berth_disks_being_wiped", Help: "Released disks that are being wiped now."})
 	if registerer == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.disks, m.filtersValid, m.uevents, m.probes, m.scans, m.scanSeconds} {
+	for _, c := range []prometheus.Collector{m.wipes, m.wiping, m.disks, m.filtersValid, m.uevents, m.probes, m.scans, m.scanSeconds} {
 		if err := registerer.Register(c); err != nil {
 			return nil, err
 		}

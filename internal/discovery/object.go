@@ -60,6 +60,9 @@ func describe(bd *v1alpha1.BlockDevice, f *facts, v verdict, machineID, parent s
 	}
 	setUsable(bd, v)
 	setHealthy(bd, f.health)
+	if s.Wipe != nil {
+		s.Wipe.DoneBytes = f.wiped
+	}
 	if !f.identity.Weak && !f.identity.Zero() {
 		metav1.SetMetaDataLabel(&bd.ObjectMeta, v1alpha1.LabelIdentity, identityLabel(f.identity))
 	}

@@ -134,6 +134,7 @@ func (inv *Inventory) gather(ctx context.Context, name string, object *v1alpha1.
 		f.devices = append(f.devices, d)
 		f.identity = inv.identify(d)
 	}
+	f.wiped = inv.disk(name).wiped
 	inv.mu.Unlock()
 	inv.addHealth(name, f)
 	return f, inv.addUsage(ctx, f)

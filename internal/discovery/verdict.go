@@ -32,6 +32,8 @@ type facts struct {
 
 	// elsewhere is what other nodes have said of the disk; nil if they were not asked.
 	elsewhere *sightings
+	// wiped is how much of a released disk is done, in bytes.
+	wiped int64
 	// health is nil when nothing is known of it.
 	health *Health
 	// content is nil until the disk was examined.
@@ -160,7 +162,11 @@ func (f *facts) released() verdict {
 	if f.spec.ClaimRef != nil {
 		holder = f.spec.ClaimRef.Kind + " " + f.spec.ClaimRef.Name
 	}
-	return no(v1alpha1.ReasonCleaning, "released by %s, being wiped (%s)", holder, f.status.Wipe.Policy)
+	progress := ""
+	if done, size := f.wiped, f.status.SizeBytes; done > 0 && size > 0 {
+		progress = fmt.Sprintf(", %d%% done", min(done, size)/(max(size/100, 1)))
+	}
+	return no(v1alpha1.ReasonCleaning, "released by %s, being wiped (%s)%s", holder, f.status.Wipe.Policy, progress)
 }
 
 var (

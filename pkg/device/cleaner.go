@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/berth-dev/berth/pkg/block"
 	"github.com/berth-dev/berth/pkg/volume"
 )
@@ -25,6 +27,9 @@ type CleanerOptions struct {
 	// writes as fast as its disk takes it, so this is what bounds the load on what
 	// the disks share.
 	Parallelism int
+	// RateBytesPerSecond bounds how much all wipes by zeroes together write; 0 means as
+	// much as the disks take.
+	RateBytesPerSecond int64
 	// RetryMin and RetryMax bound the time until a disk that did not come clean is
 	// tried again; it doubles from one to the other. 0 means 10 s and 15 min.
 	RetryMin, RetryMax time.Duration
@@ -41,7 +46,7 @@ type WipeObserver interface {
 	// WipeProgress tells how many of the disk's bytes are done.
 	WipeProgress(diskName string, doneBytes, sizeBytes int64)
 	// WipeEnded tells how it ended; nil is clean.
-	WipeEnded(diskName string, err error)
+	WipeEnded(diskName string, policy volume.WipePolicy, err error)
 }
 
 // Cleaner wipes released disks, verifies them and gives them back. What is to be
@@ -49,7 +54,8 @@ type WipeObserver interface {
 // off starts anew under the same token.
 type Cleaner struct {
 	CleanerOptions
-	kick chan struct{}
+	kick    chan struct{}
+	limiter *rate.Limiter // nil: no limit
 
 	mu      sync.Mutex
 	working map[string]bool      // disks at which a worker is
@@ -84,8 +90,13 @@ func NewCleaner(o CleanerOptions) *Cleaner {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
+	var limiter *rate.Limiter
+	if o.RateBytesPerSecond > 0 {
+		limiter = rate.NewLimiter(rate.Limit(o.RateBytesPerSecond), throttleBytes)
+	}
 	return &Cleaner{
 		CleanerOptions: o,
+		limiter:        limiter,
 		kick:           make(chan struct{}, 1),
 		working:        map[string]bool{},
 		retries:        map[string]retryPlan{},
@@ -210,7 +221,7 @@ func (c *Cleaner) work(ctx context.Context, disk ReleasedDisk) {
 			c.Log.Info("disk is clean", "disk", disk.Name, "policy", disk.Policy)
 		}
 	}
-	c.Observer.WipeEnded(disk.Name, err)
+	c.Observer.WipeEnded(disk.Name, disk.Policy, err)
 
 	var plan retryPlan
 	switch {
@@ -288,18 +299,40 @@ func (c *Cleaner) wipeOpen(ctx context.Context, disk OpenDisk, released Released
 	}
 	policy := released.Policy
 	c.Log.Info("wiping disk", "disk", now.Name, "path", now.Path, "sizeBytes", now.SizeBytes, "policy", policy, "volume", released.Owner.Name)
-	progress := func(doneBytes int64) { c.Observer.WipeProgress(now.Name, doneBytes, now.SizeBytes) }
+	var before int64
+	progress := func(doneBytes int64) {
+		c.Observer.WipeProgress(now.Name, doneBytes, now.SizeBytes)
+		if policy == volume.WipeZero && doneBytes < now.SizeBytes {
+			c.throttle(ctx, doneBytes-before)
+		}
+		before = doneBytes
+	}
 	err = disk.Wipe(ctx, now.SizeBytes, policy, progress)
 	if policy == volume.WipeDiscard && errors.Is(err, block.ErrDiscardUnsupported) {
 		// Slower, and leaves no less unreadable.
 		c.Log.Info("disk cannot discard, zeroing it", "disk", now.Name)
-		err = disk.Wipe(ctx, now.SizeBytes, volume.WipeZero, progress)
+		policy, before = volume.WipeZero, 0
+		err = disk.Wipe(ctx, now.SizeBytes, policy, progress)
 	}
 	return err
 }
 
+// throttleBytes is what may be written at once before the rate counts.
+const throttleBytes = 1 << 20
+
+// throttle waits until so many more bytes may be written, or until the context ends.
+func (c *Cleaner) throttle(ctx context.Context, bytes int64) {
+	for c.limiter != nil && bytes > 0 {
+		n := min(bytes, throttleBytes)
+		if c.limiter.WaitN(ctx, int(n)) != nil {
+			return // the wipe itself sees that the context has ended
+		}
+		bytes -= n
+	}
+}
+
 type noObserver struct{}
 
-func (noObserver) WipeStarted(string, volume.WipePolicy) {}
-func (noObserver) WipeProgress(string, int64, int64)     {}
-func (noObserver) WipeEnded(string, error)               {}
+func (noObserver) WipeStarted(string, volume.WipePolicy)      {}
+func (noObserver) WipeProgress(string, int64, int64)          {}
+func (noObserver) WipeEnded(string, volume.WipePolicy, error) {}

@@ -61,7 +61,7 @@ type wipeLog struct{ ended chan error }
 func (wipeLog) WipeStarted(string, volume.WipePolicy) {}
 func (wipeLog) WipeProgress(string, int64, int64)     {}
 
-func (l wipeLog) WipeEnded(_ string, err error) {
+func (l wipeLog) WipeEnded(_ string, _ volume.WipePolicy, err error) {
 	select {
 	case l.ended <- err:
 	default: // the test has heard enough
@@ -375,4 +375,48 @@ func (o *gateOpener) Open(ctx context.Context, path string) (device.OpenDisk, er
 	o.entered <- struct{}{}
 	<-o.leave
 	return o.Opener.Open(ctx, path)
+}
+
+// A wipe by zeroes writes no faster than it may; what it writes at once does not wait.
+func TestRateOfWipes(t *testing.T) {
+	t.Parallel()
+	n := released(t, volume.WipeZero)
+	ended := wipeLog{ended: make(chan error, 1)}
+	const perSecond = 4 * mib
+	c := device.NewCleaner(device.CleanerOptions{
+		Registry: n.registry, Disks: &slowlyTelling{Opener: n.host.Opener()}, Observer: ended, Log: quiet, RateBytesPerSecond: perSecond,
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	began := time.Now()
+	go func() {
+		defer close(done)
+		_ = c.Run(ctx)
+	}()
+	if err := <-ended.ended; err != nil {
+		t.Error(err)
+	}
+	// 8 of 10 MiB are told before the last piece, of which the first need not wait.
+	if took := time.Since(began); took < 7*time.Second/4 {
+		t.Errorf("10 MiB took %s at 4 MiB a second", took)
+	}
+	cancel()
+	<-done
+}
+
+// slowlyTelling are disks that tell of each 2 MiB.
+type slowlyTelling struct{ device.Opener }
+
+func (s *slowlyTelling) Open(ctx context.Context, path string) (device.OpenDisk, error) {
+	disk, err := s.Opener.Open(ctx, path)
+	return tellingDisk{disk}, err
+}
+
+type tellingDisk struct{ device.OpenDisk }
+
+func (d tellingDisk) Wipe(ctx context.Context, sizeBytes int64, policy volume.WipePolicy, progress func(int64)) error {
+	for done := int64(2 * mib); done <= sizeBytes; done += 2 * mib {
+		progress(done)
+	}
+	return d.OpenDisk.Wipe(ctx, sizeBytes, policy, nil)
 }
