@@ -113,6 +113,29 @@ var _ = Describe("The ConfigMap of filters", Label("filters"), Serial, func() {
 		awaitUsable(ctx, victim, true, "")
 	}, SpecTimeout(patience))
 
+	It("that is deleted stays in force, and no disk is usable for an agent that never saw it", func(ctx SpecContext) {
+		needs(CanExec)
+		victim := usableDisk(ctx)
+		gone := original.DeepCopy()
+		Expect(suite.client.Delete(ctx, gone)).To(Succeed())
+		restore := func(ctx context.Context) {
+			fresh := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: gone.Namespace, Name: gone.Name, Labels: gone.Labels}, Data: original.Data}
+			Expect(client.IgnoreAlreadyExists(suite.client.Create(ctx, fresh))).To(Succeed())
+		}
+		DeferCleanup(func(ctx SpecContext) { restore(ctx) }, NodeTimeout(time.Minute))
+		Consistently(func(g Gomega, ctx context.Context) {
+			now := &v1alpha1.BlockDevice{}
+			g.Expect(suite.client.Get(ctx, client.ObjectKeyFromObject(victim), now)).To(Succeed())
+			usable, message := usability(now)
+			g.Expect(usable).To(BeTrue(), message)
+		}).WithContext(ctx).WithTimeout(5 * time.Second).WithPolling(time.Second).Should(Succeed())
+		Expect(restartAgent(ctx, victim.Spec.NodeName)).To(Succeed())
+		awaitWords(ctx, victim, "no valid filters were seen yet")
+		restore(ctx)
+		awaitWords(ctx, victim, "blank")
+		awaitAgent(ctx, victim.Spec.NodeName)
+	}, SpecTimeout(2*patience))
+
 	It("has rules for the nodes with a label, and follows the label", func(ctx SpecContext) {
 		const label = "e2e.berth.dev/rules"
 		victim := usableDisk(ctx)
@@ -195,4 +218,15 @@ func awaitUsable(ctx context.Context, device *v1alpha1.BlockDevice, wanted bool,
 		g.Expect(usable).To(Equal(wanted), message)
 		g.Expect(message).To(ContainSubstring(mentions))
 	}).WithContext(ctx).WithTimeout(15 * time.Second).WithPolling(250 * time.Millisecond).Should(Succeed())
+}
+
+// awaitWords waits until a disk says some words of why it can be used or not.
+func awaitWords(ctx context.Context, device *v1alpha1.BlockDevice, words string) {
+	GinkgoHelper()
+	Eventually(func(g Gomega, ctx context.Context) {
+		now := &v1alpha1.BlockDevice{}
+		g.Expect(suite.client.Get(ctx, client.ObjectKeyFromObject(device), now)).To(Succeed())
+		_, message := usability(now)
+		g.Expect(message).To(ContainSubstring(words))
+	}).WithContext(ctx).WithTimeout(2 * time.Minute).WithPolling(500 * time.Millisecond).Should(Succeed())
 }

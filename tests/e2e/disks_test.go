@@ -5,15 +5,19 @@ package e2e
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -69,6 +73,41 @@ var _ = Describe("A disk", Label("disks"), Serial, func() {
 		awaitDisk(ctx, node, disk.Serial, "blank")
 	}, SpecTimeout(patience))
 
+	It("of which the kernel tells all the time costs few writes", func(ctx SpecContext) {
+		needs(CanExec)
+		node, disk := suite.nodes[0], Disk{Serial: "E2E-STORM", SizeBytes: smallDisk}
+		plug(ctx, node, disk)
+		device := awaitDisk(ctx, node, disk.Serial, "blank")
+		agent, err := agentPod(ctx, node)
+		Expect(err).NotTo(HaveOccurred())
+		watcher, err := suite.client.Watch(ctx, &v1alpha1.BlockDeviceList{}, client.MatchingFields{"metadata.name": device.Name})
+		Expect(err).NotTo(HaveOccurred())
+		defer watcher.Stop()
+		const events = 1000
+		began := time.Now()
+		execOn(ctx, node, fmt.Sprintf("i=0; while [ $i -lt %d ]; do echo change >/sys/class/block/%s/uevent; i=$((i+1)); done; udevadm settle -t 120",
+			events, strings.TrimPrefix(device.Status.Path, "/dev/")))
+		seconds := time.Since(began).Seconds()
+		after := awaitDisk(ctx, node, disk.Serial, "blank")
+		Expect(after.Status.State).To(Equal(v1alpha1.DeviceActive))
+		writes := 0
+		for drained := false; !drained; {
+			select {
+			case event := <-watcher.ResultChan():
+				if event.Type == watch.Modified {
+					writes++
+				}
+			default:
+				drained = true
+			}
+		}
+		Expect(writes).To(BeNumerically("<=", seconds+1), "writes during %d events in %.0f s", events, seconds)
+		now, err := agentPod(ctx, node)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(agentContainer(now).ContainerID).To(Equal(agentContainer(agent).ContainerID), "the agent was not started anew")
+		AddReportEntry("storm", fmt.Sprintf("%d events in %.0f s: %d writes", events, seconds, writes), ReportEntryVisibilityAlways)
+	}, SpecTimeout(2*patience))
+
 	It("that says it is failing is not handed out", func(ctx SpecContext) {
 		node, disk := suite.nodes[0], Disk{Serial: "E2E-FAILING", SizeBytes: smallDisk, NVMe: true}
 		plug(ctx, node, disk)
@@ -87,6 +126,89 @@ var _ = Describe("A disk", Label("disks"), Serial, func() {
 		awaitDisk(ctx, node, disk.Serial, "blank")
 		awaitAgent(ctx, node)
 	}, SpecTimeout(2*patience))
+
+	It("that cannot be read is not handed out, and is usable when it can", func(ctx SpecContext) {
+		node, disk := suite.nodes[0], Disk{Serial: "E2E-UNREADABLE", SizeBytes: smallDisk, FailReads: true}
+		plug(ctx, node, disk)
+		device := awaitDisk(ctx, node, disk.Serial, "input/output error")
+		awaitEvent(ctx, device, v1alpha1.ReasonUnreadable)
+		Expect(suite.hosts.UnplugDisk(ctx, node, disk.Serial)).To(Succeed())
+		awaitDisk(ctx, node, disk.Serial, "gone")
+		disk.FailReads = false
+		Expect(suite.hosts.PlugDisk(ctx, node, disk)).To(Succeed())
+		awaitDisk(ctx, node, disk.Serial, "blank")
+	}, SpecTimeout(patience))
+
+	It("that cannot be written serves no claim, and nobody gets it before it is clean", func(ctx SpecContext) {
+		class := suite.description.Classes.Device
+		if class == "" {
+			Skip("needs a class of whole disks")
+		}
+		node, disk := suite.nodes[0], Disk{Serial: "E2E-UNWRITABLE", SizeBytes: smallDisk, FailWrites: true}
+		plug(ctx, node, disk)
+		awaitDisk(ctx, node, disk.Serial, "blank")
+		space := newSpace(ctx)
+		claim, err := space.CreateClaim(ctx, workload.Claim{Name: "data", Class: class, Size: "200Mi"})
+		Expect(err).NotTo(HaveOccurred())
+		_, err = space.CreatePod(ctx, workload.Pod{Name: "writer", Node: node, Claims: []string{"data"}, Script: "true"})
+		Expect(err).NotTo(HaveOccurred())
+		Eventually(func(g Gomega, ctx context.Context) {
+			told, err := space.Events(ctx, claim.UID)
+			g.Expect(err).NotTo(HaveOccurred())
+			g.Expect(told).To(ContainElement(And(ContainSubstring("ProvisioningFailed"), ContainSubstring("mkfs"))))
+		}).WithContext(ctx).WithTimeout(patience).WithPolling(time.Second).Should(Succeed())
+		By("giving the claim up")
+		Expect(space.DeletePod(ctx, "writer")).To(Succeed())
+		Expect(space.DeleteClaim(ctx, "data")).To(Succeed())
+		failed := awaitDisk(ctx, node, disk.Serial, "input/output error")
+		Expect(failed.Status.ClaimState).To(Equal(v1alpha1.ClaimStateReleased))
+		awaitEvent(ctx, failed, v1alpha1.ReasonWipeFailed)
+		By("mending it")
+		Expect(suite.hosts.UnplugDisk(ctx, node, disk.Serial)).To(Succeed())
+		awaitDisk(ctx, node, disk.Serial, "gone")
+		disk.FailWrites = false
+		Expect(suite.hosts.PlugDisk(ctx, node, disk)).To(Succeed())
+		clean := awaitDisk(ctx, node, disk.Serial, "blank")
+		Expect(clean.Status.ClaimState).To(Equal(v1alpha1.ClaimStateUnclaimed))
+	}, SpecTimeout(3*patience))
+
+	It("that loses power while it is wiped is wiped in the end", func(ctx SpecContext) {
+		needs(CanPowerOff)
+		class := suite.description.Classes.Device
+		if class == "" {
+			Skip("needs a class of whole disks")
+		}
+		node, disk := suite.nodes[len(suite.nodes)-1], Disk{Serial: "E2E-WIPED", SizeBytes: smallDisk}
+		plug(ctx, node, disk)
+		awaitDisk(ctx, node, disk.Serial, "blank")
+		const slowly = "--wipe-rate=4Mi" // a minute for the whole disk
+		setAgentArgument(ctx, slowly, true)
+		DeferCleanup(func(ctx SpecContext) { setAgentArgument(ctx, slowly, false) }, NodeTimeout(patience))
+		space := newSpace(ctx)
+		raw := kind{name: "device as a block device", class: func(c Classes) string { return c.Device }, size: "200Mi", block: true}
+		_, err := space.CreateClaim(ctx, raw.claim("data"))
+		Expect(err).NotTo(HaveOccurred())
+		_, _, err = space.RunPod(ctx, raw.with(workload.Pod{Name: "writer", Node: node, Script: fmt.Sprintf(
+			`set -e; yes %s | dd of=%s bs=65536 count=4096 iflag=fullblock conv=fsync 2>/dev/null`, secret, raw.place("data"))}, "data"))
+		Expect(err).NotTo(HaveOccurred())
+		volume, err := space.AwaitBound(ctx, "data")
+		Expect(err).NotTo(HaveOccurred())
+		Expect(space.DeleteClaim(ctx, "data")).To(Succeed())
+		wiping := awaitDisk(ctx, node, disk.Serial, "% done")
+		Expect(wiping.Status.ClaimState).To(Equal(v1alpha1.ClaimStateReleased))
+		Expect(wiping.Status.Wipe.DoneBytes).To(BeNumerically(">", 0))
+		Expect(suite.hosts.PowerOff(ctx, node)).To(Succeed())
+		Expect(suite.hosts.PowerOn(ctx, node, true)).To(Succeed())
+		awaitNode(ctx, node, true)
+		awaitAgent(ctx, node)
+		Eventually(func(ctx context.Context) string {
+			_, message := usability(awaitDisk(ctx, node, disk.Serial, ""))
+			return message
+		}).WithContext(ctx).WithTimeout(patience).WithPolling(time.Second).Should(Equal("blank"))
+		Expect(space.AwaitVolumeGone(ctx, volume.Name)).To(Succeed())
+		path := awaitDisk(ctx, node, disk.Serial, "blank").Status.Path
+		Expect(strings.TrimSpace(execOn(ctx, node, fmt.Sprintf("grep -c %s %s || true", secret, path)))).To(Equal("0"), "lines of the deleted volume")
+	}, SpecTimeout(4*patience))
 
 	It("with a volume is missed, not replaced, and the volume is whole when it is back", func(ctx SpecContext) {
 		class := suite.description.Classes.Device
@@ -145,6 +267,32 @@ var _ = Describe("A disk", Label("disks"), Serial, func() {
 		awaitDisk(ctx, node, disk.Serial, "blank")
 	}, SpecTimeout(3*patience))
 })
+
+// setAgentArgument adds an argument to the agents, or takes it away, and waits until
+// all of them run so.
+func setAgentArgument(ctx context.Context, argument string, wanted bool) {
+	GinkgoHelper()
+	agents := &appsv1.DaemonSet{}
+	key := client.ObjectKey{Namespace: suite.description.Namespace, Name: "berth-node-agent"}
+	Eventually(func(g Gomega, ctx context.Context) {
+		g.Expect(suite.client.Get(ctx, key, agents)).To(Succeed())
+		container := &agents.Spec.Template.Spec.Containers[0]
+		container.Args = slices.DeleteFunc(container.Args, func(a string) bool { return a == argument })
+		if wanted {
+			container.Args = append(container.Args, argument)
+		}
+		g.Expect(suite.client.Update(ctx, agents)).To(Succeed())
+	}).WithContext(ctx).WithTimeout(time.Minute).WithPolling(time.Second).Should(Succeed())
+	Eventually(func(g Gomega, ctx context.Context) {
+		g.Expect(suite.client.Get(ctx, key, agents)).To(Succeed())
+		g.Expect(agents.Status.ObservedGeneration).To(Equal(agents.Generation))
+		g.Expect(agents.Status.UpdatedNumberScheduled).To(Equal(agents.Status.DesiredNumberScheduled))
+		g.Expect(agents.Status.NumberReady).To(Equal(agents.Status.DesiredNumberScheduled))
+	}).WithContext(ctx).WithTimeout(patience).WithPolling(time.Second).Should(Succeed())
+	for _, node := range suite.nodes {
+		awaitAgent(ctx, node)
+	}
+}
 
 // awaitDisk waits until a node's BlockDevice of a serial says some words of why it can
 // be used or not.

@@ -43,8 +43,9 @@ type Disk struct {
 	Serial, Reports string
 	SizeBytes       int64
 	// NVMe or virtio.
-	NVMe     bool
-	ReadOnly bool
+	NVMe bool
+	// ReadOnly refuses writes; FailReads and FailWrites answer with an I/O error.
+	ReadOnly, FailReads, FailWrites bool
 }
 
 var errCannot = errors.New("the cluster's description does not allow it")

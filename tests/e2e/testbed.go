@@ -78,7 +78,8 @@ func (h TestbedHosts) PlugDisk(ctx context.Context, node string, disk Disk) erro
 		bus = guest.BusNVMe
 	}
 	return h.testbed.AddDisk(ctx, node, guest.Disk{
-		Serial: disk.Serial, Reports: disk.Reports, Bus: bus, SizeBytes: disk.SizeBytes, ReadOnly: disk.ReadOnly,
+		Serial: disk.Serial, Reports: disk.Reports, Bus: bus, SizeBytes: disk.SizeBytes,
+		ReadOnly: disk.ReadOnly, FailReads: disk.FailReads, FailWrites: disk.FailWrites,
 	})
 }
 

@@ -188,6 +188,8 @@ func runDiskAdd(ctx context.Context, arguments []string) error {
 	size := flags.String("size", "", "the disk's size, as 3Gi")
 	bus := flags.String("bus", string(guest.BusVirtio), "virtio, nvme or scsi")
 	reports := flags.String("reports", "", "the serial number that the node reads, of a disk that says it is another one")
+	failReads := flags.Bool("fail-reads", false, "have every read of the disk fail")
+	failWrites := flags.Bool("fail-writes", false, "have every write of the disk fail")
 	readOnly := flags.Bool("read-only", false, "have the disk refuse writes")
 	wwn := flags.Uint64("wwn", 0, "world wide name of a SCSI disk, as 0x5000000000000201")
 	if err := parse(flags, arguments, 1, 1); err != nil {
@@ -204,7 +206,7 @@ func runDiskAdd(ctx context.Context, arguments []string) error {
 	if err != nil {
 		return err
 	}
-	disk := guest.Disk{Serial: *serial, Bus: guest.Bus(*bus), SizeBytes: bytes.Value(), WWN: *wwn, Reports: *reports, ReadOnly: *readOnly}
+	disk := guest.Disk{Serial: *serial, Bus: guest.Bus(*bus), SizeBytes: bytes.Value(), WWN: *wwn, Reports: *reports, ReadOnly: *readOnly, FailReads: *failReads, FailWrites: *failWrites}
 	if err := c.AddDisk(ctx, flags.Arg(0), disk); err != nil {
 		return err
 	}

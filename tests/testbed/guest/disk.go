@@ -48,10 +48,13 @@ type Disk struct {
 	// Reports is what the guest reads as the serial number where that is not Serial: a
 	// clone says that it is another disk.
 	Reports string `json:"reports,omitempty"`
-	// ReadOnly is a disk that refuses writes.
-	ReadOnly bool  `json:"readOnly,omitempty"`
-	Class    Class `json:"class"`
-	Bus      Bus   `json:"bus"`
+	// ReadOnly is a disk that refuses writes. FailReads and FailWrites are one that
+	// answers them with an I/O error.
+	ReadOnly   bool  `json:"readOnly,omitempty"`
+	FailReads  bool  `json:"failReads,omitempty"`
+	FailWrites bool  `json:"failWrites,omitempty"`
+	Class      Class `json:"class"`
+	Bus        Bus   `json:"bus"`
 	// WWN is the world wide name of a SCSI disk, 0 for none.
 	WWN       uint64 `json:"wwn,omitempty"`
 	SizeBytes int64  `json:"sizeBytes"`
@@ -161,15 +164,36 @@ func (d Disk) blockdev() map[string]any {
 		"cache": map[string]any{"direct": false, "no-flush": true},
 	}
 	node := map[string]any{
-		"driver": d.format(), "node-name": d.nodeName(), "file": file,
+		"driver": d.format(), "file": file,
 		"cache": map[string]any{"direct": false, "no-flush": true},
 	}
 	if d.ReadOnly {
 		node["read-only"] = true
-		return node
+	} else {
+		node["discard"], node["detect-zeroes"] = "unmap", "unmap"
 	}
-	node["discard"], node["detect-zeroes"] = "unmap", "unmap"
+	if faults := d.faults(); len(faults) > 0 {
+		node = map[string]any{"driver": "blkdebug", "image": node, "inject-error": faults, "discard": "unmap"}
+	}
+	node["node-name"] = d.nodeName()
 	return node
+}
+
+// faults are the rules of QEMU's blkdebug (docs/devel/testing/blkdebug.rst) that make
+// requests fail from the beginning and for ever.
+func (d Disk) faults() []map[string]any {
+	const eio = 5
+	var faults []map[string]any
+	fail := func(wanted bool, types ...string) {
+		for _, ioType := range types {
+			if wanted {
+				faults = append(faults, map[string]any{"event": "none", "iotype": ioType, "errno": eio, "once": false})
+			}
+		}
+	}
+	fail(d.FailReads, "read")
+	fail(d.FailWrites, "write", "write-zeroes", "discard")
+	return faults
 }
 
 // device describes the disk's device; bus is where it is plugged in, empty for
