@@ -85,6 +85,8 @@ const (
 // +kubebuilder:validation:XValidation:rule="self.mode != 'hostpath' || self.volumeMode == 'Filesystem'",message="mode hostpath has no block volumes: use mode lvm or device"
 // +kubebuilder:validation:XValidation:rule="has(self.pool) == has(oldSelf.pool) && (!has(self.pool) || self.pool == oldSelf.pool)",message="spec.pool is immutable"
 // +kubebuilder:validation:XValidation:rule="has(self.fsType) == has(oldSelf.fsType)",message="spec.fsType is immutable"
+// +kubebuilder:validation:XValidation:rule="has(self.mkfsOptions) == has(oldSelf.mkfsOptions) && (!has(self.mkfsOptions) || self.mkfsOptions == oldSelf.mkfsOptions)",message="spec.mkfsOptions is immutable: the filesystem is made once"
+// +kubebuilder:validation:XValidation:rule="!has(self.mkfsOptions) || size(self.mkfsOptions) == 0 || (has(self.fsType) && self.fsType != ”)",message="spec.mkfsOptions needs spec.fsType"
 type LocalVolumeSpec struct {
 	// NodeName is the node that holds the volume.
 	// +kubebuilder:validation:MinLength=1
@@ -114,6 +116,14 @@ type LocalVolumeSpec struct {
 	// +kubebuilder:validation:Enum="";ext4;xfs
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="spec.fsType is immutable"
 	FSType string `json:"fsType,omitempty"`
+
+	// MkfsOptions are the words that mkfs is given besides Berth's own, in pairs of a
+	// flag and its value. The node takes only those of an allow-list.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:items:MaxLength=256
+	MkfsOptions []string `json:"mkfsOptions,omitempty"`
 
 	// Wipe says what happens to the bytes when the volume is deleted.
 	// +kubebuilder:default=zero

@@ -9,6 +9,7 @@ import (
 	"fmt"
 
 	"github.com/berth-dev/berth/internal/ledger"
+	"github.com/berth-dev/berth/pkg/mount"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -47,15 +48,17 @@ type Carver struct {
 
 // Wish is what a LocalVolume asks for and what its status remembers.
 type Wish struct {
-	UID        string
-	Name       string
-	Mode       volume.Mode
-	Pool       string
-	Access     volume.Access
-	FSType     string
-	Wipe       volume.WipePolicy
-	SizeBytes  int64
-	SelectDisk func(volume.Disk) bool
+	UID    string
+	Name   string
+	Mode   volume.Mode
+	Pool   string
+	Access volume.Access
+	FSType string
+	// MkfsOptions are words for mkfs.
+	MkfsOptions []string
+	Wipe        volume.WipePolicy
+	SizeBytes   int64
+	SelectDisk  func(volume.Disk) bool
 
 	// Recorded, Formatted, FSUUID and MachineID are what the status says was made. A
 	// status can be older than the disk (etcd restored), never newer.
@@ -166,6 +169,7 @@ func (c *Carver) newEntry(w Wish) ledger.Entry {
 		SchemaVersion: ledger.SchemaVersion,
 		UID:           w.UID, Name: w.Name, MachineID: c.MachineID, State: ledger.Carving,
 		Mode: w.Mode, Pool: w.Pool, Access: w.Access, FSType: w.FSType, Wipe: w.Wipe,
+		MkfsOptions: w.MkfsOptions,
 	}
 	if e.FSType != "" {
 		e.FSUUID = w.UID
@@ -199,6 +203,9 @@ func validate(w Wish) error {
 		}
 	default:
 		return fmt.Errorf("volume mode %q is unknown: %w", w.Access, volume.ErrInvalid)
+	}
+	if err := mount.CheckMkfsOptions(w.FSType, w.MkfsOptions); err != nil {
+		return err
 	}
 	switch w.Wipe {
 	case volume.WipeZero, volume.WipeDiscard, volume.WipeSignatures, volume.WipeNone:

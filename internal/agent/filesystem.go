@@ -48,7 +48,7 @@ func (c *Carver) format(ctx context.Context, b volume.Backend, e *ledger.Entry) 
 		return fmt.Errorf("format volume %s: %w", e.Name, err)
 	}
 	err = c.Formatter.Format(ctx, mount.FormatRequest{
-		Device: loc.Device, FSType: e.FSType, UUID: e.FSUUID,
+		Device: loc.Device, FSType: e.FSType, UUID: e.FSUUID, Options: e.MkfsOptions,
 		NeverFormatted: true,
 		Begun:          e.State == ledger.Formatting,
 		Begin: func(context.Context) error {

@@ -241,7 +241,8 @@ func wishOf(lv *v1alpha1.LocalVolume) Wish {
 	w := Wish{
 		UID: string(lv.UID), Name: lv.Name,
 		Mode: volume.Mode(lv.Spec.Mode), Pool: lv.Spec.Pool, Access: volume.Access(lv.Spec.VolumeMode), FSType: lv.Spec.FSType,
-		Wipe: volume.WipePolicy(lv.Spec.Wipe), SizeBytes: lv.Spec.SizeBytes,
+		MkfsOptions: lv.Spec.MkfsOptions,
+		Wipe:        volume.WipePolicy(lv.Spec.Wipe), SizeBytes: lv.Spec.SizeBytes,
 		Recorded: recordOf(lv), Formatted: lv.Status.Formatted, FSUUID: lv.Status.FilesystemUUID, MachineID: lv.Status.MachineID,
 	}
 	if w.Wipe == "" {

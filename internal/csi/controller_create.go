@@ -219,7 +219,7 @@ func (c *Controller) same(ctx context.Context, existing *berth.LocalVolume, want
 		differs = "it belongs to a claim"
 	case len(want.nodes) > 0 && !slices.Contains(want.nodes, have.NodeName):
 		differs = "it is on node " + have.NodeName
-	case have.Mode != spec.Mode || have.Pool != spec.Pool || have.VolumeMode != spec.VolumeMode || have.FSType != spec.FSType || have.Wipe != spec.Wipe:
+	case have.Mode != spec.Mode || have.Pool != spec.Pool || have.VolumeMode != spec.VolumeMode || have.FSType != spec.FSType || have.Wipe != spec.Wipe || !slices.Equal(have.MkfsOptions, spec.MkfsOptions):
 		differs = fmt.Sprintf("it is of mode %s, pool %q, volume mode %s, filesystem %q, wipe %s", have.Mode, have.Pool, have.VolumeMode, have.FSType, have.Wipe)
 	case size < want.leastBytes || want.limitBytes > 0 && size > want.limitBytes:
 		differs = fmt.Sprintf("it has %d bytes", size)

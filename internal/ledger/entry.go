@@ -49,12 +49,15 @@ type Entry struct {
 	MachineID string `json:"machineID"`
 	State     State  `json:"state"`
 
-	Mode   volume.Mode       `json:"mode"`
-	Pool   string            `json:"pool,omitempty"`
-	Access volume.Access     `json:"access"`
-	FSType string            `json:"fsType,omitempty"`
-	FSUUID string            `json:"fsUUID,omitempty"`
-	Wipe   volume.WipePolicy `json:"wipe"`
+	Mode   volume.Mode   `json:"mode"`
+	Pool   string        `json:"pool,omitempty"`
+	Access volume.Access `json:"access"`
+	FSType string        `json:"fsType,omitempty"`
+	FSUUID string        `json:"fsUUID,omitempty"`
+	// MkfsOptions are words for mkfs, which the Carver has checked.
+	MkfsOptions []string `json:"mkfsOptions,omitempty"`
+
+	Wipe volume.WipePolicy `json:"wipe"`
 
 	// Fresh is true when the place was seen to hold no such volume before the backend
 	// was first asked to make it. What is found there while Carving was then made for

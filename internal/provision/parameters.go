@@ -13,6 +13,7 @@ import (
 
 	berth "github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/discovery"
+	"github.com/berth-dev/berth/pkg/mount"
 )
 
 // The parameters of a StorageClass.
@@ -23,6 +24,8 @@ const (
 	ParameterPool = "pool"
 	// ParameterFSType is ext4 or xfs, the key that every CSI driver shares.
 	ParameterFSType = reservedPrefix + "fstype"
+	// ParameterMkfsOptions are options of mkfs, as on a command line.
+	ParameterMkfsOptions = "mkfsOptions"
 	// ParameterWipe is zero, discard, signatures or none.
 	ParameterWipe = "wipe"
 	// ParameterDeviceSelector is the YAML or JSON text of a DeviceSelector.
@@ -36,7 +39,7 @@ const (
 const defaultFSType = "ext4"
 
 var (
-	allowedParameters = []string{ParameterMode, ParameterPool, ParameterFSType, ParameterWipe, ParameterDeviceSelector}
+	allowedParameters = []string{ParameterMode, ParameterPool, ParameterFSType, ParameterMkfsOptions, ParameterWipe, ParameterDeviceSelector}
 	allowedModes      = []string{string(berth.ModeLVM), string(berth.ModeDevice), string(berth.ModeHostpath)}
 	allowedFSTypes    = []string{"ext4", "xfs"}
 	allowedWipes      = []string{string(berth.WipeZero), string(berth.WipeDiscard), string(berth.WipeSignatures), string(berth.WipeNone)}
@@ -58,7 +61,9 @@ type Parameters struct {
 	Pool string
 	// FSType of filesystem volumes; empty in mode hostpath.
 	FSType string
-	Wipe   berth.WipePolicy
+	// MkfsOptions of filesystem volumes, in words.
+	MkfsOptions []string
+	Wipe        berth.WipePolicy
 	// DeviceSelector narrows the disks of mode device; nil takes any usable one.
 	DeviceSelector *berth.DeviceSelector
 }
@@ -98,6 +103,17 @@ func ParseParameters(params map[string]string) (Parameters, error) {
 			didYouMean(fsType, allowedFSTypes), strings.Join(allowedFSTypes, ", "))
 	default:
 		out.FSType = fsType
+	}
+
+	if words := strings.Fields(params[ParameterMkfsOptions]); len(words) > 0 {
+		out.MkfsOptions = words
+	}
+	if _, set := params[ParameterMkfsOptions]; set && out.Mode == berth.ModeHostpath {
+		add("parameter %s has no meaning in mode hostpath, which makes no filesystem; remove it", ParameterMkfsOptions)
+	} else if out.FSType != "" {
+		if err := mount.CheckMkfsOptions(out.FSType, out.MkfsOptions); err != nil {
+			add("parameter %s: %v", ParameterMkfsOptions, err)
+		}
 	}
 
 	if out.Wipe == "" {
@@ -227,6 +243,9 @@ func (p Parameters) WithFSType(fsType string) (Parameters, error) {
 		return p, refuse("mode hostpath has the filesystem of its pool; do not ask for %q", fsType)
 	case !slices.Contains(allowedFSTypes, fsType):
 		return p, refuse("unknown filesystem %q; it is one of %s", fsType, strings.Join(allowedFSTypes, ", "))
+	}
+	if err := mount.CheckMkfsOptions(fsType, p.MkfsOptions); err != nil {
+		return p, refuse("parameter %s is for %s: %v", ParameterMkfsOptions, p.FSType, err)
 	}
 	p.FSType = fsType
 	return p, nil

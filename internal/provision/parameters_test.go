@@ -36,6 +36,22 @@ func TestParseParameters(t *testing.T) {
 			params: map[string]string{"mode": "lvm", "pool": "fast", "csi.storage.k8s.io/fstype": "xfs", "wipe": "discard"},
 			want:   provision.Parameters{Mode: berth.ModeLVM, Pool: "fast", FSType: "xfs", Wipe: berth.WipeDiscard},
 		},
+		"lvm with options of mkfs": {
+			params: map[string]string{"mode": "lvm", "pool": "fast", "mkfsOptions": " -b 1024  -m 1 "},
+			want:   provision.Parameters{Mode: berth.ModeLVM, Pool: "fast", FSType: "ext4", Wipe: berth.WipeZero, MkfsOptions: []string{"-b", "1024", "-m", "1"}},
+		},
+		"an option that forces": {
+			params:  map[string]string{"mode": "lvm", "pool": "fast", "mkfsOptions": "-F"},
+			refused: []string{`parameter mkfsOptions: `, `option "-F" of mkfs.ext4 is not allowed; allowed are -C -E`},
+		},
+		"options of another filesystem": {
+			params:  map[string]string{"mode": "lvm", "pool": "fast", "csi.storage.k8s.io/fstype": "xfs", "mkfsOptions": "-O quota"},
+			refused: []string{`option "-O" of mkfs.xfs`},
+		},
+		"options for a directory": {
+			params:  map[string]string{"mode": "hostpath", "pool": "local", "mkfsOptions": "-m 1"},
+			refused: []string{"mkfsOptions has no meaning in mode hostpath"},
+		},
 		"hostpath has no filesystem": {
 			params: map[string]string{"mode": "hostpath", "pool": "local", "wipe": "none"},
 			want:   provision.Parameters{Mode: berth.ModeHostpath, Pool: "local", Wipe: berth.WipeNone},
@@ -139,7 +155,7 @@ func FuzzParseParameters(f *testing.F) {
 			t.Errorf("accepted %+v", got)
 		}
 		for key := range params {
-			if !slices.Contains([]string{"mode", "pool", "csi.storage.k8s.io/fstype", "wipe", "deviceSelector"}, key) {
+			if !slices.Contains([]string{"mode", "pool", "csi.storage.k8s.io/fstype", "mkfsOptions", "wipe", "deviceSelector"}, key) {
 				t.Errorf("accepted key %q", key)
 			}
 		}

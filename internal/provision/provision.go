@@ -171,11 +171,12 @@ func (p Parameters) Spec(node string, sizeBytes int64, mode berth.VolumeMode) be
 		SizeBytes:      sizeBytes,
 		VolumeMode:     mode,
 		FSType:         p.FSType,
+		MkfsOptions:    p.MkfsOptions,
 		Wipe:           p.Wipe,
 		DeviceSelector: p.DeviceSelector,
 	}
 	if mode == berth.VolumeBlock {
-		spec.FSType = ""
+		spec.FSType, spec.MkfsOptions = "", nil
 	}
 	return spec
 }

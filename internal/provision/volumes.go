@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -191,6 +192,8 @@ func difference(cur *berth.LocalVolume, req Request) (how string, foreign bool) 
 		return fmt.Sprintf("its volume mode is %s, not %s", have.VolumeMode, want.VolumeMode), false
 	case have.FSType != want.FSType:
 		return fmt.Sprintf("its filesystem is %q, not %q", have.FSType, want.FSType), false
+	case !slices.Equal(have.MkfsOptions, want.MkfsOptions):
+		return fmt.Sprintf("its filesystem was made with %q, not %q", have.MkfsOptions, want.MkfsOptions), false
 	case have.SizeBytes != want.SizeBytes:
 		return fmt.Sprintf("it has %d bytes, not %d", have.SizeBytes, want.SizeBytes), false
 	}

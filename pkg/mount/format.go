@@ -40,6 +40,8 @@ type FormatRequest struct {
 	// Label is optional, for people: at most 16 bytes in ext4, 12 in xfs; longer ones
 	// are cut.
 	Label string
+	// Options are the class's own, as CheckMkfsOptions allows them.
+	Options []string
 
 	// NeverFormatted is what the record says. When false Format refuses, unless the
 	// filesystem asked for is there already.

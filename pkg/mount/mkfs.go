@@ -30,6 +30,9 @@ func mkfs(req FormatRequest) (hostexec.Command, error) {
 	if !uuidPattern.MatchString(req.UUID) {
 		return hostexec.Command{}, fmt.Errorf("%w: %q is not a lower-case UUID", volume.ErrInvalid, req.UUID)
 	}
+	if err := CheckMkfsOptions(req.FSType, req.Options); err != nil {
+		return hostexec.Command{}, err
+	}
 	c := hostexec.Command{Timeout: formatTimeout}
 	switch req.FSType {
 	case Ext4:
@@ -58,7 +61,7 @@ func mkfs(req FormatRequest) (hostexec.Command, error) {
 	default:
 		return hostexec.Command{}, fmt.Errorf("%w: unknown filesystem %q, known are %s and %s", volume.ErrInvalid, req.FSType, Ext4, XFS)
 	}
-	c.Args = append(c.Args, req.Device)
+	c.Args = append(withMkfsOptions(req.FSType, c.Args, req.Options), req.Device)
 	return c, nil
 }
 

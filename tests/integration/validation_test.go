@@ -30,6 +30,10 @@ func TestLocalVolumeValidation(t *testing.T) {
 		}, "mode hostpath has no block volumes"},
 		{"no size", func(v *v1alpha1.LocalVolume) { v.Spec.SizeBytes = 0 }, "spec.sizeBytes"},
 		{"unknown filesystem", func(v *v1alpha1.LocalVolume) { v.Spec.FSType = "btrfs" }, "spec.fsType"},
+		{"options of mkfs", func(v *v1alpha1.LocalVolume) { v.Spec.MkfsOptions = []string{"-m", "1"} }, ""},
+		{"options of mkfs without a filesystem", func(v *v1alpha1.LocalVolume) {
+			v.Spec.VolumeMode, v.Spec.FSType, v.Spec.MkfsOptions = v1alpha1.VolumeBlock, "", []string{"-m", "1"}
+		}, "spec.mkfsOptions needs spec.fsType"},
 		{"unknown wipe", func(v *v1alpha1.LocalVolume) { v.Spec.Wipe = "shred" }, "spec.wipe"},
 	}
 	for _, test := range tests {
@@ -64,6 +68,7 @@ func TestLocalVolumeChanges(t *testing.T) {
 		{"another mode", func(s *v1alpha1.LocalVolumeSpec) { s.Mode = v1alpha1.ModeHostpath }, "spec.mode is immutable"},
 		{"another pool", func(s *v1alpha1.LocalVolumeSpec) { s.Pool = "slow" }, "spec.pool is immutable"},
 		{"another filesystem", func(s *v1alpha1.LocalVolumeSpec) { s.FSType = "xfs" }, "spec.fsType is immutable"},
+		{"options of mkfs", func(s *v1alpha1.LocalVolumeSpec) { s.MkfsOptions = []string{"-m", "1"} }, "spec.mkfsOptions is immutable"},
 		{"no filesystem", func(s *v1alpha1.LocalVolumeSpec) { s.FSType = "" }, "spec.fsType is immutable"},
 		{"a block volume", func(s *v1alpha1.LocalVolumeSpec) { s.VolumeMode = v1alpha1.VolumeBlock }, "spec.volumeMode is immutable"},
 	}
