@@ -86,7 +86,7 @@ const (
 // +kubebuilder:validation:XValidation:rule="has(self.pool) == has(oldSelf.pool) && (!has(self.pool) || self.pool == oldSelf.pool)",message="spec.pool is immutable"
 // +kubebuilder:validation:XValidation:rule="has(self.fsType) == has(oldSelf.fsType)",message="spec.fsType is immutable"
 // +kubebuilder:validation:XValidation:rule="has(self.mkfsOptions) == has(oldSelf.mkfsOptions) && (!has(self.mkfsOptions) || self.mkfsOptions == oldSelf.mkfsOptions)",message="spec.mkfsOptions is immutable: the filesystem is made once"
-// +kubebuilder:validation:XValidation:rule="!has(self.mkfsOptions) || size(self.mkfsOptions) == 0 || (has(self.fsType) && self.fsType != ”)",message="spec.mkfsOptions needs spec.fsType"
+// +kubebuilder:validation:XValidation:rule="!has(self.mkfsOptions) || size(self.mkfsOptions) == 0 || (has(self.fsType) && size(self.fsType) > 0)",message="spec.mkfsOptions needs spec.fsType"
 type LocalVolumeSpec struct {
 	// NodeName is the node that holds the volume.
 	// +kubebuilder:validation:MinLength=1

@@ -84,7 +84,7 @@ type leading struct {
 func (l *leading) Start(ctx context.Context) error {
 	if err := l.wake(ctx); err != nil {
 		if ctx.Err() != nil {
-			return nil // stopped while it filled
+			return nil //nolint:nilerr // stopped while it filled, which is the normal end
 		}
 		return err
 	}

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/quietqueue"
 )
 
 const (
@@ -41,6 +42,7 @@ func (r *PoolReconciler) SetupWithManager(mgr manager.Manager, disksChanged <-ch
 		Reconciler:              r,
 		MaxConcurrentReconciles: poolWorkers,
 		NeedLeaderElection:      new(false),
+		NewQueue:                quietqueue.New,
 		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstRetry, lastRetry),
 	})
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/quietqueue"
 )
 
 const (
@@ -50,6 +51,7 @@ func (r *VolumeReconciler) SetupWithManager(mgr manager.Manager) error {
 			Reconciler:              c.reconcile,
 			MaxConcurrentReconciles: volumeWorkers,
 			NeedLeaderElection:      new(false),
+			NewQueue:                quietqueue.New,
 			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](
 				firstRetry, lastRetry),
 		})

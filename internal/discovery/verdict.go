@@ -164,7 +164,7 @@ func (f *facts) released() verdict {
 	}
 	progress := ""
 	if done, size := f.wiped, f.status.SizeBytes; done > 0 && size > 0 {
-		progress = fmt.Sprintf(", %d%% done", min(done, size)/(max(size/100, 1)))
+		progress = fmt.Sprintf(", %d%% done", min(done, size)/max(size/100, 1))
 	}
 	return no(v1alpha1.ReasonCleaning, "released by %s, being wiped (%s)%s", holder, f.status.Wipe.Policy, progress)
 }

@@ -25,17 +25,17 @@ type metrics struct {
 
 func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 	gauge := func(name, help string) *prometheus.GaugeVec {
-		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "berth_disk_" + name, Help: help}, []string{label})
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, []string{label})
 	}
 	m := &metrics{
-		healthy:     gauge("healthy", "1 if the disk is well, 0 if it is failing; missing while nothing is known."),
-		errors:      gauge("command_errors", "Commands that the disk has failed since the kernel found it."),
-		timeouts:    gauge("command_timeouts", "Commands that the disk has not answered since the kernel found it."),
-		temperature: gauge("temperature_celsius", "Temperature of the disk when it was last asked."),
-		used:        gauge("endurance_used_ratio", "Share of the expected life of a flash disk that is used up; may exceed 1."),
-		mediaErrors: gauge("media_errors", "Blocks that an NVMe disk could not read correctly."),
-		pending:     gauge("pending_sectors", "Sectors of an ATA disk that wait to be replaced by spare ones."),
-		reallocated: gauge("reallocated_sectors", "Sectors that a disk has replaced by spare ones."),
+		healthy:     gauge("berth_disk_healthy", "1 if the disk is well, 0 if it is failing; missing while nothing is known."),
+		errors:      gauge("berth_disk_command_errors", "Commands that the disk has failed since the kernel found it."),
+		timeouts:    gauge("berth_disk_command_timeouts", "Commands that the disk has not answered since the kernel found it."),
+		temperature: gauge("berth_disk_temperature_celsius", "Temperature of the disk when it was last asked."),
+		used:        gauge("berth_disk_endurance_used_ratio", "Share of the expected life of a flash disk that is used up; may exceed 1."),
+		mediaErrors: gauge("berth_disk_media_errors", "Blocks that an NVMe disk could not read correctly."),
+		pending:     gauge("berth_disk_pending_sectors", "Sectors of an ATA disk that wait to be replaced by spare ones."),
+		reallocated: gauge("berth_disk_reallocated_sectors", "Sectors that a disk has replaced by spare ones."),
 		looks: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "berth_disk_health_checks_total", Help: "Times that a disk was asked for its health, by result.",
 		}, []string{"result"}),

@@ -102,22 +102,22 @@ func TestEachDiskIsAskedWhenItComesAndOncePerInterval(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- m.Start(ctx) }()
-		time.Sleep(gather + time.Second)
+		<-time.After(gather + time.Second)
 		synctest.Wait()
 		n.expect(t, "bd-good", metav1.ConditionTrue, v1alpha1.ReasonGood, "well")
 
 		n.add("bd-new", "sdb", "scsi-failing")
 		changed <- struct{}{}
-		time.Sleep(gather + time.Second)
+		<-time.After(gather + time.Second)
 		synctest.Wait()
 		n.expect(t, "bd-new", metav1.ConditionFalse, v1alpha1.ReasonSelfFailing, "IMPENDING FAILURE")
 		changed <- struct{}{} // no new disk
-		time.Sleep(30 * time.Minute)
+		<-time.After(30 * time.Minute)
 		synctest.Wait()
 		if n.asked["/dev/nvme0n1"] != 1 || n.asked["/dev/sdb"] != 1 {
 			t.Errorf("asked %v, each once", n.asked)
 		}
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour)
 		synctest.Wait()
 		if n.asked["/dev/nvme0n1"] != 2 || n.asked["/dev/sdb"] != 2 {
 			t.Errorf("after an interval asked %v, each twice", n.asked)

@@ -14,12 +14,14 @@ import (
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	berth "github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/quietqueue"
 )
 
 const (
@@ -38,6 +40,7 @@ type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 func (a *Advisor) SetupWithManager(mgr manager.Manager) error {
 	return builder.ControllerManagedBy(mgr).
 		Named("advisor").
+		WithOptions(controller.Options{NewQueue: quietqueue.New}).
 		Watches(&corev1.PersistentVolumeClaim{}, handler.Funcs{
 			CreateFunc: func(_ context.Context, e event.CreateEvent, q queue) { a.addClaim(e.Object, q) },
 			UpdateFunc: func(_ context.Context, e event.UpdateEvent, q queue) { a.addClaim(e.ObjectNew, q) },

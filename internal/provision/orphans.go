@@ -16,12 +16,14 @@ import (
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	berth "github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/quietqueue"
 )
 
 // defaultOrphanGrace is how long a volume stays in quarantine.
@@ -61,6 +63,7 @@ func (o *Orphans) SetupWithManager(mgr manager.Manager) error {
 	}
 	return builder.ControllerManagedBy(mgr).
 		Named("orphans").
+		WithOptions(controller.Options{NewQueue: quietqueue.New}).
 		Watches(&berth.LocalVolume{}, handler.Funcs{
 			CreateFunc: func(_ context.Context, e event.CreateEvent, q queue) { enqueue(e.Object.GetName(), q) },
 			DeleteFunc: func(_ context.Context, e event.DeleteEvent, _ queue) { o.acquit(e.Object.GetUID()) },

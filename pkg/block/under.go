@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -49,10 +50,8 @@ func (s Sysfs) Under(ctx context.Context, path string) ([]string, error) {
 
 // descend adds a device and what it stands on, each once.
 func (s Sysfs) descend(ctx context.Context, kernelName string, names *[]string) error {
-	for _, known := range *names {
-		if known == kernelName {
-			return nil
-		}
+	if slices.Contains(*names, kernelName) {
+		return nil
 	}
 	if err := ctx.Err(); err != nil {
 		return err

@@ -84,14 +84,14 @@ func CheckMkfsOptions(fsType string, words []string) error {
 			return fmt.Errorf("%w: option %s of mkfs.%s has no value", volume.ErrInvalid, flag, fsType)
 		}
 		seen[flag] = true
-		if err := rule.check(flag, words[i+1]); err != nil {
+		if err := rule.check(words[i+1]); err != nil {
 			return fmt.Errorf("%w: option %s of mkfs.%s: %w", volume.ErrInvalid, flag, fsType, err)
 		}
 	}
 	return nil
 }
 
-func (a allowed) check(flag, value string) error {
+func (a allowed) check(value string) error {
 	switch {
 	case a.value != nil:
 		if !a.value.MatchString(value) {

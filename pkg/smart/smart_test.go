@@ -145,7 +145,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(`{"smartctl":{"exit_status":2,"messages":[{"string":"\u0000\u001b[31m"}]}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		report, err := smart.Parse(data)
-		text := ""
+		var text string
 		if err != nil {
 			text = err.Error()
 		} else {

@@ -83,7 +83,7 @@ var _ = Describe("A disk", Label("disks"), Serial, func() {
 		watcher, err := suite.client.Watch(ctx, &v1alpha1.BlockDeviceList{}, client.MatchingFields{"metadata.name": device.Name})
 		Expect(err).NotTo(HaveOccurred())
 		defer watcher.Stop()
-		const events = 1000
+		const events = 500
 		began := time.Now()
 		execOn(ctx, node, fmt.Sprintf("i=0; while [ $i -lt %d ]; do echo change >/sys/class/block/%s/uevent; i=$((i+1)); done; udevadm settle -t 120",
 			events, strings.TrimPrefix(device.Status.Path, "/dev/")))
@@ -181,7 +181,7 @@ var _ = Describe("A disk", Label("disks"), Serial, func() {
 		node, disk := suite.nodes[len(suite.nodes)-1], Disk{Serial: "E2E-WIPED", SizeBytes: smallDisk}
 		plug(ctx, node, disk)
 		awaitDisk(ctx, node, disk.Serial, "blank")
-		const slowly = "--wipe-rate=4Mi" // a minute for the whole disk
+		const slowly = "--wipe-rate=8Mi" // half a minute for the whole disk
 		setAgentArgument(ctx, slowly, true)
 		DeferCleanup(func(ctx SpecContext) { setAgentArgument(ctx, slowly, false) }, NodeTimeout(patience))
 		space := newSpace(ctx)

@@ -98,7 +98,7 @@ func (f *fakeAgent) execute(r request) object {
 		f.started = append(f.started, append([]string{a.Path}, a.Arg...))
 		f.commands[c.Process.Pid] = c
 		go func() { c.Wait(); close(c.done) }()
-		time.Sleep(f.delay)
+		<-time.After(f.delay)
 		return object{"return": object{"pid": c.Process.Pid}}
 	case "guest-exec-status":
 		c, there := f.commands[a.PID]
