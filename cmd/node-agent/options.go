@@ -47,7 +47,7 @@ func (o *options) addFlags(fs *pflag.FlagSet, getenv func(string) string) {
 	fs.StringVar(&o.registrationDir, "registration-dir", "/registration", "directory that kubelet watches for plugins, as this process sees it")
 	fs.StringVar(&o.httpAddress, "http-address", ":9808", "address of /healthz, /readyz and /metrics")
 	fs.IntVar(&o.wipeParallelism, "wipe-parallelism", 2, "released disks that are wiped at once, 1 to 64")
-	fs.StringVar(&o.wipeRateText, "wipe-rate", "0", "bytes per second that all wipes by zeroes together write, as 200Mi; 0 is as much as the disks take")
+	fs.StringVar(&o.wipeRateText, "wipe-rate", "0", "bytes per second that the wipes of released disks by zeroes write together, as 200Mi; 0 is as much as the disks take")
 	fs.DurationVar(&o.healthInterval, "health-interval", 30*time.Minute, "time between two looks at the health of one disk, at least 10s; 0 turns them off")
 	o.Common.AddFlags(fs)
 }

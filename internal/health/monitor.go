@@ -23,6 +23,8 @@ const gather = 5 * time.Second
 
 // Disks are the disks of the node; *discovery.Inventory is it.
 type Disks interface {
+	// Ready reports whether the disks are known.
+	Ready() bool
 	HealthTargets() []discovery.HealthTarget
 	SetHealth(name string, h discovery.Health)
 }
@@ -116,6 +118,9 @@ func (m *Monitor) unknown() bool {
 // round looks at every disk whose time has come and returns when the next one is
 // due.
 func (m *Monitor) round(ctx context.Context) time.Duration {
+	if !m.opts.Disks.Ready() {
+		return gather
+	}
 	targets := m.opts.Disks.HealthTargets()
 	present := make(map[string]bool, len(targets))
 	for _, target := range targets {

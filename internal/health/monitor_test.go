@@ -32,6 +32,7 @@ type node struct {
 	counters map[string]block.Counters
 	says     map[string]string // by path, a file of pkg/smart's testdata
 	noTool   bool
+	notReady bool
 	// perAsk are the commands that asking itself fails.
 	perAsk uint64
 	asked  map[string]int
@@ -46,6 +47,7 @@ func (n *node) add(name, kernelName, says string) {
 	n.says["/dev/"+kernelName] = says
 }
 
+func (n *node) Ready() bool                               { return !n.notReady }
 func (n *node) HealthTargets() []discovery.HealthTarget   { return n.targets }
 func (n *node) SetHealth(name string, h discovery.Health) { n.set[name] = h }
 
@@ -96,12 +98,16 @@ func TestEachDiskIsAskedWhenItComesAndOncePerInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode()
 		n.add("bd-good", "nvme0n1", "nvme-good")
+		n.notReady = true // the agent has just started, and nothing will be news
 		changed := make(chan struct{}, 1)
 		m := n.monitor(t, nil)
 		m.opts.Changed = changed
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- m.Start(ctx) }()
+		<-time.After(gather + time.Second)
+		synctest.Wait()
+		n.notReady = false
 		<-time.After(gather + time.Second)
 		synctest.Wait()
 		n.expect(t, "bd-good", metav1.ConditionTrue, v1alpha1.ReasonGood, "well")
