@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,6 +29,7 @@ import (
 
 // node is a node with disks, its kernel's counters and its smartctl.
 type node struct {
+	mu       sync.Mutex
 	targets  []discovery.HealthTarget
 	set      map[string]discovery.Health
 	counters map[string]block.Counters
@@ -43,15 +46,40 @@ func newNode() *node {
 }
 
 func (n *node) add(name, kernelName, says string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.targets = append(n.targets, discovery.HealthTarget{Name: name, KernelName: kernelName, Path: "/dev/" + kernelName, DiskSeq: uint64(len(n.targets) + 1)})
 	n.says["/dev/"+kernelName] = says
 }
 
-func (n *node) Ready() bool                               { return !n.notReady }
-func (n *node) HealthTargets() []discovery.HealthTarget   { return n.targets }
-func (n *node) SetHealth(name string, h discovery.Health) { n.set[name] = h }
+// change sets a field while the monitor runs.
+func (n *node) change(f func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	f()
+}
+
+func (n *node) Ready() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return !n.notReady
+}
+
+func (n *node) HealthTargets() []discovery.HealthTarget {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.targets)
+}
+
+func (n *node) SetHealth(name string, h discovery.Health) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.set[name] = h
+}
 
 func (n *node) Counters(_ context.Context, kernelName string) (block.Counters, bool, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	for _, target := range n.targets {
 		if target.KernelName == kernelName {
 			c, ok := n.counters[kernelName]
@@ -62,6 +90,8 @@ func (n *node) Counters(_ context.Context, kernelName string) (block.Counters, b
 }
 
 func (n *node) Run(_ context.Context, command hostexec.Command) (hostexec.Result, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	if n.noTool {
 		return hostexec.Result{}, fmt.Errorf("smartctl: %w", volume.ErrToolMissing)
 	}
@@ -87,9 +117,23 @@ func (n *node) monitor(t *testing.T, registerer prometheus.Registerer) *Monitor 
 
 func (n *node) expect(t *testing.T, name string, status metav1.ConditionStatus, reason, words string) {
 	t.Helper()
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	h, found := n.set[name]
 	if !found || h.Status != status || h.Reason != reason || !strings.Contains(h.Message, words) {
 		t.Errorf("%s: %+v, want %s %s with %q", name, h, status, reason, words)
+	}
+}
+
+// expectAsked wants each disk to have been asked so often.
+func (n *node) expectAsked(t *testing.T, times int) {
+	t.Helper()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, target := range n.targets {
+		if n.asked[target.Path] != times {
+			t.Errorf("asked %v, want %d of each", n.asked, times)
+		}
 	}
 }
 
@@ -107,7 +151,7 @@ func TestEachDiskIsAskedWhenItComesAndOncePerInterval(t *testing.T) {
 		go func() { ended <- m.Start(ctx) }()
 		<-time.After(gather + time.Second)
 		synctest.Wait()
-		n.notReady = false
+		n.change(func() { n.notReady = false })
 		<-time.After(gather + time.Second)
 		synctest.Wait()
 		n.expect(t, "bd-good", metav1.ConditionTrue, v1alpha1.ReasonGood, "well")
@@ -120,14 +164,10 @@ func TestEachDiskIsAskedWhenItComesAndOncePerInterval(t *testing.T) {
 		changed <- struct{}{} // no new disk
 		<-time.After(30 * time.Minute)
 		synctest.Wait()
-		if n.asked["/dev/nvme0n1"] != 1 || n.asked["/dev/sdb"] != 1 {
-			t.Errorf("asked %v, each once", n.asked)
-		}
+		n.expectAsked(t, 1)
 		<-time.After(time.Hour)
 		synctest.Wait()
-		if n.asked["/dev/nvme0n1"] != 2 || n.asked["/dev/sdb"] != 2 {
-			t.Errorf("after an interval asked %v, each twice", n.asked)
-		}
+		n.expectAsked(t, 2)
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
