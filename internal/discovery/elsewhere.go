@@ -24,6 +24,11 @@ import (
 // shows too: no event tells when it is gone there.
 const elsewhereRetry = time.Minute
 
+// moveRetries are when a disk is looked for again that another node still calls its
+// own by a serial number: one that was moved comes here before that node has said that
+// it is gone.
+var moveRetries = []time.Duration{2 * time.Second, 10 * time.Second, time.Minute}
+
 // sightings are the BlockDevices of other nodes that have one identity.
 type sightings struct {
 	at      time.Time
@@ -32,6 +37,23 @@ type sightings struct {
 	active []*v1alpha1.BlockDevice
 	// gone is the one that was there last, nil if there is none.
 	gone *v1alpha1.BlockDevice
+	// namesake is true when another node shows a disk of that serial number, and asked
+	// is how often it was asked for since the disk came.
+	namesake bool
+	asked    int
+}
+
+// retry is how long after the last time to ask again, 0 for never.
+func (s *sightings) retry() time.Duration {
+	switch {
+	case s == nil:
+		return 0
+	case len(s.active) > 0:
+		return elsewhereRetry
+	case s.namesake && s.gone == nil && s.asked <= len(moveRetries):
+		return moveRetries[s.asked-1]
+	}
+	return 0
 }
 
 // identityLabel is by what a disk is found on other nodes: a digest, for identities
@@ -75,10 +97,16 @@ func (inv *Inventory) lookElsewhere(ctx context.Context, name string, f *facts) 
 			}
 		case worldwide(f.identity):
 			s.active = append(s.active, bd)
+		default:
+			s.namesake = true
 		}
 	}
 	inv.mu.Lock()
 	defer inv.mu.Unlock()
+	s.asked = 1
+	if before := inv.disk(name).elsewhere; before != nil && before.diskSeq == s.diskSeq {
+		s.asked += before.asked
+	}
 	inv.disk(name).elsewhere = s
 	return s, nil
 }
@@ -99,7 +127,8 @@ func (inv *Inventory) addElsewhere(ctx context.Context, name string, object *v1a
 	inv.mu.Lock()
 	s := inv.disk(name).elsewhere
 	inv.mu.Unlock()
-	if s == nil || s.diskSeq != f.devices[0].DiskSeq || len(s.active) > 0 && time.Since(s.at) >= elsewhereRetry {
+	wait := s.retry()
+	if s == nil || s.diskSeq != f.devices[0].DiskSeq || wait > 0 && time.Since(s.at) >= wait {
 		var err error
 		if s, err = inv.lookElsewhere(ctx, name, f); err != nil {
 			return err
@@ -119,7 +148,7 @@ func (inv *Inventory) isNews(name string, object *v1alpha1.BlockDevice) bool {
 	inv.mu.Lock()
 	defer inv.mu.Unlock()
 	s := inv.disk(name).elsewhere
-	return s != nil && len(s.active) > 0 // a claim has seen it
+	return s.retry() > 0
 }
 
 // twoNodes refuses a disk that another node shows as well: two nodes that write to
@@ -137,10 +166,11 @@ func (f *facts) twoNodes(*block.Device) (verdict, bool) {
 		f.identity, strings.Join(places, ", ")), true
 }
 
-// lastSeen is where the disk was before it came here, nil if nobody knows.
+// lastSeen is where the disk was before it came here, as was found out now or before;
+// nil if nobody knows.
 func (f *facts) lastSeen() *v1alpha1.BlockDeviceSighting {
 	if f.elsewhere == nil || f.elsewhere.gone == nil {
-		return nil
+		return f.status.LastSeen
 	}
 	bd := f.elsewhere.gone
 	return &v1alpha1.BlockDeviceSighting{NodeName: bd.Spec.NodeName, Name: bd.Name, ClaimRef: bd.Spec.ClaimRef.DeepCopy()}

@@ -60,10 +60,75 @@ func TestDiskThatCameFromAnotherNodeSaysSo(t *testing.T) {
 	if bd.Labels[v1alpha1.LabelIdentity] != identityLabel(identity) {
 		t.Errorf("labels %v", bd.Labels)
 	}
+	inv.walk(t) // and nothing is news
+	if again := inv.get(t, nameOf("A")); again.ResourceVersion != bd.ResourceVersion {
+		_, message := usable(again)
+		t.Errorf("written again: %q", message)
+	}
 	host.removeDisk("vdb")
 	inv.walk(t)
 	if bd := inv.get(t, nameOf("A")); bd.Status.LastSeen == nil {
 		t.Error("where it was seen is forgotten when it goes")
+	}
+}
+
+// A disk that is moved comes here before its old node has said that it is gone.
+func TestDiskThatMovesFast(t *testing.T) {
+	t.Parallel()
+	host := newFakeHost(t)
+	host.addDisk("vdb", "A", 16, 1<<30)
+	identity := block.Identity{Scheme: block.SchemeSerial, Value: "A"}
+	far := onAnotherNode(identity, v1alpha1.DeviceActive)
+	c := newFakeClient(t, far)
+	inv := newTestInventory(t, host, c)
+	inv.start(t)
+	later := func() (again time.Duration) {
+		t.Helper()
+		inv.mu.Lock()
+		inv.disk(nameOf("A")).elsewhere.at = time.Now().Add(-time.Hour)
+		inv.disk(nameOf("A")).lastWrite = time.Time{}
+		inv.mu.Unlock()
+		again, err := inv.reconcile(t.Context(), nameOf("A"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return again
+	}
+	if again, err := inv.reconcile(t.Context(), nameOf("A")); err != nil || again != moveRetries[0] {
+		t.Errorf("asked again after %s, %v", again, err)
+	}
+	if again := later(); again != moveRetries[1] {
+		t.Errorf("still there: asked again after %s", again)
+	}
+	far.Status.State = v1alpha1.DeviceInactive
+	if err := c.Update(t.Context(), far); err != nil {
+		t.Fatal(err)
+	}
+	if again := later(); again != 0 {
+		t.Errorf("found: asked again after %s", again)
+	}
+	if bd := inv.get(t, nameOf("A")); bd.Status.LastSeen == nil || bd.Status.LastSeen.NodeName != "node2" {
+		t.Errorf("lastSeen %+v", bd.Status.LastSeen)
+	}
+
+	// Two that are alike for good are not asked for for ever.
+	host.addDisk("vdc", "B", 32, 1<<30)
+	if err := c.Create(t.Context(), onAnotherNode(block.Identity{Scheme: block.SchemeSerial, Value: "B"}, v1alpha1.DeviceActive)); err != nil {
+		t.Fatal(err)
+	}
+	inv.walk(t)
+	asked := 0
+	for again := moveRetries[0]; again > 0 && asked < 10; asked++ {
+		inv.mu.Lock()
+		inv.disk(nameOf("B")).elsewhere.at = time.Now().Add(-time.Hour)
+		inv.mu.Unlock()
+		var err error
+		if again, err = inv.reconcile(t.Context(), nameOf("B")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if asked != len(moveRetries) {
+		t.Errorf("asked %d times more, want %d", asked, len(moveRetries))
 	}
 }
 

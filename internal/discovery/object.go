@@ -90,8 +90,9 @@ func describe(bd *v1alpha1.BlockDevice, f *facts, v verdict, machineID, parent s
 	s.WWN = firstOf(d.WWN, d.NGUID, d.EUI64)
 	s.Rotational, s.Removable, s.ReadOnly = d.Rotational, d.Removable, d.ReadOnly
 	s.Parent = parent
-	if seen := f.lastSeen(); seen != nil {
-		s.LastSeen = seen
+	s.LastSeen = f.lastSeen()
+	if held {
+		s.LastSeen = nil // it has begun a new life here
 	}
 	s.Partitions = d.Partitions
 	s.Identity = &v1alpha1.DeviceIdentity{Scheme: f.identity.Scheme, Value: f.identity.Value, Quality: v1alpha1.IdentityStrong}

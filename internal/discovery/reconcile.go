@@ -62,9 +62,6 @@ func (inv *Inventory) reconcile(ctx context.Context, name string) (again time.Du
 		return 0, err
 	}
 	v := judge(f)
-	if v.reason == v1alpha1.ReasonConflicted && f.elsewhere != nil && len(f.elsewhere.active) > 0 {
-		again = elsewhereRetry
-	}
 	switch {
 	case v.needsContent:
 		if wait := inv.untilExamination(name, f.devices[0]); wait > 0 {
@@ -75,6 +72,9 @@ func (inv *Inventory) reconcile(ctx context.Context, name string) (again time.Du
 		again = f.content.retry()
 	case len(f.devices) == 1:
 		f.content = inv.remembered(name, f.devices[0])
+	}
+	if wait := f.elsewhere.retry(); wait > 0 && (again == 0 || wait < again) {
+		again = wait
 	}
 	desired := inv.desired(name, object, f, v)
 	if object != nil && same(object, desired) {
