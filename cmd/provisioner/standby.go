@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 
@@ -67,7 +66,7 @@ func (c *sleepingCache) isAwake() bool {
 func (c *sleepingCache) wake(ctx context.Context) error {
 	c.once.Do(func() { close(c.awake) })
 	if !c.Cache.WaitForCacheSync(ctx) {
-		return fmt.Errorf("fill the cache: %w", errors.Join(ctx.Err(), context.Cause(ctx)))
+		return fmt.Errorf("fill the cache: %w", context.Cause(ctx)) // it is false for no other reason
 	}
 	return nil
 }

@@ -60,6 +60,7 @@ func (r *VolumeReconciler) ReconcileLive(ctx context.Context, req reconcile.Requ
 	lv := &v1alpha1.LocalVolume{}
 	if err := r.Client.Get(ctx, req.NamespacedName, lv); err != nil {
 		if apierrors.IsNotFound(err) {
+			r.takeDoubt(req.Name)
 			return reconcile.Result{}, r.finishGone(ctx, req.Name)
 		}
 		return reconcile.Result{}, fmt.Errorf("read LocalVolume %s: %w", req.Name, err)

@@ -158,9 +158,7 @@ func TestProgressOfAWipe(t *testing.T) {
 	inv := newTestInventory(t, host, newFakeClient(t))
 	inv.start(t)
 	name := nameOf("A")
-	if _, err := inv.Claim(t.Context(), name, device.Owner{UID: "u", Name: "pvc", Kind: device.OwnerVolume}); err != nil {
-		t.Fatal(err)
-	}
+	inv.hold(t, name)
 	if _, err := inv.Release(t.Context(), name, "u", volume.WipeZero); err != nil {
 		t.Fatal(err)
 	}

@@ -212,9 +212,7 @@ func TestHolderIsToldWhenItsDiskGoes(t *testing.T) {
 	var told []string
 	inv.opts.HolderChanged = func(holder v1alpha1.BlockDeviceClaimRef) { told = append(told, holder.Kind+" "+holder.Name) }
 	inv.start(t)
-	if _, err := inv.Claim(t.Context(), nameOf("A"), device.Owner{UID: "u", Name: "pvc", Kind: device.OwnerVolume}); err != nil {
-		t.Fatal(err)
-	}
+	inv.hold(t, nameOf("A"))
 	inv.settleAll(t)
 	if len(told) != 0 {
 		t.Errorf("told %q of a claim", told)

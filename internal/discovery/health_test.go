@@ -75,9 +75,7 @@ func TestClaimedDiskThatFailsStaysClaimed(t *testing.T) {
 	inv := newTestInventory(t, host, newFakeClient(t))
 	inv.start(t)
 	name := nameOf("A")
-	if _, err := inv.Claim(t.Context(), name, device.Owner{UID: "u", Name: "pvc", Kind: device.OwnerVolume}); err != nil {
-		t.Fatal(err)
-	}
+	inv.hold(t, name)
 	inv.SetHealth(name, failing)
 	inv.settleAll(t)
 	bd := inv.get(t, name)

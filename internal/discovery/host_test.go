@@ -25,6 +25,7 @@ import (
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/pkg/block"
+	"github.com/berth-dev/berth/pkg/device"
 	"github.com/berth-dev/berth/pkg/hostexec"
 )
 
@@ -236,6 +237,14 @@ func (inv *testInventory) settleAll(t testing.TB) {
 		if _, err := inv.reconcile(t.Context(), name); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// hold claims a disk for the LocalVolume pvc of UID u.
+func (inv *testInventory) hold(t testing.TB, name string) {
+	t.Helper()
+	if _, err := inv.Claim(t.Context(), name, device.Owner{UID: "u", Name: "pvc", Kind: device.OwnerVolume}); err != nil {
+		t.Fatal(err)
 	}
 }
 
