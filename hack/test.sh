@@ -78,15 +78,25 @@ stage() {
   esac
 }
 
+# watched runs stage $1. Where nobody watches, what it said is kept, so that the
+# end can repeat why a stage did not even start.
+watched() {
+  if [[ -t 1 ]]; then
+    stage "$1"
+  else
+    stage "$1" > >(tee "$results/$1.log") 2>&1
+  fi
+}
+
 mkdir -p "$results"
 make --no-print-directory build-testbed || exit
 number=0
 for name in "$@"; do
   number=$((number + 1))
-  rm -f "$results/$name.json"
+  rm -f "$results/$name.json" "$results/$name.log"
   echo "==> [$number/$#] $name tests"
   started=$SECONDS
-  if stage "$name"; then
+  if watched "$name"; then
     echo "    [$number/$#] $name: $((SECONDS - started)) s"
   else
     echo "    [$number/$#] $name: FAILED after $((SECONDS - started)) s"

@@ -42,8 +42,7 @@ func countSpecs(reports []types.Report) result {
 			name := strings.Join(append(spec.ContainerHierarchyTexts, spec.LeafNodeText), " ")
 			if spec.LeafNodeType != types.NodeTypeIt {
 				if spec.State.Is(types.SpecStateFailureStates) {
-					r.Failed++
-					r.Failures = append(r.Failures, spec.LeafNodeType.String()+" "+name)
+					r.fail(spec.LeafNodeType.String()+" "+name, words(spec))
 				}
 				continue
 			}
@@ -51,17 +50,20 @@ func countSpecs(reports []types.Report) result {
 			case spec.State.Is(types.SpecStatePassed):
 				r.Passed++
 			case spec.State.Is(types.SpecStateFailureStates):
-				r.Failed++
-				r.Failures = append(r.Failures, name)
+				r.fail(name, words(spec))
 			case spec.Failure.Message != "" || spec.State.Is(types.SpecStatePending):
 				r.Skipped++
-				r.Skips = append(r.Skips, name+": "+spec.Failure.Message)
+				r.Skips = append(r.Skips, skip{Test: name, Reason: spec.Failure.Message})
 			}
 		}
 		if !report.SuiteSucceeded && r.Failed == failed {
-			r.Failed++
-			r.Failures = append(r.Failures, report.SuiteDescription+": "+strings.Join(report.SpecialSuiteFailureReasons, "; "))
+			r.fail(report.SuiteDescription+": "+strings.Join(report.SpecialSuiteFailureReasons, "; "), nil)
 		}
 	}
 	return r
+}
+
+// words are what a spec said when it failed, and where.
+func words(spec types.SpecReport) []string {
+	return []string{spec.FailureLocation().String(), "\n", spec.FailureMessage(), "\n"}
 }

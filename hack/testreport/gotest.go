@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -31,7 +33,13 @@ type counter struct {
 	order   []testKey
 	output  map[testKey][]string
 	builds  map[string][]string
-	broken  []string
+	broken  []broken
+}
+
+// broken is a package that failed outside of its tests.
+type broken struct {
+	pkg    string
+	output []string
 }
 
 // count reads the events of go test -json, shows the line of every package and
@@ -82,7 +90,7 @@ func (c *counter) handle(e event) {
 		if e.Action == "fail" {
 			fmt.Fprint(c.show, strings.Join(c.output[key], ""))
 		}
-		if e.Action != "skip" { // the reason of a skip is shown at the end
+		if e.Action == "pass" { // why a test was skipped or failed is shown at the end
 			delete(c.output, key)
 		}
 	}
@@ -93,15 +101,16 @@ func (c *counter) handle(e event) {
 func (c *counter) endPackage(e event) {
 	key := testKey{pkg: e.Package}
 	if e.Action == "fail" {
-		fmt.Fprint(c.show, strings.Join(c.builds[e.FailedBuild], ""), strings.Join(c.output[key], ""))
-		if !c.failedIn(e.Package) {
-			c.broken = append(c.broken, e.Package)
-		}
+		words := slices.Concat(c.builds[e.FailedBuild], c.output[key])
 		// A test that was running when its process died has no outcome.
 		for unfinished, lines := range c.output {
 			if unfinished.pkg == e.Package && unfinished.test != "" && c.outcome[unfinished] == "" {
-				fmt.Fprint(c.show, strings.Join(lines, ""))
+				words = append(words, lines...)
 			}
+		}
+		fmt.Fprint(c.show, strings.Join(words, ""))
+		if !c.failedIn(e.Package) {
+			c.broken = append(c.broken, broken{e.Package, words})
 		}
 	}
 	delete(c.output, key)
@@ -145,15 +154,13 @@ func (c *counter) result() result {
 			r.Passed++
 		case "skip":
 			r.Skipped++
-			r.Skips = append(r.Skips, key.pkg+"."+key.test+": "+reason(c.output[key]))
+			r.Skips = append(r.Skips, skip{Test: key.pkg + "." + key.test, Reason: reason(c.output[key])})
 		case "fail":
-			r.Failed++
-			r.Failures = append(r.Failures, key.pkg+"."+key.test)
+			r.fail(key.pkg+"."+key.test, c.output[key])
 		}
 	}
-	for _, pkg := range c.broken {
-		r.Failed++
-		r.Failures = append(r.Failures, pkg)
+	for _, b := range c.broken {
+		r.fail(b.pkg, b.output)
 	}
 	return r
 }
@@ -168,12 +175,15 @@ func packageLine(line string) bool {
 	return strings.HasPrefix(line, "ok  \t") || strings.HasPrefix(line, "FAIL\t") || strings.HasPrefix(line, "?   \t")
 }
 
+// place is the file and line that testing puts before a test's words.
+var place = regexp.MustCompile(`^[\w.-]+\.go:\d+: `)
+
 // reason is the text of t.Skip in a skipped test's output.
 func reason(output []string) string {
 	for _, line := range output {
 		line = strings.TrimSpace(line)
 		if line != "" && !strings.HasPrefix(line, "=== ") && !strings.HasPrefix(line, "--- ") {
-			return line
+			return place.ReplaceAllString(line, "")
 		}
 	}
 	return "no reason given"

@@ -4,6 +4,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -42,7 +44,7 @@ func TestCount(t *testing.T) {
 			`{"Action":"fail","Package":"p","Test":"TestA"}`,
 			`{"Action":"fail","Package":"p"}`,
 		},
-		want:  result{Failed: 1, Failures: []string{"p.TestA/one"}},
+		want:  result{Failed: 1, Failures: []string{"p.TestA/one"}, Words: map[string][]string{"p.TestA/one": {"    a_test.go:1: wrong"}}},
 		shows: []string{"wrong"},
 	}, {
 		name: "a group that fails after its subtests passed",
@@ -60,7 +62,7 @@ func TestCount(t *testing.T) {
 			`{"Action":"output","Package":"p","Output":"FAIL\tp [build failed]\n"}`,
 			`{"Action":"fail","Package":"p","FailedBuild":"p [p.test]"}`,
 		},
-		want:  result{Failed: 1, Failures: []string{"p"}},
+		want:  result{Failed: 1, Failures: []string{"p"}, Words: map[string][]string{"p": {"p/a.go:3: undefined: x"}}},
 		shows: []string{"undefined: x", "FAIL\tp"},
 	}, {
 		name: "a process that dies in a test",
@@ -68,7 +70,7 @@ func TestCount(t *testing.T) {
 			`{"Action":"output","Package":"p","Test":"TestA","Output":"panic: boom\n"}`,
 			`{"Action":"fail","Package":"p"}`,
 		},
-		want:  result{Failed: 1, Failures: []string{"p"}},
+		want:  result{Failed: 1, Failures: []string{"p"}, Words: map[string][]string{"p": {"panic: boom"}}},
 		shows: []string{"boom"},
 	}, {
 		name: "a skip tells its reason",
@@ -78,7 +80,7 @@ func TestCount(t *testing.T) {
 			`{"Action":"skip","Package":"p","Test":"TestA"}`,
 			`{"Action":"pass","Package":"p"}`,
 		},
-		want: result{Skipped: 1, Skips: []string{"p.TestA: a_test.go:9: needs root"}},
+		want: result{Skipped: 1, Skips: []skip{{"p.TestA", "needs root"}}},
 	}}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -119,13 +121,15 @@ func TestCountSpecs(t *testing.T) {
 		report: types.Report{SuiteSucceeded: true, SpecReports: types.SpecReports{
 			it(types.SpecStatePassed, ""), it(types.SpecStateSkipped, ""), it(types.SpecStateSkipped, "no LVM here"),
 		}},
-		want: result{Passed: 1, Skipped: 1, Skips: []string{"works: no LVM here"}},
+		want: result{Passed: 1, Skipped: 1, Skips: []skip{{"works", "no LVM here"}}},
 	}, {
 		name: "a failed AfterSuite is a failure",
 		report: types.Report{SpecReports: types.SpecReports{
-			it(types.SpecStatePassed, ""), {LeafNodeType: types.NodeTypeAfterSuite, State: types.SpecStateFailed},
+			it(types.SpecStatePassed, ""), {LeafNodeType: types.NodeTypeAfterSuite, State: types.SpecStateFailed, Failure: types.Failure{
+				Message: "still mounted", FailureNodeLocation: types.CodeLocation{FileName: "a.go", LineNumber: 3}, Location: types.CodeLocation{FileName: "a.go", LineNumber: 7},
+			}},
 		}},
-		want: result{Passed: 1, Failed: 1, Failures: []string{"AfterSuite "}},
+		want: result{Passed: 1, Failed: 1, Failures: []string{"AfterSuite "}, Words: map[string][]string{"AfterSuite ": {"a.go:7", "still mounted"}}},
 	}, {
 		name:   "a suite that failed without a failed spec",
 		report: types.Report{SuiteDescription: "e2e", SpecialSuiteFailureReasons: []string{"timed out"}},
@@ -144,10 +148,18 @@ func TestCountSpecs(t *testing.T) {
 func TestSum(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	for name, r := range map[string]result{"unit": {Passed: 3, Skipped: 1}, "e2e": {Passed: 2}, "bad": {Passed: 1, Failed: 2}, "empty": {}} {
+	for name, r := range map[string]result{
+		"unit":  {Passed: 3, Skipped: 3, Seconds: 1, Skips: []skip{{"a", "no LVM"}, {"b", "no disk"}, {"c", "no disk"}}},
+		"e2e":   {Passed: 2},
+		"bad":   {Passed: 1, Failed: 2, Failures: []string{"a", "b"}, Words: map[string][]string{"a": {"wrong"}}},
+		"empty": {},
+	} {
 		if err := r.store(dir, name); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "lost.log"), []byte("==> up\nno such disk\n"), 0o600); err != nil {
+		t.Fatal(err)
 	}
 	tests := []struct {
 		name    string
@@ -155,10 +167,12 @@ func TestSum(t *testing.T) {
 		closing string
 		fails   bool
 	}{
-		{"all passed", []string{"unit", "e2e"}, "5 passed, 0 failed, 1 skipped\n", false},
-		{"one failed", []string{"unit", "bad"}, "4 passed, 2 failed, 1 skipped\n", true},
-		{"one did not run", []string{"unit", "lost"}, "3 passed, 1 failed, 1 skipped\n", true},
-		{"one ran nothing", []string{"unit", "empty"}, "3 passed, 1 failed, 1 skipped\n", true},
+		{"all passed", []string{"unit", "e2e"}, "5 passed, 0 failed, 3 skipped\n", false},
+		{"reasons of skips are counted", []string{"unit"}, "1 s\n             2 skipped: no disk\n             1 skipped: no LVM\n3 passed, 0 failed, 3 skipped\n", false},
+		{"one failed", []string{"unit", "bad"}, "bad: 2 failed:\n  a\n    | wrong\n  b\n4 passed, 2 failed, 3 skipped\n", true},
+		{"one did not run", []string{"unit", "lost"}, "lost did not run to its end:\n    | ==> up\n    | no such disk\n3 passed, 1 failed, 3 skipped\n", true},
+		{"one did not run and left no log", []string{"gone"}, "gone did not run to its end\n0 passed, 1 failed, 0 skipped\n", true},
+		{"one ran nothing", []string{"unit", "empty"}, "3 passed, 1 failed, 3 skipped\n", true},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -168,7 +182,7 @@ func TestSum(t *testing.T) {
 			if (err != nil) != test.fails {
 				t.Errorf("error %v, want one: %v", err, test.fails)
 			}
-			if !strings.HasSuffix(out.String(), "\n"+test.closing) {
+			if !strings.HasSuffix(out.String(), test.closing) {
 				t.Errorf("ends not with %q:\n%s", test.closing, out.String())
 			}
 		})
