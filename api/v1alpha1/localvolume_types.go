@@ -86,6 +86,10 @@ const (
 // +kubebuilder:validation:XValidation:rule="has(self.pool) == has(oldSelf.pool) && (!has(self.pool) || self.pool == oldSelf.pool)",message="spec.pool is immutable"
 // +kubebuilder:validation:XValidation:rule="has(self.fsType) == has(oldSelf.fsType)",message="spec.fsType is immutable"
 // +kubebuilder:validation:XValidation:rule="has(self.mkfsOptions) == has(oldSelf.mkfsOptions) && (!has(self.mkfsOptions) || self.mkfsOptions == oldSelf.mkfsOptions)",message="spec.mkfsOptions is immutable: the filesystem is made once"
+// +kubebuilder:validation:XValidation:rule="has(self.adopt) == has(oldSelf.adopt) && (!has(self.adopt) || self.adopt == oldSelf.adopt)",message="spec.adopt is immutable"
+// +kubebuilder:validation:XValidation:rule="!has(self.adopt) || (self.mode == 'device' && self.volumeMode == 'Filesystem' && has(self.fsType) && size(self.fsType) > 0)",message="spec.adopt is for a whole disk with a filesystem: mode device, volumeMode Filesystem and spec.fsType are needed"
+// +kubebuilder:validation:XValidation:rule="!has(self.adopt) || self.wipe == 'none'",message="spec.adopt needs wipe: none: a disk that was handed over with its data is given back with them"
+// +kubebuilder:validation:XValidation:rule="!has(self.adopt) || (!has(self.mkfsOptions) && !has(self.deviceSelector))",message="spec.adopt names the disk and nothing is formatted: mkfsOptions and deviceSelector are not allowed beside it"
 // +kubebuilder:validation:XValidation:rule="!has(self.mkfsOptions) || size(self.mkfsOptions) == 0 || (has(self.fsType) && size(self.fsType) > 0)",message="spec.mkfsOptions needs spec.fsType"
 type LocalVolumeSpec struct {
 	// NodeName is the node that holds the volume.
@@ -133,9 +137,27 @@ type LocalVolumeSpec struct {
 	// +optional
 	DeviceSelector *DeviceSelector `json:"deviceSelector,omitempty"`
 
+	// Adopt hands a disk over with the filesystem that is on it already. An operator
+	// sets it; the provisioner never does.
+	// +optional
+	Adopt *Adoption `json:"adopt,omitempty"`
+
 	// ClaimRef is the PersistentVolumeClaim the volume was made for.
 	// +optional
 	ClaimRef *ClaimReference `json:"claimRef,omitempty"`
+}
+
+// Adoption names a disk that holds a filesystem, twice over: by what the disk is and
+// by what is on it. Nothing is formatted and nothing is wiped, now or later.
+type Adoption struct {
+	// Device is the name of the disk's BlockDevice on spec.nodeName.
+	// +kubebuilder:validation:MinLength=1
+	Device string `json:"device"`
+
+	// FilesystemUUID is the UUID of the filesystem, as blkid and
+	// BlockDevice.status.filesystem show it.
+	// +kubebuilder:validation:Pattern=`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`
+	FilesystemUUID string `json:"filesystemUUID"`
 }
 
 // ClaimReference names a PersistentVolumeClaim.
@@ -177,6 +199,9 @@ const (
 	// ReasonIdentityMismatch: what is on the disk is not what was recorded, or the
 	// node is not the machine it was. Nothing is touched.
 	ReasonIdentityMismatch = "IdentityMismatch"
+	// ReasonNotAdoptable: the disk of spec.adopt cannot be taken over as it is now. It
+	// was not touched, and is looked at again when it changes.
+	ReasonNotAdoptable = "NotAdoptable"
 	// ReasonMissing: the storage was proven absent though the record says it was
 	// made.
 	ReasonMissing = "Missing"

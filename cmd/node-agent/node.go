@@ -73,6 +73,7 @@ func (n *node) assemble(ctx context.Context) error {
 				volumes.Doubt(holder.Name)
 			}
 		},
+		DiskChanged: volumes.DiskChanged,
 	})
 	if err != nil {
 		return err
@@ -86,7 +87,8 @@ func (n *node) assemble(ctx context.Context) error {
 		Parallelism: n.wipeParallelism, RateBytesPerSecond: n.wipeRate.Value(),
 	})
 	backends := agent.NewBackends(device.New(device.Options{
-		Registry: n.inventory, Disks: disks, AfterRelease: n.cleaner.Kick, Log: n.log.With("part", "device"),
+		Registry: n.inventory, Disks: disks, Prober: block.Prober{Runner: n.host, HostRoot: n.hostRoot},
+		AfterRelease: n.cleaner.Kick, Log: n.log.With("part", "device"),
 	}))
 	generations, err := agent.OpenGenerations(filepath.Join(n.stateDir, "volume-groups"))
 	if err != nil {

@@ -59,6 +59,9 @@ type Wish struct {
 	Wipe        volume.WipePolicy
 	SizeBytes   int64
 	SelectDisk  func(volume.Disk) bool
+	// Adopt is the disk that is handed over with its filesystem; nil for a volume that is
+	// made.
+	Adopt *volume.Adoption
 
 	// Recorded, Formatted, FSUUID and MachineID are what the status says was made. A
 	// status can be older than the disk (etcd restored), never newer.
@@ -117,7 +120,11 @@ func (c *Carver) Make(ctx context.Context, w Wish) (ledger.Entry, error) {
 	case ledger.Ready:
 		return c.verify(ctx, b, e)
 	case ledger.Carving:
-		e, err = c.carve(ctx, b, e, w, known)
+		if e.Adopted {
+			e, err = c.adopt(ctx, b, e, w, known)
+		} else {
+			e, err = c.carve(ctx, b, e, w, known)
+		}
 	default:
 		e, err = c.resume(ctx, b, e, w)
 	}
@@ -171,7 +178,10 @@ func (c *Carver) newEntry(w Wish) ledger.Entry {
 		Mode: w.Mode, Pool: w.Pool, Access: w.Access, FSType: w.FSType, Wipe: w.Wipe,
 		MkfsOptions: w.MkfsOptions,
 	}
-	if e.FSType != "" {
+	switch {
+	case w.Adopt != nil:
+		e.Adopted, e.FSUUID = true, w.Adopt.FSUUID
+	case e.FSType != "":
 		e.FSUUID = w.UID
 	}
 	return e
@@ -203,6 +213,9 @@ func validate(w Wish) error {
 		}
 	default:
 		return fmt.Errorf("volume mode %q is unknown: %w", w.Access, volume.ErrInvalid)
+	}
+	if w.Adopt != nil && (w.Mode != volume.ModeDevice || w.FSType == "" || w.Adopt.FSUUID == "" || w.Wipe != volume.WipeNone) {
+		return fmt.Errorf("adopt needs mode device, a filesystem, its UUID and wipe none: %w", volume.ErrInvalid)
 	}
 	if err := mount.CheckMkfsOptions(w.FSType, w.MkfsOptions); err != nil {
 		return err
@@ -325,7 +338,7 @@ func (c *Carver) resume(ctx context.Context, b volume.Backend, e ledger.Entry, w
 
 // finish formats where asked and writes Ready.
 func (c *Carver) finish(ctx context.Context, b volume.Backend, e ledger.Entry) (ledger.Entry, error) {
-	if e.FSType != "" {
+	if e.FSType != "" && !e.Adopted {
 		if err := c.format(ctx, b, &e); err != nil {
 			return ledger.Entry{}, err
 		}

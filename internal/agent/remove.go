@@ -35,7 +35,9 @@ func (c *Carver) Remove(ctx context.Context, w Wish) error {
 		}
 		return err
 	}
-	e.Wipe = w.Wipe
+	if !e.Adopted {
+		e.Wipe = w.Wipe
+	}
 	return c.remove(ctx, b, e, known)
 }
 

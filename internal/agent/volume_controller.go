@@ -50,6 +50,8 @@ type VolumeReconciler struct {
 	mu sync.Mutex
 	// waiting are the volumes to look at again when a pool changes.
 	waiting map[types.NamespacedName]bool
+	// adopting are the volumes to look at again when a disk changes, by the disk.
+	adopting map[string]string
 	// doubted are the volumes whose storage is to be looked at though status and ledger
 	// agree.
 	doubted map[string]bool
@@ -133,6 +135,9 @@ func (r *VolumeReconciler) conclude(ctx context.Context, lv, base *v1alpha1.Loca
 		return reconcile.Result{}, nil
 	}
 	r.wait(client.ObjectKeyFromObject(lv))
+	if lv.Spec.Adopt != nil {
+		r.waitForDisk(lv.Spec.Adopt.Device, lv.Name)
+	}
 	return reconcile.Result{RequeueAfter: settledRetry}, nil
 }
 
@@ -249,6 +254,9 @@ func wishOf(lv *v1alpha1.LocalVolume) Wish {
 	if w.Wipe == "" {
 		w.Wipe = volume.WipeZero
 	}
+	if a := lv.Spec.Adopt; a != nil {
+		w.Adopt = &volume.Adoption{Disk: a.Device, FSType: lv.Spec.FSType, FSUUID: a.FilesystemUUID}
+	}
 	return w
 }
 
@@ -287,6 +295,26 @@ func (r *VolumeReconciler) takeWaiting() []string {
 	}
 	r.waiting = nil
 	return names
+}
+
+func (r *VolumeReconciler) waitForDisk(disk, name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.adopting == nil {
+		r.adopting = map[string]string{}
+	}
+	r.adopting[disk] = name
+}
+
+// DiskChanged looks again at the volume that waits to adopt a disk.
+func (r *VolumeReconciler) DiskChanged(disk string) {
+	r.mu.Lock()
+	name, waits := r.adopting[disk]
+	delete(r.adopting, disk)
+	r.mu.Unlock()
+	if waits {
+		r.Enqueue(name)
+	}
 }
 
 // Doubt has the storage of a volume looked at soon though nothing was asked of the

@@ -44,6 +44,8 @@ func classify(err error) failure {
 		}
 	}
 	switch {
+	case errors.Is(err, volume.ErrNotAdoptable):
+		return failure{metav1.ConditionFalse, v1alpha1.ReasonNotAdoptable, true}
 	case errors.Is(err, volume.ErrIdentity), errors.Is(err, volume.ErrNotBlank), errors.Is(err, volume.ErrExists):
 		return failure{metav1.ConditionFalse, v1alpha1.ReasonIdentityMismatch, true}
 	case errors.Is(err, volume.ErrNotFound), errors.Is(err, errDeletionBegan):

@@ -85,6 +85,7 @@ type host struct {
 	noMkfs    bool
 	machineID string
 	mounts    []string
+	disks     volume.Backend // of mode device; nil for memory
 
 	// the present process
 	agent    *VolumeReconciler
@@ -117,6 +118,9 @@ func (h *host) start() {
 		h.t.Fatal(err)
 	}
 	h.backends = NewBackends(h.memory)
+	if h.disks != nil {
+		h.backends = NewBackends(h.disks)
+	}
 	h.backends.Set(PoolBackend{Name: "fast", Mode: volume.ModeLVM, Backend: h.memory})
 	h.backends.Set(PoolBackend{Name: "dirs", Mode: volume.ModeHostpath, Backend: h.memory})
 	h.backends.SetSynced()

@@ -29,6 +29,7 @@ var codeTable = []struct {
 	{volume.ErrInvalid, codes.InvalidArgument},
 	{volume.ErrInUse, codes.FailedPrecondition},
 	{volume.ErrIdentity, codes.FailedPrecondition},
+	{volume.ErrNotAdoptable, codes.FailedPrecondition},
 	{volume.ErrNotBlank, codes.FailedPrecondition},
 	{volume.ErrToolMissing, codes.FailedPrecondition},
 	{mount.ErrDamaged, codes.FailedPrecondition},

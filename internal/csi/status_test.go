@@ -32,6 +32,7 @@ func TestToStatus(t *testing.T) {
 		{"busy", volume.ErrBusy, codes.Aborted},
 		{"invalid", volume.ErrInvalid, codes.InvalidArgument},
 		{"identity", volume.ErrIdentity, codes.FailedPrecondition},
+		{"not adoptable", volume.ErrNotAdoptable, codes.FailedPrecondition},
 		{"not blank", volume.ErrNotBlank, codes.FailedPrecondition},
 		{"tool missing", volume.ErrToolMissing, codes.FailedPrecondition},
 		{"damaged", mount.ErrDamaged, codes.FailedPrecondition},
@@ -68,7 +69,7 @@ func TestToStatusKnowsEverySentinel(t *testing.T) {
 	t.Parallel()
 	for _, err := range []error{
 		volume.ErrNoSpace, volume.ErrNotFound, volume.ErrExists, volume.ErrInUse, volume.ErrBusy, volume.ErrIdentity,
-		volume.ErrNotBlank, volume.ErrInvalid, volume.ErrToolMissing, volume.ErrPoolUnavailable,
+		volume.ErrNotAdoptable, volume.ErrNotBlank, volume.ErrInvalid, volume.ErrToolMissing, volume.ErrPoolUnavailable,
 	} {
 		if code := status.Code(csi.ToStatus(err)); code == codes.Internal || code == codes.Unknown {
 			t.Errorf("%v is not in the table", err)

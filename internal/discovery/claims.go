@@ -203,14 +203,43 @@ func (inv *Inventory) Claim(ctx context.Context, diskName string, owner device.O
 	if owner.UID == "" || owner.Name == "" || owner.Kind != device.OwnerPool && owner.Kind != device.OwnerVolume {
 		return device.Claimed{}, fmt.Errorf("claim BlockDevice %s for %+v: %w", diskName, owner, volume.ErrInvalid)
 	}
+	proof := provenByClaimant
+	if owner.Kind == device.OwnerPool {
+		proof = readNow
+	}
+	return inv.give(ctx, diskName, owner, proof)
+}
+
+// Adopt implements device.Registry.
+func (inv *Inventory) Adopt(ctx context.Context, diskName string, owner device.Owner) (device.Claimed, error) {
+	if owner.UID == "" || owner.Name == "" || owner.Kind != device.OwnerVolume {
+		return device.Claimed{}, fmt.Errorf("adopt BlockDevice %s for %+v: %w", diskName, owner, volume.ErrInvalid)
+	}
+	return inv.give(ctx, diskName, owner, notAsked)
+}
+
+func (inv *Inventory) give(ctx context.Context, diskName string, owner device.Owner, proof contentProof) (device.Claimed, error) {
 	written, err := inv.change(ctx, diskName, func(bd *v1alpha1.BlockDevice) (bool, error) {
-		return inv.claim(ctx, bd, owner)
+		return inv.claim(ctx, bd, owner, proof)
 	})
 	if err != nil {
 		return device.Claimed{}, err
 	}
 	return inv.located(ctx, written)
 }
+
+// contentProof says how it is known that a disk's content does not forbid a claim.
+type contentProof int
+
+const (
+	// provenByClaimant: the disk was blank when last looked at, and its claimant has
+	// it open, locked and seen to be blank.
+	provenByClaimant contentProof = iota
+	// readNow: the disk is to be read, and must be blank.
+	readNow
+	// notAsked: the disk is claimed for its content.
+	notAsked
+)
 
 // ClaimForPool gives a disk to a pool, as Claim does, and reads the disk as well:
 // it must be blank now. volume.ErrBusy when somebody has it locked. A disk that may
@@ -222,17 +251,19 @@ func (inv *Inventory) ClaimForPool(ctx context.Context, diskName string, pool *v
 
 // claim edits an object into one that the owner holds. It reports false when it
 // holds the disk already.
-func (inv *Inventory) claim(ctx context.Context, bd *v1alpha1.BlockDevice, owner device.Owner) (bool, error) {
+func (inv *Inventory) claim(ctx context.Context, bd *v1alpha1.BlockDevice, owner device.Owner, proof contentProof) (bool, error) {
 	switch state := stateOf(bd); {
 	case heldBy(bd, owner.UID):
 		return false, nil
+	case state == device.StateReleased && proof == notAsked && bd.Status.Wipe != nil && bd.Status.Wipe.Policy == v1alpha1.WipeNone:
+		// Its content was to stay, and is what it is wanted for.
 	case state != device.StateUnclaimed:
 		holder := ownerOf(bd)
 		return false, fmt.Errorf("claim BlockDevice %s: it is %s, by %s %s: %w", bd.Name, state, holder.Kind, holder.Name, volume.ErrBusy)
 	case bd.DeletionTimestamp != nil:
 		return false, fmt.Errorf("claim BlockDevice %s: it is being deleted: %w", bd.Name, volume.ErrInvalid)
 	}
-	f, err := inv.judgeNow(ctx, bd, owner.Kind == device.OwnerPool)
+	f, err := inv.judgeNow(ctx, bd, proof)
 	if err != nil {
 		return false, err
 	}
@@ -240,7 +271,7 @@ func (inv *Inventory) claim(ctx context.Context, bd *v1alpha1.BlockDevice, owner
 		return false, fmt.Errorf("claim BlockDevice %s: %w", bd.Name, err)
 	}
 	bd.Spec.ClaimRef = &v1alpha1.BlockDeviceClaimRef{Kind: owner.Kind, Name: owner.Name, UID: types.UID(owner.UID)}
-	bd.Status.ClaimState = v1alpha1.ClaimStateClaimed
+	bd.Status.ClaimState, bd.Status.Wipe = v1alpha1.ClaimStateClaimed, nil
 	// kubectl delete must not make Berth forget who holds the disk.
 	controllerutil.AddFinalizer(bd, v1alpha1.AgentFinalizer)
 	f.spec, f.status = bd.Spec, bd.Status
@@ -250,15 +281,24 @@ func (inv *Inventory) claim(ctx context.Context, bd *v1alpha1.BlockDevice, owner
 
 // judgeNow judges a disk that is to be claimed by what the kernel shows at this
 // moment, and refuses it unless it may be claimed.
-func (inv *Inventory) judgeNow(ctx context.Context, bd *v1alpha1.BlockDevice, read bool) (*facts, error) {
+func (inv *Inventory) judgeNow(ctx context.Context, bd *v1alpha1.BlockDevice, proof contentProof) (*facts, error) {
 	f, err := inv.look(ctx, bd)
 	if err != nil {
 		return nil, fmt.Errorf("claim BlockDevice %s: %w", bd.Name, err)
 	}
 	v := judge(f)
+	if v.needsContent && proof == notAsked {
+		switch {
+		case bd.Spec.Reserved != "": // of a released disk judge does not ask
+			return nil, fmt.Errorf("claim BlockDevice %s: reserved: %s: %w", bd.Name, bd.Spec.Reserved, volume.ErrInvalid)
+		case f.identity.Weak:
+			return nil, fmt.Errorf("claim BlockDevice %s: only its place (%s) tells it from another disk: %w", bd.Name, f.identity.Value, volume.ErrInvalid)
+		}
+		return f, nil
+	}
 	if v.needsContent {
 		switch {
-		case read:
+		case proof == readNow:
 			f.content = inv.examine(ctx, bd.Name, f.devices[0], true)
 			if errors.Is(f.content.err, volume.ErrBusy) {
 				return nil, fmt.Errorf("claim BlockDevice %s: %w", bd.Name, f.content.err)

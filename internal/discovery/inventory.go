@@ -73,7 +73,10 @@ type Options struct {
 	// HolderChanged is called when a disk that somebody holds has come or gone; nil
 	// calls nobody.
 	HolderChanged func(holder v1alpha1.BlockDeviceClaimRef)
-	Log           logr.Logger
+	// DiskChanged is called when something else was written of a disk that nobody holds;
+	// nil calls nobody.
+	DiskChanged func(name string)
+	Log         logr.Logger
 	// Registerer of the metrics; nil registers none.
 	Registerer prometheus.Registerer
 	// SysRoot is where sysfs is mounted; empty means HostRoot/sys.

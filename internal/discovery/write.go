@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/pkg/device"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -155,6 +156,9 @@ func (inv *Inventory) store(ctx context.Context, name string, old, desired *v1al
 	}
 	if inv.opts.HolderChanged != nil && desired.Spec.ClaimRef != nil && (old == nil || old.Status.State != desired.Status.State) {
 		inv.opts.HolderChanged(*desired.Spec.ClaimRef)
+	}
+	if inv.opts.DiskChanged != nil && stateOf(desired) != device.StateClaimed {
+		inv.opts.DiskChanged(desired.Name)
 	}
 	return desired, nil
 }

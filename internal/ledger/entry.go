@@ -65,6 +65,10 @@ type Entry struct {
 	// ledger had lost.
 	Fresh bool `json:"fresh,omitempty"`
 
+	// Adopted is true when the volume is a disk that was handed over with its filesystem:
+	// it is never formatted and never wiped.
+	Adopted bool `json:"adopted,omitempty"`
+
 	// Record is what the backend made; nil while Carving, and while Deleting a
 	// volume that was never recorded.
 	Record *volume.Record `json:"record,omitempty"`
@@ -123,6 +127,9 @@ func (e Entry) validate() error {
 	case volume.WipeZero, volume.WipeDiscard, volume.WipeSignatures, volume.WipeNone:
 	default:
 		bad("wipe %q is unknown", e.Wipe)
+	}
+	if e.Adopted && (e.Mode != volume.ModeDevice || e.FSType == "" || e.Wipe != volume.WipeNone || e.State == Formatting) {
+		bad("adopted in mode %s with fsType %q, wipe %s and state %s", e.Mode, e.FSType, e.Wipe, e.State)
 	}
 	switch e.State {
 	case Carving:

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/berth-dev/berth/pkg/block"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -18,6 +19,8 @@ type Options struct {
 	Registry Registry
 	// Disks opens them; nil means the block devices of this host.
 	Disks Opener
+	// Prober tells what is on a disk that is to be adopted; nil refuses every one.
+	Prober Prober
 	// AfterRelease is called when a disk was released; wire it to Cleaner.Kick. It
 	// must not block.
 	AfterRelease func()
@@ -25,11 +28,18 @@ type Options struct {
 	Log *slog.Logger
 }
 
+// Prober is what a Backend needs to know a filesystem; block.Prober is one.
+type Prober interface {
+	// Probe looks at the content of a device, past every cache.
+	Probe(ctx context.Context, path string) (block.Content, error)
+}
+
 // Backend makes volumes of the whole disks of one node. It implements
 // volume.Backend.
 type Backend struct {
 	registry     Registry
 	disks        Opener
+	prober       Prober
 	afterRelease func()
 	log          *slog.Logger
 	taking       taking
@@ -39,7 +49,7 @@ var _ volume.Backend = (*Backend)(nil)
 
 // New returns a backend. What it needs to remember is in the registry.
 func New(o Options) *Backend {
-	b := &Backend{registry: o.Registry, disks: o.Disks, afterRelease: o.AfterRelease, log: o.Log}
+	b := &Backend{registry: o.Registry, disks: o.Disks, prober: o.Prober, afterRelease: o.AfterRelease, log: o.Log}
 	if b.disks == nil {
 		b.disks = BlockOpener{}
 	}

@@ -16,6 +16,10 @@ import (
 //	Unclaimed --Claim--> Claimed --Release--> Released --FinishWipe(clean)--> Unclaimed
 //	                        \---Abandon (nothing was ever written)---------------^
 //
+// and, for a disk whose content is to be kept, also
+//
+//	Unclaimed, or Released with volume.WipeNone --Adopt--> Claimed
+//
 // and every arrow is on stable storage before the method that draws it returns.
 // A method that fails with an error that wraps no sentinel leaves open whether
 // its arrow was drawn; the caller repeats it or asks Claims, ClaimedBy, Resolve
@@ -48,6 +52,16 @@ type Registry interface {
 	// registry has no disk of that name. ErrInvalid: the disk may not be claimed
 	// (reserved, filtered, in conflict with another); nothing was changed.
 	Claim(ctx context.Context, diskName string, owner Owner) (Claimed, error)
+
+	// Adopt is Claim for a disk that is not blank: the caller has proven that it holds
+	// what an operator has named, and that nobody else has it. Everything but the
+	// content is judged as by Claim, and a disk of weak identity is refused.
+	//
+	// ErrBusy: another owner holds it, or it waits for a wipe. ErrNotFound: the
+	// registry has no disk of that name. ErrInvalid: the disk may not be had
+	// (reserved, filtered, partitioned, failing, in conflict with another); nothing was
+	// changed.
+	Adopt(ctx context.Context, diskName string, owner Owner) (Claimed, error)
 
 	// Abandon takes a claim back under which nothing was ever written, and makes the
 	// disk Unclaimed without a wipe. It exists so that a claim made by mistake on a

@@ -71,6 +71,14 @@ type Spec struct {
 	Fresh bool
 }
 
+// Adoption names a disk with a filesystem that becomes a volume as it is.
+type Adoption struct {
+	// Disk is the name under which the registry knows the disk.
+	Disk string
+	// FSType and FSUUID of the filesystem on it, as libblkid tells them.
+	FSType, FSUUID string
+}
+
 // Disk is what a device-mode selector may look at.
 type Disk struct {
 	Name       string

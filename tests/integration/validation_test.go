@@ -34,6 +34,16 @@ func TestLocalVolumeValidation(t *testing.T) {
 		{"options of mkfs without a filesystem", func(v *v1alpha1.LocalVolume) {
 			v.Spec.VolumeMode, v.Spec.FSType, v.Spec.MkfsOptions = v1alpha1.VolumeBlock, "", []string{"-m", "1"}
 		}, "spec.mkfsOptions needs spec.fsType"},
+		{"adopt", adopt, ""},
+		{"adopt without wipe none", func(v *v1alpha1.LocalVolume) { adopt(v); v.Spec.Wipe = "" }, "spec.adopt needs wipe: none"},
+		{"adopt in mode lvm", func(v *v1alpha1.LocalVolume) { adopt(v); v.Spec.Mode, v.Spec.Pool = v1alpha1.ModeLVM, "fast" }, "spec.adopt is for a whole disk"},
+		{"adopt a block volume", func(v *v1alpha1.LocalVolume) {
+			adopt(v)
+			v.Spec.VolumeMode, v.Spec.FSType = v1alpha1.VolumeBlock, ""
+		}, "spec.adopt is for a whole disk"},
+		{"adopt with options of mkfs", func(v *v1alpha1.LocalVolume) { adopt(v); v.Spec.MkfsOptions = []string{"-m", "1"} }, "nothing is formatted"},
+		{"adopt no disk", func(v *v1alpha1.LocalVolume) { adopt(v); v.Spec.Adopt.Device = "" }, "spec.adopt.device"},
+		{"adopt by a label", func(v *v1alpha1.LocalVolume) { adopt(v); v.Spec.Adopt.FilesystemUUID = "DATA" }, "spec.adopt.filesystemUUID"},
 		{"unknown wipe", func(v *v1alpha1.LocalVolume) { v.Spec.Wipe = "shred" }, "spec.wipe"},
 	}
 	for _, test := range tests {
@@ -49,6 +59,12 @@ func TestLocalVolumeValidation(t *testing.T) {
 			}
 		})
 	}
+}
+
+// adopt makes a volume one that is handed over with its disk.
+func adopt(v *v1alpha1.LocalVolume) {
+	v.Spec.Mode, v.Spec.Pool, v.Spec.Wipe = v1alpha1.ModeDevice, "", v1alpha1.WipeNone
+	v.Spec.Adopt = &v1alpha1.Adoption{Device: "bd-0123456789abcdef", FilesystemUUID: "6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11"}
 }
 
 func TestLocalVolumeChanges(t *testing.T) {
@@ -70,6 +86,9 @@ func TestLocalVolumeChanges(t *testing.T) {
 		{"another filesystem", func(s *v1alpha1.LocalVolumeSpec) { s.FSType = "xfs" }, "spec.fsType is immutable"},
 		{"options of mkfs", func(s *v1alpha1.LocalVolumeSpec) { s.MkfsOptions = []string{"-m", "1"} }, "spec.mkfsOptions is immutable"},
 		{"no filesystem", func(s *v1alpha1.LocalVolumeSpec) { s.FSType = "" }, "spec.fsType is immutable"},
+		{"a disk with data", func(s *v1alpha1.LocalVolumeSpec) {
+			s.Adopt = &v1alpha1.Adoption{Device: "bd-0123456789abcdef", FilesystemUUID: "6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11"}
+		}, "spec.adopt is immutable"},
 		{"a block volume", func(s *v1alpha1.LocalVolumeSpec) { s.VolumeMode = v1alpha1.VolumeBlock }, "spec.volumeMode is immutable"},
 	}
 	for _, test := range tests {

@@ -159,6 +159,24 @@ func (r *Registry) Claim(ctx context.Context, diskName string, owner device.Owne
 	return r.claimed(diskName, e), err
 }
 
+// Adopt implements device.Registry.
+func (r *Registry) Adopt(ctx context.Context, diskName string, owner device.Owner) (device.Claimed, error) {
+	defer r.lock()()
+	e, err := r.entry(diskName)
+	if err != nil {
+		return device.Claimed{}, err
+	}
+	switch {
+	case e.state == device.StateClaimed && e.owner == owner:
+	case e.state == device.StateClaimed, e.token != "":
+		return device.Claimed{}, fmt.Errorf("disk %s is %s: %w", diskName, e.state, volume.ErrBusy)
+	case len(r.present(diskName)) != 1:
+		return device.Claimed{}, fmt.Errorf("disk %s: %w", diskName, volume.ErrInvalid)
+	}
+	err = r.change(ctx, func() { e.state, e.owner, e.policy = device.StateClaimed, owner, "" })
+	return r.claimed(diskName, e), err
+}
+
 // Abandon implements device.Registry.
 func (r *Registry) Abandon(ctx context.Context, diskName, ownerUID string) error {
 	defer r.lock()()
