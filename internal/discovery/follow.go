@@ -27,12 +27,15 @@ const (
 	// deleted must not have a slow node look at its disks all the time.
 	restFactor  = 4
 	longestRest = 2 * time.Second
+	// tableSettle is how long changes of the mount table are collected: a pod that
+	// starts makes a dozen.
+	tableSettle = 500 * time.Millisecond
 )
 
 // follow takes the hints of the watcher, collects those of one moment, and looks
-// again at what they name.
-func (inv *Inventory) follow(ctx context.Context, watcher *block.Watcher) error {
-	var timer <-chan time.Time
+// again at what they name. tables says that the mounts or the swap areas may be others.
+func (inv *Inventory) follow(ctx context.Context, watcher *block.Watcher, tables <-chan struct{}) error {
+	var timer, tableTimer <-chan time.Time
 	var rested time.Time
 	dirty := map[string]bool{} // kernel name to "content may be new"
 	all := false
@@ -54,6 +57,18 @@ func (inv *Inventory) follow(ctx context.Context, watcher *block.Watcher) error 
 			if timer == nil {
 				timer = time.After(max(settle, time.Until(rested)))
 			}
+		case <-tables:
+			if tableTimer == nil {
+				tableTimer = time.After(max(tableSettle, time.Until(rested)))
+			}
+		case <-tableTimer:
+			tableTimer = nil
+			began := time.Now()
+			if err := inv.refreshUses(ctx); err != nil && ctx.Err() == nil {
+				inv.log.Error(err, "cannot look at who uses the block devices; trying again")
+				tableTimer = time.After(longestRest)
+			}
+			rested = time.Now().Add(min(restFactor*time.Since(began), longestRest))
 		case <-timer:
 			timer = nil
 			began := time.Now()

@@ -213,7 +213,9 @@ func (inv *Inventory) Start(ctx context.Context) error {
 	for range writers {
 		workers.Go(func() { inv.work(ctx) })
 	}
-	err = inv.follow(ctx, watcher)
+	tables := make(chan struct{}, 1)
+	workers.Go(func() { inv.watchTables(ctx, tables) })
+	err = inv.follow(ctx, watcher, tables)
 	inv.queue.ShutDown()
 	workers.Wait()
 	return err

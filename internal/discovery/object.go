@@ -107,15 +107,13 @@ func describe(bd *v1alpha1.BlockDevice, f *facts, v verdict, machineID, parent s
 	// What stands on a disk that Berth itself holds comes and goes with the volumes,
 	// and is told by their objects: it would cost a write for each of them.
 	s.Holders = nil
-	var mountPoints []string
+	var points []string
 	if !held {
 		s.Holders = d.Holders
-		if f.usage != nil {
-			mountPoints = f.usage.MountPoints(d.KernelName)
-		}
+		points = mountPoints(f.usage, d.KernelName)
 	}
 	if s.ClaimState != v1alpha1.ClaimStateReleased || f.content != nil { // a wipe takes it away bit by bit
-		s.Filesystem = filesystem(d, f.content, mountPoints)
+		s.Filesystem = filesystem(d, f.content, points)
 	}
 }
 

@@ -222,7 +222,7 @@ func (f *facts) filtered(d *block.Device) (verdict, bool) {
 }
 
 func (f *facts) inUse(d *block.Device) (verdict, bool) {
-	if points := f.usage.MountPoints(d.KernelName); len(points) > 0 {
+	if points := mountPoints(f.usage, d.KernelName); len(points) > 0 {
 		return no(v1alpha1.ReasonInUse, "mounted at %s", strings.Join(points, " and ")), true
 	}
 	if f.usage.Swap(d.KernelName) {

@@ -30,16 +30,6 @@ const smallDisk = int64(256) << 20
 
 // Disks come, go, return and lie. Serial: a spec's disks are nobody else's.
 var _ = Describe("A disk", Label("disks"), Serial, func() {
-	// plug adds a disk and takes it away in the end.
-	plug := func(ctx context.Context, node string, disk Disk) {
-		GinkgoHelper()
-		Expect(suite.hosts.PlugDisk(ctx, node, disk)).To(Succeed())
-		DeferCleanup(func(ctx SpecContext) {
-			for _, at := range suite.nodes { // it may have moved
-				_ = suite.hosts.UnplugDisk(ctx, at, disk.Serial)
-			}
-		}, NodeTimeout(2*time.Minute))
-	}
 	BeforeEach(func() { needs(CanPlugDisks) })
 
 	It("is usable seconds after it was plugged in, and gone seconds after it was pulled out", func(ctx SpecContext) {
@@ -267,6 +257,17 @@ var _ = Describe("A disk", Label("disks"), Serial, func() {
 		awaitDisk(ctx, node, disk.Serial, "blank")
 	}, SpecTimeout(3*patience))
 })
+
+// plug adds a disk and takes it away in the end.
+func plug(ctx context.Context, node string, disk Disk) {
+	GinkgoHelper()
+	Expect(suite.hosts.PlugDisk(ctx, node, disk)).To(Succeed())
+	DeferCleanup(func(ctx SpecContext) {
+		for _, at := range suite.nodes { // it may have moved
+			_ = suite.hosts.UnplugDisk(ctx, at, disk.Serial)
+		}
+	}, NodeTimeout(2*time.Minute))
+}
 
 // setAgentArgument adds an argument to the agents, or takes it away, and waits until
 // all of them run so.

@@ -1,0 +1,75 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package block
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// WatchTables calls changed after each change of the host's mount table or of its
+// table of swap areas, until the context ends; it may also call it for nothing. No
+// uevent tells of a mount. The kernel marks both files as exceptional for poll(2) when
+// they have changed (proc_pid_mountinfo(5); swaps_poll in mm/swapfile.c), so that
+// nothing wakes up while they do not.
+//
+// It returns nil when the context ends, and an error when watching fails.
+func (s Sysfs) WatchTables(ctx context.Context, changed func()) error {
+	mounts, err := openTable(s.hostPath("/proc/1/mountinfo"))
+	if err != nil {
+		return fmt.Errorf("watch the mount table: %w", err)
+	}
+	defer unix.Close(mounts)
+	end, stop, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("watch the mount table: %w", err)
+	}
+	defer end.Close()
+	// The end of the context closes the pipe, which poll tells of.
+	detach := context.AfterFunc(ctx, func() { _ = stop.Close() })
+	defer func() {
+		if detach() {
+			_ = stop.Close()
+		}
+	}()
+	waiting := []unix.PollFd{
+		{Fd: int32(end.Fd())},
+		{Fd: int32(mounts), Events: unix.POLLPRI},
+	}
+	swaps, err := openTable(s.hostPath("/proc/swaps"))
+	switch {
+	case err == nil:
+		defer unix.Close(swaps)
+		waiting = append(waiting, unix.PollFd{Fd: int32(swaps), Events: unix.POLLPRI})
+	case !errors.Is(err, fs.ErrNotExist): // a kernel without swap
+		return fmt.Errorf("watch the swap table: %w", err)
+	}
+	for ctx.Err() == nil {
+		_, err := unix.Poll(waiting, -1)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return fmt.Errorf("watch the mount and swap tables: %w", err)
+		case ctx.Err() == nil:
+			changed()
+		}
+	}
+	return nil
+}
+
+// openTable opens a file of /proc for poll. An os.File would not do: Go's runtime polls
+// it as well, and each change is told once for each open file.
+func openTable(path string) (fd int, err error) {
+	fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return fd, nil
+}
