@@ -143,8 +143,7 @@ func (inv *Inventory) Release(ctx context.Context, diskName, ownerUID string, po
 		bd.Status.ClaimState, bd.Status.Wipe = v1alpha1.ClaimStateReleased, wipe
 		inv.forgetContent(diskName)
 		if policy == volume.WipeNone {
-			setUsable(bd, no(v1alpha1.ReasonHasContent, "released by %s %s with wipe policy none: clean it by hand (wipefs --all, blkdiscard)",
-				bd.Spec.ClaimRef.Kind, bd.Spec.ClaimRef.Name))
+			setUsable(bd, (&facts{spec: bd.Spec, status: bd.Status}).givenBack())
 			return true, nil
 		}
 		setUsable(bd, (&facts{spec: bd.Spec, status: bd.Status}).released())

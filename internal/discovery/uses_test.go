@@ -47,13 +47,17 @@ func TestMountsAreFollowed(t *testing.T) {
 	}{
 		{"nothing", "", "", nil, v1alpha1.ReasonBlank, "blank"},
 		{"mounted", plainMount, "", one, v1alpha1.ReasonInUse, "mounted at /mnt/disks/a"},
-		{"shown to a pod", plainMount + "37 1 254:16 / /var/lib/kubelet/pods/6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11/volumes/kubernetes.io~local-volume/pv rw - ext4 /dev/vdb rw\n",
-			"", nil, v1alpha1.ReasonInUse, "mounted at /mnt/disks/a"},
+		{
+			"shown to a pod", plainMount + "37 1 254:16 / /var/lib/kubelet/pods/6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11/volumes/kubernetes.io~local-volume/pv rw - ext4 /dev/vdb rw\n",
+			"", nil, v1alpha1.ReasonInUse, "mounted at /mnt/disks/a",
+		},
 		{"unmounted", "", "", one, v1alpha1.ReasonBlank, "blank"},
 		{"made swap", "", "/dev/vdb partition 1 0 -2\n", one, v1alpha1.ReasonInUse, "in use as swap"},
 		{"no swap any more", "", "", one, v1alpha1.ReasonBlank, "blank"},
-		{"mounted for a pod alone", "37 1 254:16 / /var/lib/kubelet/pods/6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11/volumes/x/y rw - ext4 /dev/vdb rw\n", "", one,
-			v1alpha1.ReasonInUse, "mounted at /var/lib/kubelet/pods/6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11/volumes/x/y"},
+		{
+			"mounted for a pod alone", "37 1 254:16 / /var/lib/kubelet/pods/6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11/volumes/x/y rw - ext4 /dev/vdb rw\n", "", one,
+			v1alpha1.ReasonInUse, "mounted at /var/lib/kubelet/pods/6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11/volumes/x/y",
+		},
 	}
 	host.write("dev/vdb", "") // the swap table names it by its path
 	queued()

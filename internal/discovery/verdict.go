@@ -12,6 +12,7 @@ import (
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/pkg/block"
+	"github.com/berth-dev/berth/pkg/device"
 )
 
 // facts are all that a verdict on one disk is made from.
@@ -154,19 +155,33 @@ func (f *facts) cleanedByHand() bool {
 	return w == nil || w.Policy == v1alpha1.WipeNone
 }
 
+// givenBack is the verdict on what a volume has left on a disk that is not to be
+// wiped.
+func (f *facts) givenBack() verdict {
+	again := ""
+	if c := f.spec.ClaimRef; c != nil && c.Kind == device.OwnerVolume {
+		again = ", or hand it over again (spec.adopt of a LocalVolume)"
+	}
+	return no(v1alpha1.ReasonHasContent,
+		"given back by %s as it was (wipe: none): clean it by hand (wipefs --all, blkdiscard)%s", f.formerHolder(), again)
+}
+
+func (f *facts) formerHolder() string {
+	if f.spec.ClaimRef == nil {
+		return "its holder"
+	}
+	return f.spec.ClaimRef.Kind + " " + f.spec.ClaimRef.Name
+}
+
 func (f *facts) released() verdict {
 	if c := condition(&f.status); c != nil && c.Reason == v1alpha1.ReasonWipeFailed {
 		return no(v1alpha1.ReasonWipeFailed, "%s", c.Message)
-	}
-	holder := "its holder"
-	if f.spec.ClaimRef != nil {
-		holder = f.spec.ClaimRef.Kind + " " + f.spec.ClaimRef.Name
 	}
 	progress := ""
 	if done, size := f.wiped, f.status.SizeBytes; done > 0 && size > 0 {
 		progress = fmt.Sprintf(", %d%% done", min(done, size)/max(size/100, 1))
 	}
-	return no(v1alpha1.ReasonCleaning, "released by %s, being wiped (%s)%s", holder, f.status.Wipe.Policy, progress)
+	return no(v1alpha1.ReasonCleaning, "released by %s, being wiped (%s)%s", f.formerHolder(), f.status.Wipe.Policy, progress)
 }
 
 var (
@@ -283,6 +298,9 @@ func (f *facts) contentOf(*block.Device) (verdict, bool) {
 	reason, message := f.content.words()
 	if reason == v1alpha1.ReasonBlank {
 		return verdict{}, false
+	}
+	if reason == v1alpha1.ReasonHasContent && f.status.ClaimState == v1alpha1.ClaimStateReleased {
+		return f.givenBack(), true
 	}
 	return verdict{reason: reason, message: message + f.whence()}, true
 }

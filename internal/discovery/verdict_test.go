@@ -77,7 +77,7 @@ func TestJudge(t *testing.T) {
 			f.spec.ClaimRef, f.status.ClaimState = claim, v1alpha1.ClaimStateReleased
 			f.status.Wipe = &v1alpha1.BlockDeviceWipe{Token: "t", Policy: v1alpha1.WipeZero}
 		}},
-		{"released with policy none, not blank", "HasContent", "holds ext4 since before Berth; wipe it to use it", func(f *facts) {
+		{"released with policy none, not blank", "HasContent", "given back by Pool fast-node1 as it was (wipe: none): clean it by hand (wipefs --all, blkdiscard)", func(f *facts) {
 			f.spec.ClaimRef, f.status.ClaimState = claim, v1alpha1.ClaimStateReleased
 			f.status.Wipe = &v1alpha1.BlockDeviceWipe{Policy: v1alpha1.WipeNone}
 			f.content = &examination{found: block.Content{Type: "ext4"}}

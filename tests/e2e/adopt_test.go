@@ -65,7 +65,7 @@ var _ = Describe("A disk that holds a filesystem since before Berth", Label("dis
 		Expect(space.DeleteClaim(ctx, "data")).To(Succeed())
 		Expect(suite.client.Delete(ctx, volume)).To(Succeed())
 		deleteByHand(ctx, local)
-		back := awaitDisk(ctx, node, disk.Serial, "holds "+fsType)
+		back := awaitDisk(ctx, node, disk.Serial, "given back by LocalVolume "+local.Name)
 		Expect(back.Status.ClaimState).To(Equal(v1alpha1.ClaimStateReleased))
 		Expect(execOn(ctx, node, fmt.Sprintf("mount %s /mnt/e2e-static && cat /mnt/e2e-static/ledger && umount /mnt/e2e-static", back.Status.Path))).
 			To(And(ContainSubstring("forty-two"), ContainSubstring("and one")))
