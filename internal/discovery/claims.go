@@ -31,9 +31,23 @@ func (inv *Inventory) Candidates(ctx context.Context) ([]volume.Disk, error) {
 		if !claimable(bd) {
 			continue
 		}
-		candidates = append(candidates, asDisk(bd))
+		disk := asDisk(bd)
+		disk.Controller = inv.controller(bd.Name)
+		candidates = append(candidates, disk)
 	}
 	return candidates, nil
+}
+
+// controller of a disk, as far as it is in the mirror.
+func (inv *Inventory) controller(name string) string {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	for _, kernelName := range inv.index[name] {
+		if d := inv.devices[kernelName]; d != nil {
+			return d.Controller()
+		}
+	}
+	return ""
 }
 
 // claimable reports whether an object's disk may be claimed by somebody who takes
@@ -132,7 +146,7 @@ func (inv *Inventory) located(ctx context.Context, bd *v1alpha1.BlockDevice) (de
 		return device.Claimed{}, fmt.Errorf("locate BlockDevice %s: %w", bd.Name, err)
 	}
 	if block.Name(inv.opts.NodeName, block.Identify(&d)) == bd.Name {
-		claimed.Path = d.Path
+		claimed.Path, claimed.Controller = d.Path, d.Controller()
 	}
 	return claimed, nil
 }

@@ -3,7 +3,11 @@
 
 package block
 
-import "slices"
+import (
+	"regexp"
+	"slices"
+	"strings"
+)
 
 // DeviceType is what kind of block device the kernel shows.
 type DeviceType string
@@ -92,6 +96,21 @@ type UdevContent struct {
 	FSType, FSUUID, FSLabel string
 	PartitionTable          string
 }
+
+// Controller is the PCI address of the adapter that the device is behind: the last one
+// on the way to it. Empty for a device that is not behind PCI.
+func (d *Device) Controller() string {
+	address := ""
+	for part := range strings.SplitSeq(d.SysfsPath, "/") {
+		if pciAddress.MatchString(part) {
+			address = part
+		}
+	}
+	return address
+}
+
+// pciAddress is domain:bus:device.function, as the kernel names PCI devices.
+var pciAddress = regexp.MustCompile("^[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\\.[0-7]$")
 
 // LinkUnder returns the first link below a directory of /dev, for example
 // "/dev/disk/by-path/", or "".

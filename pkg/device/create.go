@@ -57,7 +57,11 @@ func (b *Backend) claimOne(ctx context.Context, spec volume.Spec) (Claimed, erro
 		if err != nil {
 			return Claimed{}, fmt.Errorf("list the usable disks: %w", err)
 		}
-		chosen := choose(candidates, spec)
+		load, err := b.load(ctx, candidates)
+		if err != nil {
+			return Claimed{}, err
+		}
+		chosen := choose(candidates, spec, load)
 		var passed []string // why the others were not taken
 		var unknown []error // what could not be found out
 		takenByUs := false  // another call is at one of them
@@ -196,10 +200,29 @@ func usable(candidates []volume.Disk, selectDisk func(volume.Disk) bool) []volum
 	return out
 }
 
-// choose returns the candidates that fit, the smallest first. Among equal ones
-// the volume's ID decides, so that volumes spread over them, and a repeated call
-// tries the same.
-func choose(candidates []volume.Disk, spec volume.Spec) []volume.Disk {
+// load is how many disks behind each controller somebody holds, where there is a
+// choice of controllers.
+func (b *Backend) load(ctx context.Context, candidates []volume.Disk) (map[string]int, error) {
+	if !slices.ContainsFunc(candidates, func(d volume.Disk) bool { return d.Controller != candidates[0].Controller }) {
+		return nil, nil
+	}
+	claims, err := b.registry.Claims(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list the claimed disks: %w", err)
+	}
+	load := map[string]int{}
+	for _, held := range claims {
+		load[held.Controller]++
+	}
+	load[""] = 0 // not one controller but several that are not known
+	return load, nil
+}
+
+// choose returns the candidates that fit, the smallest first. Of equal ones that
+// comes first of whose controller fewer disks are held, so that volumes do not share
+// one's bandwidth and fate while another is idle. Then the volume's ID decides, so that
+// volumes that are made at once spread over them, and a repeated call tries the same.
+func choose(candidates []volume.Disk, spec volume.Spec, load map[string]int) []volume.Disk {
 	var out []volume.Disk
 	for _, d := range usable(candidates, spec.SelectDisk) {
 		if d.SizeBytes >= spec.SizeBytes {
@@ -209,6 +232,7 @@ func choose(candidates []volume.Disk, spec volume.Spec) []volume.Disk {
 	slices.SortFunc(out, func(a, b volume.Disk) int {
 		return cmp.Or(
 			cmp.Compare(a.SizeBytes, b.SizeBytes),
+			cmp.Compare(load[a.Controller], load[b.Controller]),
 			cmp.Compare(rank(spec.ID, a.Name), rank(spec.ID, b.Name)),
 			cmp.Compare(a.Name, b.Name),
 		)

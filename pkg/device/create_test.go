@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -94,6 +95,52 @@ func TestCreateSpreadsOverEqualDisks(t *testing.T) {
 	}
 	if len(first) != 4 {
 		t.Errorf("32 volumes began with %v of 4 equal disks", first)
+	}
+}
+
+// behind is a registry whose disks are behind controllers.
+type behind struct {
+	device.Registry
+	controllers map[string]string // by the disk's name
+}
+
+func (r behind) Candidates(ctx context.Context) ([]volume.Disk, error) {
+	disks, err := r.Registry.Candidates(ctx)
+	for i := range disks {
+		disks[i].Controller = r.controllers[disks[i].Name]
+	}
+	return disks, err
+}
+
+func (r behind) Claims(ctx context.Context) ([]device.Claimed, error) {
+	claims, err := r.Registry.Claims(ctx)
+	for i := range claims {
+		claims[i].Controller = r.controllers[claims[i].Name]
+	}
+	return claims, err
+}
+
+// Equal disks are taken in turn from the controllers they are behind; a smaller one
+// goes first wherever it is.
+func TestCreateSpreadsOverControllers(t *testing.T) {
+	t.Parallel()
+	for i := range 8 {
+		n := newNode(t, devicetest.NewFileHost(t, mib, 2*mib, 2*mib, 2*mib, 2*mib))
+		r := behind{n.registry, map[string]string{
+			"bd-disk-0": "0000:00:01.0",
+			"bd-disk-1": "0000:00:01.0", "bd-disk-2": "0000:00:01.0", "bd-disk-3": "0000:00:02.0", "bd-disk-4": "0000:00:02.0",
+		}}
+		b := device.New(device.Options{Registry: r, Disks: n.host.Opener(), Log: quiet})
+		var got []string
+		for j := range 5 {
+			rec, err := b.Create(t.Context(), spec(10*i+j, 1))
+			must(t, err)
+			got = append(got, r.controllers[rec.Device.Name])
+		}
+		want := []string{"0000:00:01.0", "0000:00:02.0"} // the small one, then the idle controller
+		if !slices.Equal(got[:2], want) || got[2] == got[3] {
+			t.Errorf("round %d: taken behind %v, want %v and then one of each", i, got, want)
+		}
 	}
 }
 

@@ -145,6 +145,9 @@ type Claimed struct {
 	IdentityValue  string
 	// SizeBytes of the disk: from Resolve as read now, otherwise as last seen.
 	SizeBytes int64
+	// Controller names the adapter that the disk is behind; empty when it is not known,
+	// and from Resolve.
+	Controller string
 	// State of the claim.
 	State State
 	// Owner who holds the disk or, in state Released, has held it. Zero when

@@ -90,6 +90,8 @@ type Disk struct {
 	Transport  string
 	Rotational bool
 	Weak       bool
+	// Controller names the adapter that the disk is behind; empty when it is not known.
+	Controller string
 }
 
 // Location is where a volume can be reached on the host right now. It is not
