@@ -29,5 +29,8 @@ go build -o build/bench ./tests/bench
   # The bound on the first of the classes.
   echo
   hack/bench-bare.sh
+  # Discovery needs no cluster.
+  echo
+  go test -run XXX -bench 'FirstScan|Lsblk|Walk|Hotplug' -benchtime 5x ./internal/discovery | grep '^Benchmark'
 } | tee build/bench.md
 echo "==> kept in build/bench.md"

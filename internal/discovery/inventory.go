@@ -171,12 +171,8 @@ func New(opts Options) (*Inventory, error) {
 	if sysfs.Root == "" {
 		sysfs.Root = sysfs.HostRoot + "/sys"
 	}
-	m, err := newMetrics(opts.Registerer)
-	if err != nil {
-		return nil, fmt.Errorf("register the metrics of discovery: %w", err)
-	}
-	return &Inventory{
-		opts: opts, sysfs: sysfs, metrics: m, log: opts.Log,
+	inv := &Inventory{
+		opts: opts, sysfs: sysfs, log: opts.Log,
 		examiner: newExaminer(sysfs, block.Prober{Runner: opts.Runner, HostRoot: opts.HostRoot}),
 		queue: workqueue.NewTypedRateLimitingQueue(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[string](200*time.Millisecond, time.Minute)),
@@ -187,7 +183,12 @@ func New(opts Options) (*Inventory, error) {
 		index:       map[string][]string{},
 		disks:       map[string]*disk{},
 		subscribers: map[chan struct{}]struct{}{},
-	}, nil
+	}
+	var err error
+	if inv.metrics, err = newMetrics(opts.Registerer, inv.objects); err != nil {
+		return nil, fmt.Errorf("register the metrics of discovery: %w", err)
+	}
+	return inv, nil
 }
 
 // NeedLeaderElection is false: every node has its own disks.

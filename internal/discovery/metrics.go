@@ -12,7 +12,6 @@ import (
 )
 
 type metrics struct {
-	disks        *prometheus.GaugeVec
 	filtersValid prometheus.Gauge
 	uevents      prometheus.Counter
 	probes       prometheus.Counter
@@ -22,11 +21,9 @@ type metrics struct {
 	wiping       prometheus.Gauge
 }
 
-func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
+// newMetrics registers the metrics. objects are called at each scrape.
+func newMetrics(registerer prometheus.Registerer, objects func() []*v1alpha1.BlockDevice) (*metrics, error) {
 	m := &metrics{
-		disks: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "berth_block_devices", Help: "BlockDevices of this node by state, claim state and the reason of their condition Usable.",
-		}, []string{"state", "claim_state", "reason"}),
 		filtersValid: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "berth_filters_valid", Help: "1 if the ConfigMap berth-config is there and valid, 0 if an older configuration, or none, is in force.",
 		}),
@@ -51,7 +48,7 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 	if registerer == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.wipes, m.wiping, m.disks, m.filtersValid, m.uevents, m.probes, m.scans, m.scanSeconds} {
+	for _, c := range []prometheus.Collector{m.wipes, m.wiping, diskCounter{objects}, m.filtersValid, m.uevents, m.probes, m.scans, m.scanSeconds} {
 		if err := registerer.Register(c); err != nil {
 			return nil, err
 		}
@@ -68,21 +65,32 @@ func (m *metrics) scanned(duration time.Duration, err error) {
 	m.scanSeconds.Observe(duration.Seconds())
 }
 
-// count sets the gauges anew from all disks.
-func (m *metrics) count(disks map[string]*disk) {
-	m.disks.Reset()
-	for _, d := range disks {
-		if d.object == nil {
-			continue
-		}
+// diskCounter counts the disks when it is asked, and costs nothing in between.
+type diskCounter struct {
+	objects func() []*v1alpha1.BlockDevice
+}
+
+var disksDesc = prometheus.NewDesc("berth_block_devices", "BlockDevices of this node by state, claim state and the reason of their condition Usable.",
+	[]string{"state", "claim_state", "reason"}, nil)
+
+// Describe implements prometheus.Collector.
+func (diskCounter) Describe(descs chan<- *prometheus.Desc) { descs <- disksDesc }
+
+// Collect implements prometheus.Collector.
+func (c diskCounter) Collect(out chan<- prometheus.Metric) {
+	count := map[[3]string]int{}
+	for _, bd := range c.objects() {
 		reason := ""
-		if c := condition(&d.object.Status); c != nil {
+		if c := condition(&bd.Status); c != nil {
 			reason = c.Reason
 		}
-		claimState := d.object.Status.ClaimState
+		claimState := bd.Status.ClaimState
 		if claimState == "" {
 			claimState = v1alpha1.ClaimStateUnclaimed
 		}
-		m.disks.WithLabelValues(string(d.object.Status.State), string(claimState), reason).Inc()
+		count[[3]string{string(bd.Status.State), string(claimState), reason}]++
+	}
+	for labels, n := range count {
+		out <- prometheus.MustNewConstMetric(disksDesc, prometheus.GaugeValue, float64(n), labels[:]...)
 	}
 }

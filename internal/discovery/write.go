@@ -174,7 +174,6 @@ func (inv *Inventory) stored(name string, written *v1alpha1.BlockDevice, err err
 		return fmt.Errorf("write BlockDevice %s: %w", name, err)
 	}
 	d.object, d.stale = written, false
-	inv.metrics.count(inv.disks)
 	inv.notify()
 	return nil
 }

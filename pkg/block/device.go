@@ -110,7 +110,7 @@ func (d *Device) Controller() string {
 }
 
 // pciAddress is domain:bus:device.function, as the kernel names PCI devices.
-var pciAddress = regexp.MustCompile("^[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\\.[0-7]$")
+var pciAddress = regexp.MustCompile(`^[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$`)
 
 // LinkUnder returns the first link below a directory of /dev, for example
 // "/dev/disk/by-path/", or "".
