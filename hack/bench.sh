@@ -31,6 +31,6 @@ go build -o build/bench ./tests/bench
   hack/bench-bare.sh
   # Discovery needs no cluster.
   echo
-  go test -run XXX -bench 'FirstScan|Lsblk|Walk|Hotplug' -benchtime 5x ./internal/discovery | grep '^Benchmark'
+  go test -run XXX -bench 'FirstScan|Lsblk|Walk|Hotplug' -benchtime 20x ./internal/discovery | grep '^Benchmark'
 } | tee build/bench.md
 echo "==> kept in build/bench.md"

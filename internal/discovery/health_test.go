@@ -68,6 +68,34 @@ func TestFailingDiskIsNotHandedOut(t *testing.T) {
 	}
 }
 
+// Where nobody asks any more, an operator takes a disk back by deleting its object.
+func TestFailingDiskIsForgottenWithItsObject(t *testing.T) {
+	t.Parallel()
+	host := newFakeHost(t)
+	host.addDisk("vdb", "A", 16, 1<<30)
+	c := newFakeClient(t)
+	first := newTestInventory(t, host, c)
+	first.start(t)
+	name := nameOf("A")
+	first.SetHealth(name, failing)
+	first.settleAll(t)
+
+	inv := newTestInventory(t, host, c)
+	inv.start(t)
+	bd := inv.get(t, name)
+	if reason, _ := usable(bd); reason != v1alpha1.ReasonFailing {
+		t.Fatalf("after a restart: %s", reason)
+	}
+	if err := c.Delete(t.Context(), bd); err != nil {
+		t.Fatal(err)
+	}
+	inv.ObserveDeletion(bd)
+	inv.settleAll(t)
+	if reason, _ := usable(inv.get(t, name)); reason != v1alpha1.ReasonBlank {
+		t.Errorf("after its object was deleted: %s", reason)
+	}
+}
+
 func TestClaimedDiskThatFailsStaysClaimed(t *testing.T) {
 	t.Parallel()
 	host := newFakeHost(t)

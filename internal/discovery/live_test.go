@@ -10,12 +10,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/go-logr/logr"
+	"golang.org/x/sys/unix"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
@@ -27,12 +29,12 @@ import (
 
 // loopFile is a disk image that is attached and detached as a disk is plugged.
 type loopFile struct {
-	t    *testing.T
+	t    testing.TB
 	file string
 	node string
 }
 
-func newLoopFile(t *testing.T) *loopFile {
+func newLoopFile(t testing.TB) *loopFile {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("loop devices need root")
@@ -85,14 +87,19 @@ func (l *loopFile) name() string {
 
 // startLive runs an inventory over the real devices of this machine. Its filters
 // keep loop devices alone.
-func startLive(t *testing.T, c client.WithWatch) *Inventory {
+func startLive(t testing.TB, c client.WithWatch) *Inventory {
+	t.Helper()
+	return startLiveAt(t, c, "/")
+}
+
+func startLiveAt(t testing.TB, c client.WithWatch, hostRoot string) *Inventory {
 	t.Helper()
 	host, err := hostexec.New(hostexec.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	inv, err := New(Options{
-		NodeName: testNode, MachineID: "machine-1", Namespace: "berth-system", HostRoot: "/",
+		NodeName: testNode, MachineID: "machine-1", Namespace: "berth-system", HostRoot: hostRoot,
 		Client: c, Reader: c, Recorder: &recorder{}, Runner: host, Log: logr.Discard(),
 	})
 	if err != nil {
@@ -117,7 +124,7 @@ func startLive(t *testing.T, c client.WithWatch) *Inventory {
 }
 
 // await waits, woken by the inventory, until an object is as wanted.
-func await(t *testing.T, inv *Inventory, name, what string, want func(*v1alpha1.BlockDevice) bool) *v1alpha1.BlockDevice {
+func await(t testing.TB, inv *Inventory, name, what string, want func(*v1alpha1.BlockDevice) bool) *v1alpha1.BlockDevice {
 	t.Helper()
 	changed, cancel := inv.Subscribe()
 	defer cancel()
@@ -147,12 +154,8 @@ func reasonIs(reason string) func(*v1alpha1.BlockDevice) bool {
 func TestHotplugOfARealDevice(t *testing.T) {
 	disk := newLoopFile(t)
 	inv := startLive(t, newFakeClient(t))
-	began := time.Now()
 	disk.attach()
 	bd := await(t, inv, disk.name(), "attached", reasonIs(v1alpha1.ReasonBlank))
-	if took := time.Since(began); took > 2*time.Second {
-		t.Errorf("a new disk was seen after %v", took)
-	}
 	if bd.Status.Path != disk.node || bd.Status.SizeBytes != 64<<20 || bd.Status.DeviceType != "loop" {
 		t.Errorf("%+v", bd.Status)
 	}
@@ -169,12 +172,8 @@ func TestHotplugOfARealDevice(t *testing.T) {
 		t.Errorf("filesystem %+v", bd.Status.Filesystem)
 	}
 
-	began = time.Now()
 	disk.detach()
 	await(t, inv, disk.name(), "detached", func(bd *v1alpha1.BlockDevice) bool { return bd.Status.State == v1alpha1.DeviceInactive })
-	if took := time.Since(began); took > 2*time.Second {
-		t.Errorf("a disk that is gone was noticed after %v", took)
-	}
 	if _, err := inv.Resolve(t.Context(), disk.name()); !errors.Is(err, volume.ErrNotFound) {
 		t.Errorf("Resolve: %v, want ErrNotFound", err)
 	}
@@ -183,6 +182,72 @@ func TestHotplugOfARealDevice(t *testing.T) {
 	await(t, inv, disk.name(), "attached again", func(bd *v1alpha1.BlockDevice) bool {
 		return bd.Status.State == v1alpha1.DeviceActive && bd.Status.Path == disk.node
 	})
+}
+
+// BenchmarkRealHotplug attaches a loop device, and detaches it, and reports the median
+// and the 95th percentile of the time from each to the object that says so. The next
+// disk has another name: one object is written at most once a second.
+func BenchmarkRealHotplug(b *testing.B) {
+	inv := startLive(b, newFakeClient(b))
+	var plugged, pulled []float64
+	for b.Loop() {
+		disk := newLoopFile(b)
+		began := time.Now()
+		disk.attach()
+		await(b, inv, disk.name(), "attached", reasonIs(v1alpha1.ReasonBlank))
+		plugged = append(plugged, time.Since(began).Seconds()*1000)
+		<-time.After(writeInterval)
+		began = time.Now()
+		disk.detach()
+		await(b, inv, disk.name(), "detached", func(bd *v1alpha1.BlockDevice) bool { return bd.Status.State == v1alpha1.DeviceInactive })
+		pulled = append(pulled, time.Since(began).Seconds()*1000)
+	}
+	for name, times := range map[string][]float64{"plugged": plugged, "pulled": pulled} {
+		slices.Sort(times)
+		b.ReportMetric(times[len(times)/2], name+"-median-ms")
+		b.ReportMetric(times[len(times)*95/100], name+"-p95-ms")
+	}
+}
+
+// No event tells of a mount: it is seen all the same, and soon.
+func TestMountOfARealDevice(t *testing.T) {
+	disk := newLoopFile(t)
+	if out, err := exec.Command("mkfs.ext4", "-q", disk.file).CombinedOutput(); err != nil {
+		t.Fatalf("mkfs: %v: %s", err, out)
+	}
+	disk.attach()
+	// The mount table of this process, which may not be that of the first.
+	root := t.TempDir()
+	if err := os.Mkdir(filepath.Join(root, "proc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for link, target := range map[string]string{"proc/1": "/proc/self", "proc/swaps": "/proc/swaps", "sys": "/sys", "dev": "/dev", "run": "/run"} {
+		if err := os.Symlink(target, filepath.Join(root, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	inv := startLiveAt(t, newFakeClient(t), root)
+	await(t, inv, disk.name(), "attached", reasonIs(v1alpha1.ReasonHasContent))
+
+	directory := t.TempDir()
+	if err := unix.Mount(disk.node, directory, "ext4", 0, ""); err != nil {
+		t.Skipf("mount: %v", err)
+	}
+	mounted := true
+	defer func() {
+		if mounted {
+			_ = unix.Unmount(directory, unix.MNT_DETACH)
+		}
+	}()
+	bd := await(t, inv, disk.name(), "mounted", reasonIs(v1alpha1.ReasonInUse))
+	if c := condition(&bd.Status); c.Message != "mounted at "+directory {
+		t.Errorf("message %q", c.Message)
+	}
+	if err := unix.Unmount(directory, 0); err != nil {
+		t.Fatal(err)
+	}
+	mounted = false
+	await(t, inv, disk.name(), "unmounted", reasonIs(v1alpha1.ReasonHasContent))
 }
 
 func TestClaimForPoolReadsTheDisk(t *testing.T) {
