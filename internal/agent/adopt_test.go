@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/pkg/block"
@@ -136,6 +138,36 @@ func TestAdoptAfterEverythingWasLost(t *testing.T) {
 	if h.mkfs != 0 || d.read(t) != d.content {
 		t.Error("the disk was written to")
 	}
+}
+
+// The disk changes while the volume is being refused: it is looked at again.
+func TestAdoptSeesAChangeThatComesMeanwhile(t *testing.T) {
+	t.Parallel()
+	d := newHandedDisk(t)
+	h := adoptionHost(t, d)
+	h.agent.Carver.Backends = NewBackends(refusing{d.backend(), func() { h.agent.DiskChanged("bd-disk-0") }})
+	queue := workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[reconcile.Request]())
+	defer queue.ShutDown()
+	if err := h.agent.live.Start(t.Context(), queue); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.reconcile(); err != nil {
+		t.Fatal(err)
+	}
+	if queue.Len() != 1 {
+		t.Errorf("%d volumes are looked at again, want 1", queue.Len())
+	}
+}
+
+// refusing is a backend whose disks change at the moment it refuses one.
+type refusing struct {
+	volume.Backend
+	changed func()
+}
+
+func (r refusing) Adopt(context.Context, volume.Spec, volume.Adoption) (volume.Record, error) {
+	r.changed()
+	return volume.Record{}, volume.ErrNotAdoptable
 }
 
 // What is on the disk is not what was named: nothing happens until it is.

@@ -94,6 +94,10 @@ func (r *VolumeReconciler) ReconcileLive(ctx context.Context, req reconcile.Requ
 // bringUp makes or grows the volume and writes the result into lv's status, not yet
 // to the API server.
 func (r *VolumeReconciler) bringUp(ctx context.Context, lv *v1alpha1.LocalVolume) error {
+	if lv.Spec.Adopt != nil {
+		// Before the disk is looked at, so that a change after the look is not missed.
+		r.waitForDisk(lv.Spec.Adopt.Device, lv.Name)
+	}
 	w, err := r.wish(lv)
 	var e ledger.Entry
 	if err == nil {
@@ -103,6 +107,9 @@ func (r *VolumeReconciler) bringUp(ctx context.Context, lv *v1alpha1.LocalVolume
 		f := classify(err)
 		setCondition(lv, v1alpha1.LocalVolumeReady, f.status, f.reason, err.Error())
 		return err
+	}
+	if lv.Spec.Adopt != nil {
+		r.stopWaiting(lv.Spec.Adopt.Device)
 	}
 	setMade(lv, e)
 	return r.grow(ctx, lv, w, e)
@@ -135,9 +142,6 @@ func (r *VolumeReconciler) conclude(ctx context.Context, lv, base *v1alpha1.Loca
 		return reconcile.Result{}, nil
 	}
 	r.wait(client.ObjectKeyFromObject(lv))
-	if lv.Spec.Adopt != nil {
-		r.waitForDisk(lv.Spec.Adopt.Device, lv.Name)
-	}
 	return reconcile.Result{RequeueAfter: settledRetry}, nil
 }
 
@@ -306,13 +310,18 @@ func (r *VolumeReconciler) waitForDisk(disk, name string) {
 	r.adopting[disk] = name
 }
 
+// stopWaiting returns the volume that has waited for a disk, "" for none.
+func (r *VolumeReconciler) stopWaiting(disk string) (name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	name = r.adopting[disk]
+	delete(r.adopting, disk)
+	return name
+}
+
 // DiskChanged looks again at the volume that waits to adopt a disk.
 func (r *VolumeReconciler) DiskChanged(disk string) {
-	r.mu.Lock()
-	name, waits := r.adopting[disk]
-	delete(r.adopting, disk)
-	r.mu.Unlock()
-	if waits {
+	if name := r.stopWaiting(disk); name != "" {
 		r.Enqueue(name)
 	}
 }

@@ -120,6 +120,8 @@ type Inventory struct {
 	index map[string][]string
 	disks map[string]*disk
 	uses  *uses
+	// usesTold are those that every disk was judged by, or queued to be.
+	usesTold *uses
 	// unjudged are the disks that ready waits for, nil once it is closed.
 	unjudged    map[string]bool
 	subscribers map[chan struct{}]struct{}

@@ -36,7 +36,7 @@ func (inv *Inventory) watchTables(ctx context.Context, tables chan<- struct{}) {
 // otherwise than before.
 func (inv *Inventory) refreshUses(ctx context.Context) error {
 	inv.mu.Lock()
-	before, topology, filters, version := inv.uses, inv.devices, inv.filters, inv.version
+	topology, filters, version := inv.devices, inv.filters, inv.version
 	inv.mu.Unlock()
 	if filters == nil {
 		return nil // no disk is judged by its use yet
@@ -48,7 +48,9 @@ func (inv *Inventory) refreshUses(ctx context.Context) error {
 	now.version = version
 	inv.mu.Lock()
 	defer inv.mu.Unlock()
-	inv.uses = now
+	// Not what was read last: that may have been for one disk alone.
+	before := inv.usesTold
+	inv.uses, inv.usesTold = now, now
 	for name, kernelNames := range inv.index {
 		if before == nil || slices.ContainsFunc(kernelNames, func(k string) bool { return usedOtherwise(before, now, k) }) {
 			inv.queue.Add(name)

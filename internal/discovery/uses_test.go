@@ -12,6 +12,41 @@ import (
 
 const plainMount = "36 1 254:16 / /mnt/disks/a rw - ext4 /dev/vdb rw\n"
 
+// Whoever reads the tables in between, for another disk, must not swallow the news.
+func TestMountsAreNotSwallowed(t *testing.T) {
+	t.Parallel()
+	host := newFakeHost(t)
+	host.addDisk("vdb", "ONE", 16, 1<<30)
+	host.addDisk("vdc", "TWO", 32, 1<<30)
+	inv := newTestInventory(t, host, newFakeClient(t))
+	inv.start(t)
+	if err := inv.refreshUses(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	inv.settleAll(t)
+	for inv.queue.Len() > 0 {
+		name, _ := inv.queue.Get()
+		inv.queue.Done(name)
+	}
+
+	host.write("proc/1/mountinfo", plainMount)
+	inv.mu.Lock()
+	inv.uses = nil // as after some time
+	inv.mu.Unlock()
+	if _, err := inv.reconcile(t.Context(), nameOf("TWO")); err != nil {
+		t.Fatal(err)
+	}
+	if err := inv.refreshUses(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := inv.queue.Len(); n != 1 {
+		t.Fatalf("%d disks are judged anew, want the one that was mounted", n)
+	}
+	if name, _ := inv.queue.Get(); name != nameOf("ONE") {
+		t.Errorf("judged anew: %s", name)
+	}
+}
+
 // Nobody sends an event for a mount: the table tells.
 func TestMountsAreFollowed(t *testing.T) {
 	t.Parallel()

@@ -14,10 +14,11 @@ import (
 )
 
 // WatchTables calls changed after each change of the host's mount table or of its
-// table of swap areas, until the context ends; it may also call it for nothing. No
-// uevent tells of a mount. The kernel marks both files as exceptional for poll(2) when
-// they have changed (proc_pid_mountinfo(5); swaps_poll in mm/swapfile.c), so that
-// nothing wakes up while they do not.
+// table of swap areas, until the context ends, and once when it has begun to watch, for
+// what has changed until then; it may also call it for nothing. No uevent tells of a
+// mount. The kernel marks both files as exceptional for poll(2) when they have changed
+// (proc_pid_mountinfo(5); swaps_poll in mm/swapfile.c), so that nothing wakes up while
+// they do not.
 //
 // It returns nil when the context ends, and an error when watching fails.
 func (s Sysfs) WatchTables(ctx context.Context, changed func()) error {
@@ -50,6 +51,7 @@ func (s Sysfs) WatchTables(ctx context.Context, changed func()) error {
 	case !errors.Is(err, fs.ErrNotExist): // a kernel without swap
 		return fmt.Errorf("watch the swap table: %w", err)
 	}
+	changed()
 	for ctx.Err() == nil {
 		_, err := unix.Poll(waiting, -1)
 		switch {

@@ -55,7 +55,9 @@ func TestWatchTables(t *testing.T) {
 			}
 		}
 	}
-	quiet()
+	if quiet() == 0 {
+		t.Error("nothing was told at the beginning: a mount before it is missed")
+	}
 	for _, step := range []struct {
 		name string
 		do   func() error
