@@ -176,6 +176,8 @@ func FuzzParseFilters(f *testing.F) {
 	f.Add("filterconfigs:\n- key: path-filter\n  state: true\n  exclude: '/dev/[a-z]*'")
 	f.Add("filterconfigs: &a\n- *a")
 	f.Add("{filterconfigs: [{key: vendor-filter, state: !!str true}]}")
+	f.Add("rules:\n- name: big\n  action: include\n  nodes: disk in (ssd, nvme)\n  match: {models: 'ST*', minSize: 1Ti, rotational: true}\notherwise: exclude")
+	f.Add("rules:\n- {name: a, action: exclude, match: {paths: ['/dev/disk/by-id/wwn-*', /dev/sd?], maxSize: 10Gi}}\notherwise: {}")
 	f.Fuzz(func(t *testing.T, text string) {
 		filters, err := ParseFilters(text)
 		if (err == nil) == (filters == nil) {
