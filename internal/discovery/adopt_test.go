@@ -74,6 +74,17 @@ func TestAdopt(t *testing.T) {
 	}
 }
 
+// reserve keeps the disk out, as an operator does.
+func reserve(t *testing.T, inv *testInventory) {
+	t.Helper()
+	bd := inv.get(t, nameOf("FULL"))
+	bd.Spec.Reserved = "for Ceph"
+	if err := inv.client.Update(t.Context(), bd); err != nil {
+		t.Fatal(err)
+	}
+	inv.ObserveObject(bd)
+}
+
 func TestAdoptRefuses(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -91,14 +102,7 @@ func TestAdoptRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "path filter"},
-		{"reserved", nil, func(t *testing.T, inv *testInventory) {
-			bd := inv.get(t, nameOf("FULL"))
-			bd.Spec.Reserved = "for Ceph"
-			if err := inv.client.Update(t.Context(), bd); err != nil {
-				t.Fatal(err)
-			}
-			inv.ObserveObject(bd)
-		}, "reserved: for Ceph"},
+		{"reserved", nil, reserve, "reserved: for Ceph"},
 		{"reserved after it was given back", nil, func(t *testing.T, inv *testInventory) {
 			owner := device.Owner{UID: "uid-0", Name: "before", Kind: device.OwnerVolume}
 			if _, err := inv.Adopt(t.Context(), nameOf("FULL"), owner); err != nil {
@@ -107,12 +111,7 @@ func TestAdoptRefuses(t *testing.T) {
 			if _, err := inv.Release(t.Context(), nameOf("FULL"), owner.UID, volume.WipeNone); err != nil {
 				t.Fatal(err)
 			}
-			bd := inv.get(t, nameOf("FULL"))
-			bd.Spec.Reserved = "for Ceph"
-			if err := inv.client.Update(t.Context(), bd); err != nil {
-				t.Fatal(err)
-			}
-			inv.ObserveObject(bd)
+			reserve(t, inv)
 		}, "reserved: for Ceph"},
 		{"read-only", func(h *fakeHost) { h.write("sys/devices/pci0000:00/virtio16/block/vdb/ro", "1\n") }, nil, "read-only"},
 		{"with a clone", func(h *fakeHost) { h.addDisk("vdc", "FULL", 32, 1<<30) }, nil, "both say they are"},

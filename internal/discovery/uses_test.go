@@ -12,22 +12,36 @@ import (
 
 const plainMount = "36 1 254:16 / /mnt/disks/a rw - ext4 /dev/vdb rw\n"
 
-// Whoever reads the tables in between, for another disk, must not swallow the news.
-func TestMountsAreNotSwallowed(t *testing.T) {
-	t.Parallel()
+// twoDisks is a node with two blank disks, ONE (/dev/vdb) and TWO.
+func twoDisks(t *testing.T) (*fakeHost, *testInventory) {
+	t.Helper()
 	host := newFakeHost(t)
 	host.addDisk("vdb", "ONE", 16, 1<<30)
 	host.addDisk("vdc", "TWO", 32, 1<<30)
 	inv := newTestInventory(t, host, newFakeClient(t))
 	inv.start(t)
+	return host, inv
+}
+
+// drain takes the disks that are to be judged anew out of the queue.
+func (inv *testInventory) drain() (names []string) {
+	for inv.queue.Len() > 0 {
+		name, _ := inv.queue.Get()
+		names = append(names, name)
+		inv.queue.Done(name)
+	}
+	return names
+}
+
+// Whoever reads the tables in between, for another disk, must not swallow the news.
+func TestMountsAreNotSwallowed(t *testing.T) {
+	t.Parallel()
+	host, inv := twoDisks(t)
 	if err := inv.refreshUses(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	inv.settleAll(t)
-	for inv.queue.Len() > 0 {
-		name, _ := inv.queue.Get()
-		inv.queue.Done(name)
-	}
+	inv.drain()
 
 	host.write("proc/1/mountinfo", plainMount)
 	inv.mu.Lock()
@@ -39,38 +53,24 @@ func TestMountsAreNotSwallowed(t *testing.T) {
 	if err := inv.refreshUses(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if n := inv.queue.Len(); n != 1 {
-		t.Fatalf("%d disks are judged anew, want the one that was mounted", n)
-	}
-	if name, _ := inv.queue.Get(); name != nameOf("ONE") {
-		t.Errorf("judged anew: %s", name)
+	if names := inv.drain(); !slices.Equal(names, []string{nameOf("ONE")}) {
+		t.Errorf("judged anew: %v, want the one that was mounted", names)
 	}
 }
 
 // Nobody sends an event for a mount: the table tells.
 func TestMountsAreFollowed(t *testing.T) {
 	t.Parallel()
-	host := newFakeHost(t)
-	host.addDisk("vdb", "ONE", 16, 1<<30)
-	host.addDisk("vdc", "TWO", 32, 1<<30)
-	inv := newTestInventory(t, host, newFakeClient(t))
-	inv.start(t)
+	host, inv := twoDisks(t)
 
 	// queued is what is judged anew after the tables have changed.
 	queued := func() (names []string) {
 		t.Helper()
-		for inv.queue.Len() > 0 {
-			name, _ := inv.queue.Get()
-			inv.queue.Done(name)
-		}
+		inv.drain()
 		if err := inv.refreshUses(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		for inv.queue.Len() > 0 {
-			name, _ := inv.queue.Get()
-			names = append(names, name)
-			inv.queue.Done(name)
-		}
+		names = inv.drain()
 		inv.settleAll(t)
 		return names
 	}
