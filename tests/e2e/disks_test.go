@@ -75,7 +75,7 @@ var _ = Describe("A disk", Label("disks"), Serial, func() {
 		defer watcher.Stop()
 		const events = 500
 		began := time.Now()
-		execOn(ctx, node, fmt.Sprintf("i=0; while [ $i -lt %d ]; do echo change >/sys/class/block/%s/uevent; i=$((i+1)); done; udevadm settle -t 120",
+		execOn(ctx, node, fmt.Sprintf("i=0; while [ $i -lt %d ]; do echo change >/sys/class/block/%s/uevent; i=$((i+1)); done; udevadm settle -t 400",
 			events, strings.TrimPrefix(device.Status.Path, "/dev/")))
 		seconds := time.Since(began).Seconds()
 		after := awaitDisk(ctx, node, disk.Serial, "blank")
