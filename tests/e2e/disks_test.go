@@ -75,6 +75,9 @@ var _ = Describe("A disk", Label("disks"), Serial, func() {
 		defer watcher.Stop()
 		const events = 500
 		began := time.Now()
+		// udev alone takes a minute for them on an emulated node (docs/benchmarks.md), and
+		// several on a busy machine. The wait is for udev; what is checked of Berth are its
+		// writes in that time.
 		execOn(ctx, node, fmt.Sprintf("i=0; while [ $i -lt %d ]; do echo change >/sys/class/block/%s/uevent; i=$((i+1)); done; udevadm settle -t 400",
 			events, strings.TrimPrefix(device.Status.Path, "/dev/")))
 		seconds := time.Since(began).Seconds()
