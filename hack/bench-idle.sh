@@ -41,7 +41,7 @@ done'
 requests() {
   "$testbed" kubectl get --raw /metrics | awk '
     /^apiserver_request_total\{/ && /verb="(POST|PUT|PATCH|DELETE)"/ &&
-      /resource="(blockdevices|pools|poolsets|localvolumes|csistoragecapacities)"/ { s += $NF } END { print s + 0 }'
+      /resource="(blockdevices|pools|poolsets|localvolumes|localsnapshots|csistoragecapacities)"/ { s += $NF } END { print s + 0 }'
 }
 
 "$testbed" status >/dev/null || {

@@ -27,7 +27,7 @@ kind create cluster --name "$cluster" --config tests/e2e/kind/cluster.yaml
 kind load image-archive "$image" --name "$cluster"
 
 kubectl apply --filename deploy/berth.yaml
-kubectl wait --for=condition=Established --timeout=60s crd/blockdevices.berth.dev crd/localvolumes.berth.dev crd/pools.berth.dev crd/poolsets.berth.dev
+kubectl wait --for=condition=Established --timeout=60s crd/blockdevices.berth.dev crd/localsnapshots.berth.dev crd/localvolumes.berth.dev crd/pools.berth.dev crd/poolsets.berth.dev
 kubectl apply --filename deploy/examples/hostpath.yaml
 kubectl --namespace berth-system rollout status daemonset/berth-node-agent --timeout=5m
 kubectl --namespace berth-system rollout status deployment/berth-provisioner --timeout=5m

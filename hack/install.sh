@@ -17,14 +17,14 @@ digest=$(sha256sum "$image" | cut -d ' ' -f 1)
 installed=$(kubectl get namespace "$namespace" --ignore-not-found -o 'jsonpath={.metadata.annotations.berth\.dev/image-archive}')
 "$testbed" load "$image" | sed 's/^/    /'
 
-echo "    applying deploy/berth.yaml"
-kubectl apply --filename deploy/berth.yaml >/dev/null
+echo "    applying deploy/snapshots: Berth, with csi-snapshotter beside the provisioner"
+kubectl apply --kustomize deploy/snapshots >/dev/null
 if [[ -n $installed && $installed != "$digest" ]]; then
   kubectl --namespace "$namespace" rollout restart daemonset/berth-node-agent deployment/berth-provisioner >/dev/null
 fi
 
 echo "    applying deploy/examples"
-kubectl wait --for=condition=Established --timeout=60s crd/blockdevices.berth.dev crd/localvolumes.berth.dev crd/pools.berth.dev crd/poolsets.berth.dev >/dev/null
+kubectl wait --for=condition=Established --timeout=60s crd/blockdevices.berth.dev crd/localsnapshots.berth.dev crd/localvolumes.berth.dev crd/pools.berth.dev crd/poolsets.berth.dev >/dev/null
 kubectl apply --kustomize deploy/examples >/dev/null
 
 if ! {

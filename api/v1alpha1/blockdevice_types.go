@@ -247,6 +247,11 @@ type BlockDeviceStatus struct {
 	Removable bool `json:"removable,omitempty"`
 	// +optional
 	ReadOnly bool `json:"readOnly,omitempty"`
+	// CryptoErase is true when the disk can delete the key that it encrypts everything
+	// with, and nothing but itself would be erased: an NVMe namespace whose controller
+	// says so. It is found out when the content of the disk is looked at.
+	// +optional
+	CryptoErase bool `json:"cryptoErase,omitempty"`
 	// Parent is the BlockDevice name of the disk a partition is on.
 	// +optional
 	Parent string `json:"parent,omitempty"`

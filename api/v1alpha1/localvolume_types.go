@@ -61,7 +61,7 @@ const (
 
 // WipePolicy says what happens to the bytes of a deleted volume before its space
 // is handed out again.
-// +kubebuilder:validation:Enum=zero;discard;signatures;none
+// +kubebuilder:validation:Enum=zero;discard;cryptoErase;signatures;none
 type WipePolicy string
 
 const (
@@ -70,6 +70,10 @@ const (
 	WipeZero WipePolicy = "zero"
 	// WipeDiscard discards everything, and zeroes head and tail.
 	WipeDiscard WipePolicy = "discard"
+	// WipeCryptoErase makes an NVMe disk delete the key that it encrypts everything
+	// with, and zeroes head and tail. Only in mode device, on disks with
+	// status.cryptoErase.
+	WipeCryptoErase WipePolicy = "cryptoErase"
 	// WipeSignatures zeroes head and tail only; old data may be readable by the
 	// next owner.
 	WipeSignatures WipePolicy = "signatures"
@@ -78,7 +82,7 @@ const (
 	WipeNone WipePolicy = "none"
 )
 
-// LocalVolumeSpec is what the provisioner asks of the node. All but sizeBytes is
+// LocalVolumeSpec is what the provisioner asks of the node. All but sizeBytes and limits is
 // immutable, and sizeBytes only grows.
 //
 // +kubebuilder:validation:XValidation:rule="(self.mode == 'device') != (has(self.pool) && size(self.pool) > 0)",message="spec.pool is needed in the modes lvm and hostpath, and not allowed in mode device"
@@ -87,7 +91,12 @@ const (
 // +kubebuilder:validation:XValidation:rule="has(self.fsType) == has(oldSelf.fsType)",message="spec.fsType is immutable"
 // +kubebuilder:validation:XValidation:rule="has(self.mkfsOptions) == has(oldSelf.mkfsOptions) && (!has(self.mkfsOptions) || self.mkfsOptions == oldSelf.mkfsOptions)",message="spec.mkfsOptions is immutable: the filesystem is made once"
 // +kubebuilder:validation:XValidation:rule="has(self.adopt) == has(oldSelf.adopt) && (!has(self.adopt) || self.adopt == oldSelf.adopt)",message="spec.adopt is immutable"
+// +kubebuilder:validation:XValidation:rule="has(self.source) == has(oldSelf.source) && (!has(self.source) || self.source == oldSelf.source)",message="spec.source is immutable: the volume began as its copy"
+// +kubebuilder:validation:XValidation:rule="!has(self.source) || self.mode == 'lvm'",message="spec.source is for mode lvm"
+// +kubebuilder:validation:XValidation:rule="!has(self.limits) || self.mode != 'hostpath'",message="spec.limits needs a block device of the volume's own: use mode lvm or device"
+// +kubebuilder:validation:XValidation:rule="!has(self.source) || !has(self.mkfsOptions)",message="spec.source brings its filesystem along: mkfsOptions is not allowed beside it"
 // +kubebuilder:validation:XValidation:rule="!has(self.adopt) || (self.mode == 'device' && self.volumeMode == 'Filesystem' && has(self.fsType) && size(self.fsType) > 0)",message="spec.adopt is for a whole disk with a filesystem: mode device, volumeMode Filesystem and spec.fsType are needed"
+// +kubebuilder:validation:XValidation:rule="self.wipe != 'cryptoErase' || (self.mode == 'device' && has(self.deviceSelector) && has(self.deviceSelector.cryptoErase) && self.deviceSelector.cryptoErase)",message="spec.wipe: cryptoErase is for mode device, and needs deviceSelector.cryptoErase: true so that only a disk that can do it is taken"
 // +kubebuilder:validation:XValidation:rule="!has(self.adopt) || self.wipe == 'none'",message="spec.adopt needs wipe: none: a disk that was handed over with its data is given back with them"
 // +kubebuilder:validation:XValidation:rule="!has(self.adopt) || (!has(self.mkfsOptions) && !has(self.deviceSelector))",message="spec.adopt names the disk and nothing is formatted: mkfsOptions and deviceSelector are not allowed beside it"
 // +kubebuilder:validation:XValidation:rule="!has(self.mkfsOptions) || size(self.mkfsOptions) == 0 || (has(self.fsType) && size(self.fsType) > 0)",message="spec.mkfsOptions needs spec.fsType"
@@ -117,7 +126,7 @@ type LocalVolumeSpec struct {
 	// FSType is the filesystem made on the volume; empty for block volumes and in
 	// mode hostpath.
 	// +optional
-	// +kubebuilder:validation:Enum="";ext4;xfs
+	// +kubebuilder:validation:Enum="";ext4;xfs;btrfs
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="spec.fsType is immutable"
 	FSType string `json:"fsType,omitempty"`
 
@@ -142,6 +151,14 @@ type LocalVolumeSpec struct {
 	// +optional
 	Adopt *Adoption `json:"adopt,omitempty"`
 
+	// Source is what the volume begins as a copy of, on the same node and in the same pool.
+	// +optional
+	Source *VolumeSource `json:"source,omitempty"`
+
+	// Limits bound what each pod can do with the volume. They can be changed at any time.
+	// +optional
+	Limits *VolumeLimits `json:"limits,omitempty"`
+
 	// ClaimRef is the PersistentVolumeClaim the volume was made for.
 	// +optional
 	ClaimRef *ClaimReference `json:"claimRef,omitempty"`
@@ -158,6 +175,25 @@ type Adoption struct {
 	// BlockDevice.status.filesystem show it.
 	// +kubebuilder:validation:Pattern=`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`
 	FilesystemUUID string `json:"filesystemUUID"`
+}
+
+// SourceKind is what a volume can begin as a copy of.
+// +kubebuilder:validation:Enum=LocalSnapshot;LocalVolume
+type SourceKind string
+
+const (
+	// SourceSnapshot is a snapshot.
+	SourceSnapshot SourceKind = "LocalSnapshot"
+	// SourceVolume is another volume, as it is at that moment.
+	SourceVolume SourceKind = "LocalVolume"
+)
+
+// VolumeSource names a snapshot or a volume.
+type VolumeSource struct {
+	Kind SourceKind `json:"kind"`
+	// +kubebuilder:validation:MinLength=1
+	Name string    `json:"name"`
+	UID  types.UID `json:"uid"`
 }
 
 // ClaimReference names a PersistentVolumeClaim.
@@ -258,6 +294,9 @@ type LocalVolumeStatus struct {
 	Device *DeviceRecord `json:"device,omitempty"`
 	// +optional
 	Hostpath *HostpathRecord `json:"hostpath,omitempty"`
+	// Limits are those in force.
+	// +optional
+	Limits *VolumeLimits `json:"limits,omitempty"`
 	// +optional
 	// +listType=map
 	// +listMapKey=type

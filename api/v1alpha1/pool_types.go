@@ -38,11 +38,24 @@ const (
 )
 
 // PoolLayout is how a volume group lays its volumes over its disks.
-// +kubebuilder:validation:Enum=linear
+// +kubebuilder:validation:Enum=linear;striped;mirror;raid5;raid6;raid10
 type PoolLayout string
 
-// LayoutLinear fills one disk after the other.
-const LayoutLinear PoolLayout = "linear"
+const (
+	// LayoutLinear fills one disk after the other.
+	LayoutLinear PoolLayout = "linear"
+	// LayoutStriped spreads each volume over as many disks as have room for their share
+	// of it, two at least: faster, and lost with any of them.
+	LayoutStriped PoolLayout = "striped"
+	// LayoutMirror keeps each volume twice, on two disks.
+	LayoutMirror PoolLayout = "mirror"
+	// LayoutRAID5 is striped with parity worth one disk: three disks at least.
+	LayoutRAID5 PoolLayout = "raid5"
+	// LayoutRAID6 is striped with parity worth two disks: five disks at least.
+	LayoutRAID6 PoolLayout = "raid6"
+	// LayoutRAID10 is striped over pairs of disks that hold the same: four disks at least.
+	LayoutRAID10 PoolLayout = "raid10"
+)
 
 // PoolGrowth says whether disks join a pool by themselves.
 // +kubebuilder:validation:Enum=Auto;Manual
@@ -59,6 +72,11 @@ const (
 // PoolSetSpec is the wish.
 //
 // +kubebuilder:validation:XValidation:rule="self.kind == oldSelf.kind",message="spec.kind is immutable: make a second PoolSet"
+// +kubebuilder:validation:XValidation:rule="self.layout == oldSelf.layout",message="spec.layout is immutable: volumes lie so; make a second PoolSet"
+// +kubebuilder:validation:XValidation:rule="self.kind == 'lvm' || self.layout == 'linear'",message="spec.layout is for kind lvm"
+// +kubebuilder:validation:XValidation:rule="!has(self.rebuildAfter) || self.layout in ['mirror', 'raid5', 'raid6', 'raid10']",message="spec.rebuildAfter is for the layouts mirror, raid5, raid6 and raid10"
+// +kubebuilder:validation:XValidation:rule="has(self.thin) == has(oldSelf.thin)",message="spec.thin cannot be added or taken away: volumes lie so; make a second PoolSet"
+// +kubebuilder:validation:XValidation:rule="!has(self.thin) || self.kind == 'lvm' && self.layout == 'linear'",message="spec.thin is for kind lvm and layout linear"
 // +kubebuilder:validation:XValidation:rule="self.kind != 'hostpath' || has(self.hostpath)",message="spec.hostpath.path is needed for kind hostpath"
 // +kubebuilder:validation:XValidation:rule="self.kind != 'lvm' || !has(self.hostpath)",message="spec.hostpath is not allowed for kind lvm"
 // +kubebuilder:validation:XValidation:rule="self.kind != 'lvm' || has(self.deviceSelector)",message="spec.deviceSelector is needed for kind lvm; an empty one ({}) takes every usable disk"
@@ -77,10 +95,24 @@ type PoolSetSpec struct {
 	// +optional
 	DeviceSelector *DeviceSelector `json:"deviceSelector,omitempty"`
 
-	// Layout of kind lvm.
+	// Layout of the volumes of kind lvm. striped and mirror need two disks of a node at
+	// least, raid5 three, raid10 four, raid6 five; with fewer the node has no pool, and its
+	// Pool says why.
 	// +optional
 	// +kubebuilder:default=linear
 	Layout PoolLayout `json:"layout,omitempty"`
+
+	// RebuildAfter is how long a disk of a redundant layout may be missing before what was
+	// on it is built anew on other disks of the pool; 5m if it is not set. A disk that comes
+	// back in time is taken back.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s') && duration(self) <= duration('720h')",message="spec.rebuildAfter is a duration from 0s to 720h"
+	RebuildAfter *metav1.Duration `json:"rebuildAfter,omitempty"`
+
+	// Thin lets the volumes of kind lvm share one thin pool: they take room when they are
+	// written to. Without it each volume has its room for itself.
+	// +optional
+	Thin *ThinPool `json:"thin,omitempty"`
 
 	// Growth of kind lvm.
 	// +optional
@@ -96,6 +128,71 @@ type PoolSetSpec struct {
 	// +optional
 	// +kubebuilder:validation:Pattern=`^([0-9]{1,2}(\.[0-9]{1,2})?%|[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?)$`
 	Reserve string `json:"reserve,omitempty"`
+}
+
+// WhenFull is what happens to writes that find no room in a thin pool.
+// +kubebuilder:validation:Enum=Wait;Fail
+type WhenFull string
+
+const (
+	// WhenFullWait lets them wait for room: for a minute by the kernel's default (parameter
+	// no_space_timeout of the module dm_thin_pool), then they fail.
+	WhenFullWait WhenFull = "Wait"
+	// WhenFullFail lets them fail at once.
+	WhenFullFail WhenFull = "Fail"
+)
+
+// ThinPool is how the volumes of a pool share its room.
+type ThinPool struct {
+	// OverprovisionRatio is how many bytes may be promised to volumes for each byte that
+	// there is: 1 promises nothing that is not there.
+	// +optional
+	// +kubebuilder:default="1"
+	// +kubebuilder:validation:Pattern=`^[1-9][0-9]{0,2}(\.[0-9]{1,2})?$`
+	OverprovisionRatio string `json:"overprovisionRatio,omitempty"`
+
+	// InitialPercent of the volume group is what the thin pool's data take when it is made;
+	// the rest is taken as autoextend says. 100 takes it at once, and with it what disks
+	// bring that join later: then nothing has to happen in time.
+	// +optional
+	// +kubebuilder:default=100
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	InitialPercent int32 `json:"initialPercent,omitempty"`
+
+	// Autoextend is when the thin pool gets more of its volume group.
+	// +optional
+	// +kubebuilder:default={}
+	Autoextend Autoextend `json:"autoextend,omitempty"`
+
+	// HighWaterPercent of all the data that the thin pool can get in use is when no volume
+	// is made or grown any more, in a pool that has promised more than there is.
+	// +optional
+	// +kubebuilder:default=95
+	// +kubebuilder:validation:Minimum=50
+	// +kubebuilder:validation:Maximum=100
+	HighWaterPercent int32 `json:"highWaterPercent,omitempty"`
+
+	// WhenFull is what happens to writes that find no room.
+	// +optional
+	// +kubebuilder:default=Wait
+	WhenFull WhenFull `json:"whenFull,omitempty"`
+}
+
+// Autoextend is when a thin pool grows, and by how much.
+type Autoextend struct {
+	// ThresholdPercent of the data in use.
+	// +optional
+	// +kubebuilder:default=80
+	// +kubebuilder:validation:Minimum=50
+	// +kubebuilder:validation:Maximum=99
+	ThresholdPercent int32 `json:"thresholdPercent,omitempty"`
+	// Percent of its size that it grows by.
+	// +optional
+	// +kubebuilder:default=20
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	Percent int32 `json:"percent,omitempty"`
 }
 
 // HostpathPool is a directory of the host.
@@ -137,6 +234,10 @@ type DeviceSelector struct {
 	// Rotational true takes spinning disks only, false the others only.
 	// +optional
 	Rotational *bool `json:"rotational,omitempty"`
+	// CryptoErase true takes only disks that can delete the key they encrypt everything
+	// with (status.cryptoErase), false the others only.
+	// +optional
+	CryptoErase *bool `json:"cryptoErase,omitempty"`
 	// MinSize of a disk.
 	// +optional
 	MinSize *resource.Quantity `json:"minSize,omitempty"`
@@ -173,6 +274,12 @@ type PoolSetList struct {
 // +kubebuilder:printcolumn:name="Type",type=string,JSONPath=`.status.type`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Volumes",type=integer,priority=1,JSONPath=`.status.volumeCount`
+// +kubebuilder:printcolumn:name="Disks",type=integer,priority=1,JSONPath=`.status.diskCount`
+// +kubebuilder:printcolumn:name="Missing",type=integer,priority=1,JSONPath=`.status.missingDiskCount`
+// +kubebuilder:printcolumn:name="Data%",type=integer,priority=1,JSONPath=`.status.thin.dataPercent`
+// +kubebuilder:printcolumn:name="Meta%",type=integer,priority=1,JSONPath=`.status.thin.metadataPercent`
+// +kubebuilder:printcolumn:name="Degraded",type=integer,priority=1,JSONPath=`.status.raid.degradedVolumes`
+// +kubebuilder:printcolumn:name="Rebuilt%",type=integer,priority=1,JSONPath=`.status.raid.rebuiltPercent`
 // +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
 type Pool struct {
 	metav1.TypeMeta   `json:",inline"`
@@ -203,7 +310,7 @@ const (
 	PoolPending PoolState = "Pending"
 	// PoolHealthy can be used.
 	PoolHealthy PoolState = "Healthy"
-	// PoolDegraded misses a disk; volumes that do not need it go on.
+	// PoolDegraded misses a disk, or has volumes that do; volumes that do not need it go on.
 	PoolDegraded PoolState = "Degraded"
 	// PoolFailed cannot be used; the condition Ready says why.
 	PoolFailed PoolState = "Failed"
@@ -220,6 +327,8 @@ const (
 	ReasonForeignVG       = "ForeignVG"       // a volume group of that name is not ours
 	ReasonVGMissing       = "VGMissing"       // our volume group was proven absent
 	ReasonVGPartial       = "VGPartial"       // a disk of the volume group is missing
+	ReasonNotRedundant    = "NotRedundant"    // volumes can be carved, and some that are there have lost their redundancy
+	ReasonThinPoolFull    = "ThinPoolFull"    // the thin pool is full, or so full that nothing is admitted
 	ReasonRootUnavailable = "RootUnavailable" // the root is not what it was
 	ReasonPoolError       = "Error"           // see the message
 )
@@ -240,11 +349,23 @@ type PoolStatus struct {
 	// +optional
 	// +kubebuilder:default=false
 	ReadOnly bool `json:"readOnly"`
-	// Type is the layout, or hostpath.
+	// Type is the layout, or thin, or hostpath.
 	// +optional
 	Type string `json:"type,omitempty"`
 	// +optional
 	VolumeCount int32 `json:"volumeCount,omitempty"`
+	// DiskCount is how many disks the volume group has, those that are missing too.
+	// +optional
+	DiskCount int32 `json:"diskCount,omitempty"`
+	// MissingDiskCount is how many of them the node does not show.
+	// +optional
+	MissingDiskCount int32 `json:"missingDiskCount,omitempty"`
+	// Thin is how full the thin pool is.
+	// +optional
+	Thin *ThinPoolStatus `json:"thin,omitempty"`
+	// Raid is how redundant the volumes of a redundant layout are.
+	// +optional
+	Raid *RaidStatus `json:"raid,omitempty"`
 	// VGName and VGUUID name the volume group of kind lvm.
 	// +optional
 	VGName string `json:"vgName,omitempty"`
@@ -263,6 +384,28 @@ type PoolStatus struct {
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// ThinPoolStatus is how full a thin pool is, rounded up. It is looked at when something
+// happens to the pool, and once a minute.
+type ThinPoolStatus struct {
+	// DataPercent of Data is in use, MetadataPercent of Metadata.
+	DataPercent     int32 `json:"dataPercent"`
+	MetadataPercent int32 `json:"metadataPercent"`
+	// Data and Metadata are how large it is now.
+	Data     resource.Quantity `json:"data"`
+	Metadata resource.Quantity `json:"metadata"`
+}
+
+// RaidStatus is how redundant the volumes of a pool are.
+type RaidStatus struct {
+	// DegradedVolumes lack a disk, or have not caught up with one.
+	DegradedVolumes int32 `json:"degradedVolumes"`
+	// RebuildingVolumes are those of them that are being written anew.
+	RebuildingVolumes int32 `json:"rebuildingVolumes"`
+	// RebuiltPercent is how far the one is that has come the least far; 100 when none is
+	// being rebuilt.
+	RebuiltPercent int32 `json:"rebuiltPercent"`
 }
 
 // PoolList is a list of Pools.

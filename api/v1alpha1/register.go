@@ -24,6 +24,7 @@ func addKnownTypes(scheme *runtime.Scheme) error {
 	scheme.AddKnownTypes(GroupVersion,
 		&BlockDevice{}, &BlockDeviceList{},
 		&LocalVolume{}, &LocalVolumeList{},
+		&LocalSnapshot{}, &LocalSnapshotList{},
 		&Pool{}, &PoolList{},
 		&PoolSet{}, &PoolSetList{},
 	)

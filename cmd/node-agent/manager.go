@@ -61,10 +61,11 @@ func newManager(cfg *rest.Config, o options, log *slog.Logger) (manager.Manager,
 			ReaderFailOnMissingInformer: true,
 			DefaultTransform:            cache.TransformStripManagedFields(),
 			ByObject: map[client.Object]cache.ByObject{
-				&berth.LocalVolume{}: onThisNode,
-				&berth.BlockDevice{}: onThisNode,
-				&berth.Pool{}:        onThisNode,
-				agent.NodeMetadata(): {Field: fields.OneTermEqualSelector("metadata.name", o.nodeName)},
+				&berth.LocalVolume{}:   onThisNode,
+				&berth.LocalSnapshot{}: onThisNode,
+				&berth.BlockDevice{}:   onThisNode,
+				&berth.Pool{}:          onThisNode,
+				agent.NodeMetadata():   {Field: fields.OneTermEqualSelector("metadata.name", o.nodeName)},
 				&corev1.ConfigMap{}: {Namespaces: map[string]cache.Config{
 					o.namespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", berth.ConfigMapName)},
 				}},
@@ -75,7 +76,7 @@ func newManager(cfg *rest.Config, o options, log *slog.Logger) (manager.Manager,
 
 func newMapper() meta.RESTMapper {
 	m := meta.NewDefaultRESTMapper(nil)
-	for _, kind := range []string{"BlockDevice", "LocalVolume", "Pool", "PoolSet"} {
+	for _, kind := range []string{"BlockDevice", "LocalVolume", "LocalSnapshot", "Pool", "PoolSet"} {
 		m.Add(berth.GroupVersion.WithKind(kind), meta.RESTScopeRoot)
 	}
 	m.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)

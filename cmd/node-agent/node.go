@@ -35,7 +35,9 @@ import (
 	"github.com/berth-dev/berth/internal/ledger"
 	bmetrics "github.com/berth-dev/berth/internal/metrics"
 	"github.com/berth-dev/berth/pkg/block"
+	"github.com/berth-dev/berth/pkg/cgroup"
 	"github.com/berth-dev/berth/pkg/device"
+	"github.com/berth-dev/berth/pkg/dm"
 	"github.com/berth-dev/berth/pkg/hostexec"
 	"github.com/berth-dev/berth/pkg/lvm"
 	"github.com/berth-dev/berth/pkg/mount"
@@ -56,6 +58,8 @@ type node struct {
 	server       *csi.Server
 	registration *csi.Registration
 	monitor      *health.Monitor
+	limiter      *agent.Limiter
+	podEvents    *cgroup.Watch
 	informers    []toolscache.InformerSynced
 }
 
@@ -74,6 +78,7 @@ func (n *node) assemble(ctx context.Context) error {
 			}
 		},
 		DiskChanged: volumes.DiskChanged,
+		WipeDue:     func() { n.cleaner.Kick() }, // it is made below, before anything runs
 	})
 	if err != nil {
 		return err
@@ -88,7 +93,7 @@ func (n *node) assemble(ctx context.Context) error {
 	})
 	backends := agent.NewBackends(device.New(device.Options{
 		Registry: n.inventory, Disks: disks, Prober: block.Prober{Runner: n.host, HostRoot: n.hostRoot},
-		AfterRelease: n.cleaner.Kick, Log: n.log.With("part", "device"),
+		Log: n.log.With("part", "device"),
 	}))
 	generations, err := agent.OpenGenerations(filepath.Join(n.stateDir, "volume-groups"))
 	if err != nil {
@@ -101,10 +106,15 @@ func (n *node) assemble(ctx context.Context) error {
 		LVM: agent.LVM{
 			Client:      lvm.NewClient(n.host, lvm.DiskFlusher(n.hostRoot)),
 			Generations: generations,
+			HostRoot:    n.hostRoot,
 			Log:         n.log.With("part", "pools"),
 		},
-		Roots: agent.HostRoots{}, Log: n.log.With("part", "pools"),
+		Events: dm.Control{Root: n.hostRoot},
+		Roots:  agent.HostRoots{}, Log: n.log.With("part", "pools"),
 	})
+	if err := metrics.Registry.Register(pools); err != nil {
+		return fmt.Errorf("register the metrics of pools: %w", err)
+	}
 	if err := pools.Restore(); err != nil { //nolint:contextcheck // it has the agent's own
 		return err
 	}
@@ -113,11 +123,38 @@ func (n *node) assemble(ctx context.Context) error {
 	volumes.Carver = &agent.Carver{
 		Journal: n.ledger, Backends: backends, Formatter: mount.NewFormatter(n.host), Tools: n.host, Mounts: mount.NewMounter(n.host),
 		MachineID: n.machineID, Locks: locks,
+		Copies: &agent.Copies{Cache: n.manager.GetClient(), Ledger: n.ledger, Locks: locks, MachineID: n.machineID},
+	}
+	snapshots := &agent.SnapshotReconciler{
+		Client: n.manager.GetClient(), Backends: backends, Ledger: n.ledger, MachineID: n.machineID, Locks: locks,
+	}
+	if err := snapshots.SetupWithManager(n.manager); err != nil {
+		return err
+	}
+	known, err := n.know(ctx, backends)
+	if err != nil {
+		return err
+	}
+	if err := n.limit(volumes, known, locks); err != nil {
+		return err
 	}
 	if err := n.control(ctx, volumes, pools, backends); err != nil {
 		return err
 	}
-	return n.wireCSI(ctx, volumes, backends, locks)
+	return n.wireCSI(ctx, volumes, known, locks)
+}
+
+// know makes what finds the volumes of the node.
+func (n *node) know(ctx context.Context, backends *agent.Backends) (*agent.Volumes, error) {
+	informer, err := n.manager.GetCache().GetInformer(ctx, &berth.LocalVolume{}, cache.BlockUntilSynced(false))
+	if err != nil {
+		return nil, fmt.Errorf("watch LocalVolumes: %w", err)
+	}
+	n.informers = append(n.informers, informer.HasSynced)
+	return &agent.Volumes{
+		Ledger: n.ledger, Backends: backends, MachineID: n.machineID,
+		Cache: n.manager.GetClient(), CacheSynced: informer.HasSynced,
+	}, nil
 }
 
 // sysfs is the host's.
@@ -231,23 +268,14 @@ func (n *node) owner(ctx context.Context) (metav1.OwnerReference, error) {
 	return metav1.OwnerReference{APIVersion: "v1", Kind: "Node", Name: object.Name, UID: object.UID}, nil
 }
 
-func (n *node) wireCSI(ctx context.Context, volumes *agent.VolumeReconciler, backends *agent.Backends, locks *agent.Locks) error {
+func (n *node) wireCSI(ctx context.Context, volumes *agent.VolumeReconciler, known *agent.Volumes, locks *agent.Locks) error {
 	calls, err := bmetrics.NewCalls(metrics.Registry)
 	if err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
-	informer, err := n.manager.GetCache().GetInformer(ctx, &berth.LocalVolume{}, cache.BlockUntilSynced(false))
-	if err != nil {
-		return fmt.Errorf("watch LocalVolumes: %w", err)
-	}
-	n.informers = append(n.informers, informer.HasSynced)
 	pools, err := n.manager.GetCache().GetInformer(ctx, &berth.Pool{}, cache.BlockUntilSynced(false))
 	if err != nil {
 		return fmt.Errorf("watch Pools: %w", err)
-	}
-	known := &agent.Volumes{
-		Ledger: n.ledger, Backends: backends, MachineID: n.machineID,
-		Cache: n.manager.GetClient(), CacheSynced: informer.HasSynced,
 	}
 	n.server = &csi.Server{
 		Socket:   n.csiSocket,
@@ -262,7 +290,7 @@ func (n *node) wireCSI(ctx context.Context, volumes *agent.VolumeReconciler, bac
 					Cache: n.manager.GetClient(), PoolsSynced: pools.HasSynced,
 				},
 			},
-			released: volumes.Enqueue,
+			published: n.limiter.Published, released: volumes.Enqueue,
 		},
 		Log:      n.log.With("part", "csi"),
 		Observer: calls,
@@ -273,11 +301,12 @@ func (n *node) wireCSI(ctx context.Context, volumes *agent.VolumeReconciler, bac
 	return nil
 }
 
-// nodeService tells the reconcilers when a volume is let go, so that a deletion that
-// waits for it goes on.
+// nodeService tells when a volume is published, for its limits, and when it is let go, so
+// that a deletion that waits for it goes on.
 type nodeService struct {
 	*csi.Node
-	released func(volume string)
+	published func(ctx context.Context, volume string)
+	released  func(volume string)
 }
 
 // NodeUnstageVolume implements the CSI Node service.
@@ -313,6 +342,7 @@ func (n *node) serve(ctx context.Context) error {
 		}
 		return n.registration.Start(ctx)
 	})
+	group.Go(func() error { return n.followPods(ctx) })
 	group.Go(func() error { return n.runManager(ctx) })
 	return group.Wait()
 }

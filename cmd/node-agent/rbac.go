@@ -11,6 +11,10 @@ package main
 // +kubebuilder:rbac:groups=berth.dev,resources=localvolumes,verbs=get;list;watch;patch
 // +kubebuilder:rbac:groups=berth.dev,resources=localvolumes/status,verbs=patch
 //
+// The same of LocalSnapshots.
+// +kubebuilder:rbac:groups=berth.dev,resources=localsnapshots,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=berth.dev,resources=localsnapshots/status,verbs=patch
+//
 // Pools are made from PoolSets; their finalizer goes when they are empty.
 // +kubebuilder:rbac:groups=berth.dev,resources=poolsets,verbs=get;list;watch
 // +kubebuilder:rbac:groups=berth.dev,resources=pools,verbs=get;list;watch;create;patch

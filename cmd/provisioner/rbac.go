@@ -13,6 +13,9 @@ package main
 // +kubebuilder:rbac:groups="",resources=persistentvolumes,verbs=get;list;watch;create;patch;delete
 // +kubebuilder:rbac:groups=storage.k8s.io,resources=storageclasses,verbs=get;list;watch
 //
+// The limits of a claim that names one.
+// +kubebuilder:rbac:groups=storage.k8s.io,resources=volumeattributesclasses,verbs=get
+//
 // The library records events in the old group, the advisor in the new one.
 // +kubebuilder:rbac:groups="",resources=events,verbs=create;patch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
@@ -20,6 +23,12 @@ package main
 // LocalVolumes are created, grown (patch) and deleted. The finalizer of one whose
 // node is gone and that was never ready is removed by a patch too.
 // +kubebuilder:rbac:groups=berth.dev,resources=localvolumes,verbs=get;list;watch;create;patch;delete
+//
+// LocalSnapshots are created and deleted for csi-snapshotter.
+// +kubebuilder:rbac:groups=berth.dev,resources=localsnapshots,verbs=get;list;watch;create;delete
+//
+// What a claim is to begin as a copy of.
+// +kubebuilder:rbac:groups=snapshot.storage.k8s.io,resources=volumesnapshots;volumesnapshotcontents,verbs=get
 //
 // The advisor looks for the PoolSet of a class; GetCapacity sums up what there is,
 // and a growth looks at the free space of its pool.

@@ -60,6 +60,10 @@ func runWith(ctx context.Context, cfg *rest.Config, o options, log *slog.Logger)
 	if err != nil {
 		return err
 	}
+	live, err := client.NewWithWatch(cfg, client.Options{Scheme: mgr.GetScheme(), HTTPClient: mgr.GetHTTPClient(), Mapper: mgr.GetRESTMapper()})
+	if err != nil {
+		return fmt.Errorf("make the client of snapshots: %w", err)
+	}
 	tracker := provision.NewTracker()
 	volumes := provision.NewVolumes(mgr.GetClient(), mgr.GetAPIReader(), tracker)
 	pvs, err := provision.ViewPersistentVolumes(informers.persistentVolumes)
@@ -112,7 +116,7 @@ func runWith(ctx context.Context, cfg *rest.Config, o options, log *slog.Logger)
 			},
 			// The sidecar that leads may be beside a replica that does not.
 			BeforeController: sleeping.wake,
-			Controller:       csi.NewController(volumes, provision.Offers{Live: mgr.GetAPIReader()}, log),
+			Controller:       csi.NewController(volumes, provision.Offers{Live: mgr.GetAPIReader()}, &provision.Snapshots{Live: live}, log),
 			Log:              log.With("service", "csi"),
 			Observer:         calls,
 		},

@@ -63,7 +63,42 @@ func countSpecs(reports []types.Report) result {
 	return r
 }
 
-// words are what a spec said when it failed, and where.
+// words are what a spec said when it failed, and where: first what it reported of
+// the state it saw then, shortened; last the failure and those that followed from it.
+// A time-out says "A spec timeout occurred", and only what follows tells what the
+// spec was waiting for.
 func words(spec types.SpecReport) []string {
-	return []string{spec.FailureLocation().String(), "\n", spec.FailureMessage(), "\n"}
+	var said []string
+	for _, entry := range spec.ReportEntries {
+		if entry.Visibility == types.ReportEntryVisibilityNever {
+			continue
+		}
+		said = append(said, entry.Name+":\n", firstLines(entry.StringRepresentation(), maxEntryLines), "\n")
+	}
+	said = append(said, failureWords(spec.Failure)...)
+	for _, also := range spec.AdditionalFailures {
+		said = append(said, "after that, "+also.State.String()+":\n")
+		said = append(said, failureWords(also.Failure)...)
+	}
+	return said
+}
+
+// maxEntryLines is how much of one entry of a report is repeated.
+const maxEntryLines = 40
+
+func failureWords(failure types.Failure) []string {
+	said := []string{failure.Location.String(), "\n", failure.Message, "\n"}
+	if at := failure.ProgressReport; at.CurrentStepText != "" {
+		said = append(said, fmt.Sprintf("it was at step %q, %s\n", at.CurrentStepText, at.CurrentStepLocation))
+	}
+	return said
+}
+
+// firstLines are the first lines of a text, and how many were left out.
+func firstLines(text string, most int) string {
+	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	if len(lines) <= most {
+		return strings.Join(lines, "\n")
+	}
+	return fmt.Sprintf("%s\n(%d more lines)", strings.Join(lines[:most], "\n"), len(lines)-most)
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -130,6 +131,25 @@ func TestCountSpecs(t *testing.T) {
 			}},
 		}},
 		want: result{Passed: 1, Failed: 1, Failures: []string{"AfterSuite "}, Words: map[string][]string{"AfterSuite ": {"a.go:7", "still mounted"}}},
+	}, {
+		name: "a time-out tells what it waited for, and what it saw",
+		report: types.Report{SpecReports: types.SpecReports{{
+			LeafNodeType: types.NodeTypeIt, LeafNodeText: "works", State: types.SpecStateTimedout,
+			Failure: types.Failure{
+				Message: "A spec timeout occurred", Location: types.CodeLocation{FileName: "a.go", LineNumber: 3},
+				ProgressReport: types.ProgressReport{LeafNodeText: "works", CurrentStepText: "having one disk", CurrentStepLocation: types.CodeLocation{FileName: "a.go", LineNumber: 5}},
+			},
+			AdditionalFailures: []types.AdditionalFailure{{State: types.SpecStateFailed, Failure: types.Failure{
+				Message: "the claim to be given back", Location: types.CodeLocation{FileName: "a.go", LineNumber: 9},
+			}}},
+			ReportEntries: types.ReportEntries{
+				{Name: "state at failure", Value: types.WrapEntryValue(strings.Repeat("claim\n", 42))},
+				{Name: "hidden", Visibility: types.ReportEntryVisibilityNever, Value: types.WrapEntryValue("x")},
+			},
+		}}},
+		want: result{Failed: 1, Failures: []string{"works"}, Words: map[string][]string{"works": append(append(
+			[]string{"state at failure:"}, slices.Repeat([]string{"claim"}, 40)...),
+			"(2 more lines)", "a.go:3", "A spec timeout occurred", `it was at step "having one disk", a.go:5`, "after that, failed:", "a.go:9", "the claim to be given back")}},
 	}, {
 		name:   "a suite that failed without a failed spec",
 		report: types.Report{SuiteDescription: "e2e", SpecialSuiteFailureReasons: []string{"timed out"}},

@@ -38,7 +38,7 @@ type skip struct {
 // of a long log, which is often all that is kept of one.
 const (
 	maxFailuresTold = 5
-	maxLinesTold    = 25
+	maxLinesTold    = 60
 )
 
 // fail adds a failure and the end of what it said.

@@ -44,6 +44,8 @@ type Carver struct {
 	MachineID string
 	// Locks by volume name, shared with the CSI node service.
 	Locks *Locks
+	// Copies finds what volumes begin as copies of.
+	Copies *Copies
 }
 
 // Wish is what a LocalVolume asks for and what its status remembers.
@@ -59,6 +61,8 @@ type Wish struct {
 	Wipe        volume.WipePolicy
 	SizeBytes   int64
 	SelectDisk  func(volume.Disk) bool
+	// CopyOf is what the volume begins as a copy of; nil for an empty one.
+	CopyOf *CopyOf
 	// Adopt is the disk that is handed over with its filesystem; nil for a volume that is
 	// made.
 	Adopt *volume.Adoption
@@ -181,6 +185,9 @@ func (c *Carver) newEntry(w Wish) ledger.Entry {
 	switch {
 	case w.Adopt != nil:
 		e.Adopted, e.FSUUID = true, w.Adopt.FSUUID
+	case w.CopyOf != nil:
+		// The filesystem comes with the source, which says which it is.
+		e.Copied, e.FSUUID = true, w.FSUUID
 	case e.FSType != "":
 		e.FSUUID = w.UID
 	}
@@ -217,15 +224,13 @@ func validate(w Wish) error {
 	if w.Adopt != nil && (w.Mode != volume.ModeDevice || w.FSType == "" || w.Adopt.FSUUID == "" || w.Wipe != volume.WipeNone) {
 		return fmt.Errorf("adopt needs mode device, a filesystem, its UUID and wipe none: %w", volume.ErrInvalid)
 	}
+	if w.CopyOf != nil && (w.Mode != volume.ModeLVM || w.Adopt != nil || len(w.MkfsOptions) > 0) {
+		return fmt.Errorf("a copy needs mode lvm, and neither adopts a disk nor is formatted: %w", volume.ErrInvalid)
+	}
 	if err := mount.CheckMkfsOptions(w.FSType, w.MkfsOptions); err != nil {
 		return err
 	}
-	switch w.Wipe {
-	case volume.WipeZero, volume.WipeDiscard, volume.WipeSignatures, volume.WipeNone:
-	default:
-		return fmt.Errorf("wipe policy %q is unknown: %w", w.Wipe, volume.ErrInvalid)
-	}
-	return nil
+	return volume.CheckWipe(w.Mode, w.Wipe)
 }
 
 // verify looks whether a volume that was handed out is still there, and renews the
@@ -247,7 +252,15 @@ func (c *Carver) putIfChanged(e ledger.Entry) error {
 
 // carve asks the backend for the volume. The ledger is written first.
 func (c *Carver) carve(ctx context.Context, b volume.Backend, e ledger.Entry, w Wish, begun bool) (ledger.Entry, error) {
-	if err := c.requireMkfs(ctx, e.FSType); err != nil {
+	var from *volume.Source
+	if e.Copied {
+		source, release, err := c.Copies.open(ctx, w)
+		if err != nil {
+			return e, c.refuse(ctx, b, e, begun, fmt.Errorf("make volume %s: %w", w.Name, err))
+		}
+		defer release()
+		from, e.FSUUID = &source.Source, source.FSUUID
+	} else if err := c.requireMkfs(ctx, e.FSType); err != nil {
 		return e, c.refuse(ctx, b, e, begun, fmt.Errorf("make volume %s: %w", w.Name, err))
 	}
 	if !begun {
@@ -260,7 +273,7 @@ func (c *Carver) carve(ctx context.Context, b volume.Backend, e ledger.Entry, w 
 		}
 	}
 	rec, err := b.Create(ctx, volume.Spec{
-		ID: w.UID, Name: w.Name, SizeBytes: w.SizeBytes, Access: w.Access, SelectDisk: w.SelectDisk, Fresh: e.Fresh,
+		ID: w.UID, Name: w.Name, SizeBytes: w.SizeBytes, Access: w.Access, SelectDisk: w.SelectDisk, Fresh: e.Fresh, Source: from,
 	})
 	if err != nil {
 		return e, c.refuse(ctx, b, e, begun, fmt.Errorf("make volume %s: %w", w.Name, err))
@@ -338,7 +351,7 @@ func (c *Carver) resume(ctx context.Context, b volume.Backend, e ledger.Entry, w
 
 // finish formats where asked and writes Ready.
 func (c *Carver) finish(ctx context.Context, b volume.Backend, e ledger.Entry) (ledger.Entry, error) {
-	if e.FSType != "" && !e.Adopted {
+	if e.FSType != "" && !e.Adopted && !e.Copied {
 		if err := c.format(ctx, b, &e); err != nil {
 			return ledger.Entry{}, err
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/csi"
 	"github.com/berth-dev/berth/internal/discovery"
+	"github.com/berth-dev/berth/internal/ledger"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -38,7 +39,8 @@ var _ csi.Health = (*Health)(nil)
 
 // VolumeProblems implements csi.Health.
 func (h *Health) VolumeProblems(ctx context.Context, name string) ([]csi.Problem, error) {
-	if _, err := h.Volumes.entry(ctx, name); err != nil {
+	e, err := h.Volumes.entry(ctx, name)
+	if err != nil {
 		if errors.Is(err, volume.ErrIdentity) {
 			return []csi.Problem{{Severity: csi.Inaccessible, Reason: v1alpha1.ReasonIdentityMismatch, Message: err.Error()}}, nil
 		}
@@ -55,7 +57,36 @@ func (h *Health) VolumeProblems(ctx context.Context, name string) ([]csi.Problem
 	case err != nil:
 		return nil, err
 	}
-	return h.disksUnder(ctx, v.Location)
+	problems, err := h.told(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	disks, err := h.disksUnder(ctx, v.Location)
+	return append(problems, disks...), err
+}
+
+// told is what the volume's backend knows.
+func (h *Health) told(ctx context.Context, e ledger.Entry) (problems []csi.Problem, err error) {
+	b, err := h.Volumes.Backends.ForExisting(e.Mode, e.Pool)
+	if err != nil {
+		return nil, err
+	}
+	reporter, ok := b.(volume.HealthReporter)
+	if !ok {
+		return nil, nil
+	}
+	found, err := reporter.Problems(ctx, e.UID, *e.Record)
+	if err != nil {
+		return nil, fmt.Errorf("ask for the health of volume %s: %w", e.Name, err)
+	}
+	for _, p := range found {
+		severity := csi.Degraded
+		if p.Inaccessible {
+			severity = csi.Inaccessible
+		}
+		problems = append(problems, csi.Problem{Severity: severity, Reason: p.Reason, Message: p.Message})
+	}
+	return problems, nil
 }
 
 // disksUnder returns the failing disks that a volume stands on.

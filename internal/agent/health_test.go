@@ -47,6 +47,17 @@ func TestVolumeProblems(t *testing.T) {
 	if got := problems(); len(got) != 1 || got[0].Severity != csi.Degraded || got[0].Reason != "DiskFailing" || !strings.Contains(got[0].Message, "bd-under (/dev/sdb) is failing: its own") {
 		t.Errorf("a failing disk under it: %+v", got)
 	}
+	failing = nil
+	b, err := health.Volumes.Backends.ForExisting(volume.ModeLVM, "fast")
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := &tellingBackend{Backend: b, problems: []volume.Problem{{Reason: "NotRedundant", Message: "a disk is missing"}, {Inaccessible: true, Reason: "ThinPoolFailed", Message: "gone"}}}
+	health.Volumes.Backends.Set(PoolBackend{Name: "fast", Mode: volume.ModeLVM, Backend: told})
+	if got := problems(); len(got) != 2 || got[0] != (csi.Problem{Severity: csi.Degraded, Reason: "NotRedundant", Message: "a disk is missing"}) || got[1].Severity != csi.Inaccessible {
+		t.Errorf("told by its backend: %+v", got)
+	}
+	health.Volumes.Backends.Set(PoolBackend{Name: "fast", Mode: volume.ModeLVM, Backend: b})
 	health.Volumes.MachineID = "ffffffffffffffffffffffffffffffff"
 	if got := problems(); len(got) != 1 || got[0].Severity != csi.Inaccessible || got[0].Reason != v1alpha1.ReasonIdentityMismatch {
 		t.Errorf("on another machine: %+v", got)
@@ -66,6 +77,15 @@ func TestVolumeProblems(t *testing.T) {
 	if got := problems(); len(got) != 1 || got[0].Severity != csi.Inaccessible || got[0].Reason != "PoolUnavailable" {
 		t.Errorf("without its pool: %+v", got)
 	}
+}
+
+type tellingBackend struct {
+	volume.Backend
+	problems []volume.Problem
+}
+
+func (b *tellingBackend) Problems(context.Context, string, volume.Record) ([]volume.Problem, error) {
+	return b.problems, nil
 }
 
 func TestStorageProblems(t *testing.T) {

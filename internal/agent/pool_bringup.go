@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/pkg/lvm"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -25,10 +27,19 @@ type poolView struct {
 	record *poolRecord
 	// capacity is nil when it is not known.
 	capacity *volume.Capacity
+	// disks of the volume group, and how many of them are missing; 0 of both when that is
+	// not known.
+	disks, missingDisks int
+	// thin is nil for pools that are not, and when it is not known.
+	thin *v1alpha1.ThinPoolStatus
+	// raid is nil for pools that are not redundant, and when it is not known.
+	raid *v1alpha1.RaidStatus
+	// again is when to look again at the latest; 0 leaves it to what happens.
+	again time.Duration
 }
 
-func healthy(message string) poolView {
-	return poolView{state: v1alpha1.PoolHealthy, ready: metav1.ConditionTrue, reason: v1alpha1.ReasonPoolReady, message: message}
+func healthy() poolView {
+	return poolView{state: v1alpha1.PoolHealthy, ready: metav1.ConditionTrue, reason: v1alpha1.ReasonPoolReady, message: "volumes can be made"}
 }
 
 func pending(reason, message string) poolView {
@@ -56,7 +67,7 @@ func (r *PoolReconciler) bringUp(ctx context.Context, pool *v1alpha1.Pool, set *
 	}
 	var reserveErr error
 	if set != nil {
-		reserveErr = p.reserve.set(set.Spec.Reserve)
+		reserveErr = errors.Join(p.reserve.set(set.Spec.Reserve), p.thin.set(set.Spec.Thin))
 	}
 	var view poolView
 	switch {
@@ -107,6 +118,7 @@ func (r *PoolReconciler) recall(pool *v1alpha1.Pool, set *v1alpha1.PoolSet) (rec
 		switch {
 		case pool.Spec.Kind == v1alpha1.PoolLVM:
 			rec.VGName, rec.VGUUID, rec.Disks = groupName(name), pool.Status.VGUUID, pool.Status.BlockDevices
+			rec.Layout, rec.Thin = layoutOf(pool, set)
 			if pool.Status.VGName != "" {
 				rec.VGName = pool.Status.VGName
 			}
@@ -127,6 +139,10 @@ func (r *PoolReconciler) recall(pool *v1alpha1.Pool, set *v1alpha1.PoolSet) (rec
 		return nil, false, errors.New("the removal of the node's pool of this name was cut short when its object was taken away by force; delete this Pool to finish it")
 	case rec.Kind != pool.Spec.Kind, set != nil && set.Spec.Kind != rec.Kind:
 		return nil, false, fmt.Errorf("the node has a pool %s of kind %s: give the new PoolSet another name", name, rec.Kind)
+	case rec.Kind == v1alpha1.PoolLVM && set != nil && set.Spec.Layout != "" && lvm.Layout(set.Spec.Layout) != rec.layout():
+		return nil, false, fmt.Errorf("the node has the pool %s with layout %s: give the new PoolSet another name", name, rec.layout())
+	case rec.Kind == v1alpha1.PoolLVM && set != nil && (set.Spec.Thin != nil) != rec.Thin:
+		return nil, false, fmt.Errorf("the node has the pool %s, which is of type %s: give the new PoolSet another name", name, rec.typeName())
 	case set != nil && set.Spec.Hostpath != nil && set.Spec.Hostpath.Path != rec.Path:
 		return nil, false, fmt.Errorf("the node has the pool %s at %s: give the new PoolSet another name", name, rec.Path)
 	case rec.VGUUID != "" && pool.Status.VGUUID != "" && rec.VGUUID != pool.Status.VGUUID,
@@ -135,6 +151,19 @@ func (r *PoolReconciler) recall(pool *v1alpha1.Pool, set *v1alpha1.PoolSet) (rec
 			rec.VGUUID, rec.RootID, pool.Status.VGUUID, pool.Status.RootID, volume.ErrIdentity)
 	}
 	return rec, fresh, nil
+}
+
+// layoutOf is that of the volumes that are there, or that the PoolSet wants.
+func layoutOf(pool *v1alpha1.Pool, set *v1alpha1.PoolSet) (layout v1alpha1.PoolLayout, thin bool) {
+	switch known := pool.Status.Type; {
+	case known == typeThin:
+		return v1alpha1.LayoutLinear, true
+	case known != "":
+		return v1alpha1.PoolLayout(known), false
+	case set != nil:
+		return set.Spec.Layout, set.Spec.Thin != nil
+	}
+	return "", false
 }
 
 // backendOf makes the backend of a pool that stands; nil while there is nothing yet.

@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/discovery"
 	"github.com/berth-dev/berth/internal/ledger"
 	"github.com/berth-dev/berth/pkg/device"
 	"github.com/berth-dev/berth/pkg/volume"
@@ -34,8 +35,17 @@ type Disks interface {
 	ClaimForPool(ctx context.Context, diskName string, pool *v1alpha1.Pool) (device.Claimed, error)
 	// Claims returns every claimed disk; complete or an error.
 	Claims(ctx context.Context) ([]device.Claimed, error)
+	// Failing returns the disks that are failing.
+	Failing() []discovery.FailingDisk
 	// Release ends a claim and has the disk wiped.
 	Release(ctx context.Context, diskName, ownerUID string, policy volume.WipePolicy) (token string, err error)
+}
+
+// DeviceMapper tells of device-mapper's events; dm.Control is it.
+type DeviceMapper interface {
+	// WatchEvents calls happened after each event, until the context ends, and once at the
+	// beginning.
+	WatchEvents(ctx context.Context, happened func()) error
 }
 
 // PoolOptions of a PoolReconciler.
@@ -52,6 +62,7 @@ type PoolOptions struct {
 	Ledger   *ledger.Ledger
 	Disks    Disks
 	LVM      VolumeGroups
+	Events   DeviceMapper
 	Roots    Roots
 	Log      *slog.Logger
 }
@@ -64,6 +75,8 @@ type PoolReconciler struct {
 	records poolRecords
 	queue   queueHandle
 	written expectations
+
+	watch sync.Once
 
 	mu sync.Mutex
 	// pools that were looked at, by PoolSet.
@@ -79,9 +92,20 @@ type livePool struct {
 	// stop ends the backend's background work; nil when it has none.
 	stop    context.CancelFunc
 	reserve reserve
+	thin    thinPolicy
+	// follows is set once the pool was looked at, if the events of device-mapper are about
+	// it: it is thin or redundant.
+	follows atomic.Bool
+	// admits is whether the thin pool had room for volumes.
+	admits  atomic.Bool
 	devices devicePaths
+	// missingSince is when a disk of the volume group was first seen to be missing; zero
+	// while none is.
+	missingSince time.Time
 	// numbersWritten is when the status was last written.
 	numbersWritten time.Time
+	// last is how the pool looked last; nil before, and when it is gone.
+	last atomic.Pointer[poolView]
 	// seen is set once the PoolSet was looked at.
 	seen atomic.Bool
 }
@@ -91,6 +115,9 @@ func (p *livePool) reset() {
 	if p.stop != nil {
 		p.stop()
 	}
+	p.follows.Store(false)
+	p.missingSince = time.Time{}
+	p.last.Store(nil)
 	p.backend, p.stop = nil, nil
 	p.devices.set(nil)
 }

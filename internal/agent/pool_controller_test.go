@@ -68,70 +68,6 @@ func TestPoolNumbersAreWrittenTogether(t *testing.T) {
 	})
 }
 
-func TestPoolGrowth(t *testing.T) {
-	t.Parallel()
-	for name, tc := range map[string]struct {
-		change func(*v1alpha1.PoolSet)
-		want   []string
-	}{
-		"Auto":   {nil, []string{"a", "b"}},
-		"Manual": {func(s *v1alpha1.PoolSet) { s.Spec.Growth = v1alpha1.GrowthManual }, []string{"a"}},
-		"Manual, by name": {func(s *v1alpha1.PoolSet) {
-			s.Spec.Growth = v1alpha1.GrowthManual
-			s.Spec.DeviceSelector.Names = []string{"a", "b"}
-		}, []string{"a", "b"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			for n := 0; ; n++ {
-				h := newPoolHost(t, "a")
-				s := poolSet()
-				if tc.change != nil {
-					tc.change(s)
-				}
-				h.apply(s)
-				h.settle()
-				h.disks["b"] = &fakeDisk{}
-				h.killer.arm(n)
-				_ = h.reconcile()
-				died := h.killer.died()
-				h.start()
-				h.settle()
-				h.wantHealthy(tc.want...)
-				if !died {
-					return
-				}
-			}
-		})
-	}
-}
-
-func TestPoolWaitsForDisks(t *testing.T) {
-	t.Parallel()
-	h := newPoolHost(t)
-	h.apply(poolSet())
-	h.settle()
-	h.want(v1alpha1.PoolPending, v1alpha1.ReasonNoDisks)
-	if _, err := h.backends.ForNew(volume.ModeLVM, "fast"); err == nil {
-		t.Error("usable without disks")
-	}
-	h.disks["a"] = &fakeDisk{}
-	h.settle()
-	h.wantHealthy("a")
-}
-
-func TestForeignVolumeGroupIsLeftAlone(t *testing.T) {
-	t.Parallel()
-	h := newPoolHost(t, "a")
-	h.groups["theirs"] = &fakeGroup{name: "berth-fast", poolUID: "somebody's"}
-	h.apply(poolSet())
-	h.settle()
-	h.want(v1alpha1.PoolFailed, v1alpha1.ReasonForeignVG)
-	if len(h.groups) != 1 || h.creates != 0 {
-		t.Errorf("groups %v", h.groups)
-	}
-}
-
 // TestPoolObjectMadeAnew: etcd was restored to before the Pool was made.
 func TestPoolObjectMadeAnew(t *testing.T) {
 	t.Parallel()
@@ -187,6 +123,9 @@ func TestPoolThatIsNotWhole(t *testing.T) {
 	h.groups[vg].missing = 1
 	h.settle()
 	h.want(v1alpha1.PoolDegraded, v1alpha1.ReasonVGPartial)
+	if s := h.pool().Status; s.DiskCount != 2 || s.MissingDiskCount != 1 {
+		t.Errorf("%d disks, %d of them missing", s.DiskCount, s.MissingDiskCount)
+	}
 	if _, err := h.backends.ForExisting(volume.ModeLVM, "fast"); err != nil {
 		t.Errorf("volumes on the disks that are there do not go on: %v", err)
 	}
@@ -203,6 +142,9 @@ func TestPoolThatIsNotWhole(t *testing.T) {
 	gone.missing, h.groups[vg], h.disks["b"].missing = 0, gone, false
 	h.settle()
 	h.wantHealthy("a", "b")
+	if s := h.pool().Status; s.DiskCount != 2 || s.MissingDiskCount != 0 {
+		t.Errorf("whole again: %d disks, %d of them missing", s.DiskCount, s.MissingDiskCount)
+	}
 }
 
 func TestLostRootIsNeverMadeAnew(t *testing.T) {

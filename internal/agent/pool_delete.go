@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/pkg/device"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -90,6 +91,16 @@ func (r *PoolReconciler) empty(ctx context.Context, rec *poolRecord, p *livePool
 	return nil
 }
 
+// ownPaths are where the claimed disks of a pool are; nil when none is known.
+func ownPaths(rec *poolRecord, claims []device.Claimed) (paths []string) {
+	for _, c := range claims {
+		if c.Owner.UID == rec.PoolUID && c.Path != "" {
+			paths = append(paths, c.Path)
+		}
+	}
+	return paths
+}
+
 // dismantle removes the volume group, which lvm refuses while anybody's volume is in
 // it, and gives its disks back. Each volume was wiped as its class asked, so only the
 // disks' heads and tails remain to be cleaned.
@@ -114,12 +125,12 @@ func (r *PoolReconciler) dismantle(ctx context.Context, rec *poolRecord) error {
 	if err := r.records.save(rec); err != nil {
 		return err
 	}
-	if err := r.LVM.RemoveGroup(ctx, rec.VGUUID, rec.PoolUID); err != nil {
-		return err
-	}
 	claims, err := r.Disks.Claims(ctx)
 	if err != nil {
 		return fmt.Errorf("list its disks: %w", err)
+	}
+	if err := r.LVM.RemoveGroup(ctx, rec.VGUUID, rec.PoolUID, ownPaths(rec, claims)); err != nil {
+		return err
 	}
 	for _, c := range claims {
 		if c.Owner.UID != rec.PoolUID {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/berth-dev/berth/pkg/hostpath"
 	"github.com/berth-dev/berth/pkg/lvm"
@@ -21,7 +22,11 @@ type fakeLVM struct{ h *poolHost }
 
 func (l fakeLVM) group(uuid string) *lvm.Group {
 	g := l.h.groups[uuid]
-	return &lvm.Group{Name: g.name, UUID: uuid, MissingPVs: g.missing}
+	found := &lvm.Group{Name: g.name, UUID: uuid, MissingPVs: g.missing}
+	for _, path := range g.devices {
+		found.PVs = append(found.PVs, lvm.PhysicalVolume{Path: path})
+	}
+	return found
 }
 
 func (l fakeLVM) FindGroup(_ context.Context, poolUID string) (*lvm.Group, error) {
@@ -61,6 +66,9 @@ func (l fakeLVM) ExtendGroup(_ context.Context, uuid string, spec lvm.GroupSpec)
 	if g == nil || g.poolUID != spec.PoolUID {
 		return nil, volume.ErrIdentity
 	}
+	if g.missing > 0 && !spec.Partial {
+		return nil, volume.ErrPoolUnavailable
+	}
 	if err := l.h.killer.step(); err != nil {
 		return nil, err
 	}
@@ -72,7 +80,7 @@ func (l fakeLVM) ExtendGroup(_ context.Context, uuid string, spec lvm.GroupSpec)
 	return l.group(uuid), l.h.killer.step()
 }
 
-func (l fakeLVM) RemoveGroup(_ context.Context, uuid, poolUID string) error {
+func (l fakeLVM) RemoveGroup(_ context.Context, uuid, poolUID string, _ []string) error {
 	g := l.h.groups[uuid]
 	if g == nil {
 		return nil
@@ -114,6 +122,35 @@ func (b *fakeGroupBackend) Group(context.Context) (*lvm.Group, error) {
 		return nil, volume.ErrPoolUnavailable
 	}
 	return b.lvm.group(b.uuid), nil
+}
+
+type fakeEvents struct{}
+
+func (fakeEvents) WatchEvents(ctx context.Context, happened func()) error {
+	happened()
+	<-ctx.Done()
+	return nil
+}
+
+func (b *fakeGroupBackend) Tend(context.Context) (*lvm.ThinState, error) {
+	return b.lvm.h.thin, b.lvm.h.thinErr
+}
+
+// Mend puts what was on disks that are missing on others, as far as there are more of
+// them than the group began with.
+func (b *fakeGroupBackend) Mend(_ context.Context, o lvm.MendOptions) (*lvm.RaidState, error) {
+	h, g := b.lvm.h, b.lvm.h.groups[b.uuid]
+	state := h.raid
+	if g.missing == 0 || !o.Replace {
+		return &state, nil
+	}
+	if len(g.devices)-g.missing < 2 {
+		state.Waiting = "no disk of the pool has room"
+		return &state, nil
+	}
+	g.devices = slices.DeleteFunc(g.devices, func(path string) bool { return h.disks[strings.TrimPrefix(path, "/dev/")].missing })
+	state.Repaired, state.DroppedDevices, g.missing = 1, g.missing, 0
+	return &state, h.killer.step()
 }
 
 func (b *fakeGroupBackend) List(ctx context.Context) ([]volume.Found, error) {

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/discovery"
 	"github.com/berth-dev/berth/pkg/device"
 	"github.com/berth-dev/berth/pkg/lvm"
 	"github.com/berth-dev/berth/pkg/volume"
@@ -25,7 +26,7 @@ type VolumeGroups interface {
 	FindGroup(ctx context.Context, poolUID string) (*lvm.Group, error)
 	CreateGroup(ctx context.Context, spec lvm.GroupSpec) (*lvm.Group, error)
 	ExtendGroup(ctx context.Context, groupUUID string, spec lvm.GroupSpec) (*lvm.Group, error)
-	RemoveGroup(ctx context.Context, groupUUID, poolUID string) error
+	RemoveGroup(ctx context.Context, groupUUID, poolUID string, devices []string) error
 	// Backend returns the backend of a volume group that stands.
 	Backend(o lvm.Options) (GroupBackend, error)
 }
@@ -34,6 +35,10 @@ type VolumeGroups interface {
 type GroupBackend interface {
 	volume.Backend
 	Group(ctx context.Context) (*lvm.Group, error)
+	// Tend looks after the thin pool; nil where there is none.
+	Tend(ctx context.Context) (*lvm.ThinState, error)
+	// Mend makes redundant volumes whole again; nil where they are not.
+	Mend(ctx context.Context, o lvm.MendOptions) (*lvm.RaidState, error)
 }
 
 // LVM is the host's lvm, with a way back from what a loss of power cuts short.
@@ -41,7 +46,17 @@ type LVM struct {
 	*lvm.Client
 
 	Generations Generations
-	Log         *slog.Logger
+	// HostRoot is where this process sees the host's "/".
+	HostRoot string
+	Log      *slog.Logger
+}
+
+// CreateGroup implements VolumeGroups.
+func (l LVM) CreateGroup(ctx context.Context, spec lvm.GroupSpec) (*lvm.Group, error) {
+	if err := lvm.RemoveStaleNodes(l.HostRoot, spec.Name); err != nil {
+		return nil, err
+	}
+	return l.Client.CreateGroup(ctx, spec)
 }
 
 // Backend implements VolumeGroups.
@@ -55,8 +70,8 @@ func (l LVM) Backend(o lvm.Options) (GroupBackend, error) {
 }
 
 // RemoveGroup implements VolumeGroups.
-func (l LVM) RemoveGroup(ctx context.Context, groupUUID, poolUID string) error {
-	err := l.Client.RemoveGroup(ctx, groupUUID, poolUID)
+func (l LVM) RemoveGroup(ctx context.Context, groupUUID, poolUID string, devices []string) error {
+	err := l.Client.RemoveGroup(ctx, groupUUID, poolUID, devices)
 	if err != nil || groupUUID == "" {
 		return err
 	}
@@ -66,9 +81,13 @@ func (l LVM) RemoveGroup(ctx context.Context, groupUUID, poolUID string) error {
 func groupName(poolSet string) string { return "berth-" + poolSet }
 
 func (r *PoolReconciler) groupBackend(rec *poolRecord, p *livePool) (volume.Backend, error) {
-	b, err := r.LVM.Backend(lvm.Options{
-		GroupUUID: rec.VGUUID, GroupName: rec.VGName, Devices: p.devices.get, Reserve: p.reserve.bytes, Root: r.HostRoot,
-	})
+	o := lvm.Options{
+		GroupUUID: rec.VGUUID, GroupName: rec.VGName, Devices: p.devices.get, Reserve: p.reserve.bytes, Layout: rec.layout(), Root: r.HostRoot,
+	}
+	if rec.Thin {
+		o.Thin = p.thin.get
+	}
+	b, err := r.LVM.Backend(o)
 	if err != nil {
 		return nil, fmt.Errorf("volume group %s: %w", rec.VGName, err)
 	}
@@ -108,21 +127,37 @@ func (r *PoolReconciler) bringUpGroup(ctx context.Context, pool *v1alpha1.Pool, 
 		}
 		p.backend = b
 	}
-	joinErr := r.extendGroup(ctx, rec, members)
+	b, ok := p.backend.(GroupBackend)
+	if !ok {
+		return failed(v1alpha1.ReasonPoolError, fmt.Sprintf("pool %s is served by a %T", rec.PoolSet, p.backend)), nil
+	}
+	rebuild, err := r.rebuildOf(ctx, set, rec, b, p)
+	if err != nil {
+		return unknown(err), err
+	}
+	joinErr := r.extendGroup(ctx, rec, members, rebuild)
 	if joinErr != nil {
 		notes = append(notes, joinErr.Error())
 	} else {
 		p.devices.set(pathsOf(rec, members))
 	}
-	b, ok := p.backend.(GroupBackend)
-	if !ok {
-		return failed(v1alpha1.ReasonPoolError, fmt.Sprintf("pool %s is served by a %T", rec.PoolSet, p.backend)), nil
-	}
-	view, err := lookAtGroup(ctx, b)
+	view, err := r.lookAtGroup(ctx, rec, b, rebuild)
+	notes = append(notes, failingOf(rec, r.Disks.Failing())...)
 	if err == nil && view.ready == metav1.ConditionTrue && len(notes) > 0 {
 		view.message += "; " + strings.Join(notes, "; ")
 	}
 	return view, errors.Join(err, joinErr)
+}
+
+// failingOf says which of the pool's disks are failing. Its volumes go on: what to do is
+// the operator's decision.
+func failingOf(rec *poolRecord, failing []discovery.FailingDisk) (notes []string) {
+	for _, d := range failing {
+		if slices.Contains(rec.Disks, d.Name) {
+			notes = append(notes, fmt.Sprintf("BlockDevice %s (/dev/%s) is failing: %s", d.Name, d.KernelName, d.Message))
+		}
+	}
+	return notes
 }
 
 func unknown(err error) poolView {
@@ -151,6 +186,10 @@ func (r *PoolReconciler) gather(ctx context.Context, claimant *v1alpha1.Pool, se
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("list the usable disks: %w", err)
+	}
+	if needed := rec.layout().MinDevices(); rec.VGUUID == "" && len(members)+len(candidates) < needed {
+		// Disks that no group can be made of are left to others.
+		return members, []string{fmt.Sprintf("layout %s needs %d disks on a node, here are %d", rec.layout(), needed, len(members)+len(candidates))}, nil
 	}
 	var notes []string
 	for i := range candidates {
@@ -192,8 +231,11 @@ func (r *PoolReconciler) makeGroup(ctx context.Context, rec *poolRecord, members
 	joined := false
 	if g == nil {
 		names, paths := present(members)
-		if len(paths) == 0 {
+		if len(paths) < rec.layout().MinDevices() {
 			message := "no usable disk of this node matches spec.deviceSelector (kubectl get blockdevices -o wide)"
+			if rec.layout().MinDevices() > 1 {
+				message = "too few usable disks of this node match spec.deviceSelector (kubectl get blockdevices -o wide)"
+			}
 			return pending(v1alpha1.ReasonNoDisks, strings.Join(append([]string{message}, notes...), "; ")), false, nil
 		}
 		g, err = r.LVM.CreateGroup(ctx, lvm.GroupSpec{Name: rec.VGName, PoolUID: rec.PoolUID, PoolSet: rec.PoolSet, Devices: paths})
@@ -226,7 +268,13 @@ func groupFailure(err error) (poolView, bool, error) {
 
 // extendGroup lets those disks join that are claimed and not yet part of the group:
 // new ones, and those whose joining a crash has cut short.
-func (r *PoolReconciler) extendGroup(ctx context.Context, rec *poolRecord, members map[string]device.Claimed) error {
+func (r *PoolReconciler) extendGroup(ctx context.Context, rec *poolRecord, members map[string]device.Claimed, rebuild rebuild) error {
+	if rebuild.waits {
+		// A group that is changed while a disk is away does not know that disk any more when
+		// it comes back.
+		return nil
+	}
+
 	joining := map[string]device.Claimed{}
 	for name, c := range members {
 		if !slices.Contains(rec.Disks, name) {
@@ -238,7 +286,7 @@ func (r *PoolReconciler) extendGroup(ctx context.Context, rec *poolRecord, membe
 		return nil
 	}
 	if _, err := r.LVM.ExtendGroup(ctx, rec.VGUUID, lvm.GroupSpec{
-		Name: rec.VGName, PoolUID: rec.PoolUID, PoolSet: rec.PoolSet, Devices: paths,
+		Name: rec.VGName, PoolUID: rec.PoolUID, PoolSet: rec.PoolSet, Devices: paths, Partial: rebuild.due,
 	}); err != nil {
 		return fmt.Errorf("add the disks %s: %w", strings.Join(names, ", "), err)
 	}
@@ -269,9 +317,13 @@ func present(members map[string]device.Claimed) (names, paths []string) {
 
 // pathsOf returns the paths of the group's disks for commands to be limited to; nil,
 // which means all that lvm may see, when a disk of the group is not among the claims:
-// leaving it out would make the group look damaged.
+// leaving it out would make the group look damaged. It is empty, and not nil, when none of
+// them is there.
 func pathsOf(rec *poolRecord, members map[string]device.Claimed) []string {
-	var paths []string
+	if len(rec.Disks) == 0 {
+		return nil
+	}
+	paths := []string{}
 	for _, name := range rec.Disks {
 		c, ok := members[name]
 		if !ok {
@@ -284,8 +336,9 @@ func pathsOf(rec *poolRecord, members map[string]device.Claimed) []string {
 	return paths
 }
 
-// lookAtGroup says how the volume group looks. Nothing is ever repaired by force.
-func lookAtGroup(ctx context.Context, b GroupBackend) (poolView, error) {
+// lookAtGroup says how the volume group looks. Nothing is ever repaired by force; volumes
+// that are redundant are made whole again.
+func (r *PoolReconciler) lookAtGroup(ctx context.Context, rec *poolRecord, b GroupBackend, rebuild rebuild) (poolView, error) {
 	g, err := b.Group(ctx)
 	if errors.Is(err, volume.ErrPoolUnavailable) || errors.Is(err, volume.ErrNotFound) {
 		return failed(v1alpha1.ReasonVGMissing, err.Error()), nil
@@ -293,9 +346,21 @@ func lookAtGroup(ctx context.Context, b GroupBackend) (poolView, error) {
 	if err != nil {
 		return unknown(err), err
 	}
+	if state := g.State(); rec.layout().Redundant() && (state == lvm.StateReady || state == lvm.StatePartial) {
+		return r.lookAtRaid(ctx, rec, b, rebuild)
+	}
+	view, err := r.lookAtState(ctx, rec, b, g)
+	view.disks, view.missingDisks = len(g.PVs), g.MissingPVs
+	return view, err
+}
+
+func (r *PoolReconciler) lookAtState(ctx context.Context, rec *poolRecord, b GroupBackend, g *lvm.Group) (poolView, error) {
 	switch state := g.State(); state {
 	case lvm.StateReady:
-		return measure(ctx, b, healthy("volumes can be made"), v1alpha1.ReasonPoolError)
+		if rec.Thin {
+			return r.lookAtThinPool(ctx, rec, b)
+		}
+		return measure(ctx, b, healthy(), v1alpha1.ReasonPoolError)
 	case lvm.StatePartial:
 		view := failed(v1alpha1.ReasonVGPartial, fmt.Sprintf(
 			"%d disks of volume group %s are missing; volumes that do not need them go on, new ones are not made until the disks are back", g.MissingPVs, g.Name))

@@ -5,6 +5,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/durable"
+	"github.com/berth-dev/berth/pkg/lvm"
 )
 
 const poolRecordVersion = 1
@@ -37,6 +39,11 @@ type poolRecord struct {
 	VGUUID string `json:"vgUUID,omitempty"`
 	// Disks are the BlockDevices that are part of the volume group.
 	Disks []string `json:"disks,omitempty"`
+	// Layout of the volumes of kind lvm; empty is linear, as all were before there was
+	// another.
+	Layout v1alpha1.PoolLayout `json:"layout,omitempty"`
+	// Thin is true for volumes that share a thin pool.
+	Thin bool `json:"thin,omitempty"`
 	// Path of kind hostpath; RootID is empty until the root stands.
 	Path   string `json:"path,omitempty"`
 	RootID string `json:"rootID,omitempty"`
@@ -64,6 +71,10 @@ func (r *poolRecord) validate() error {
 		return errors.New("machineID or poolUID is empty")
 	case r.Removal != "" && (r.Kind != v1alpha1.PoolLVM || r.Removal != removalBegun && r.Removal != removalDone):
 		return fmt.Errorf("removal %q of kind %q", r.Removal, r.Kind)
+	case r.Thin && (r.Kind != v1alpha1.PoolLVM || r.layout() != lvm.LayoutLinear):
+		return fmt.Errorf("a thin pool of kind %q with layout %q", r.Kind, r.Layout)
+	case r.Layout != "" && (r.Kind != v1alpha1.PoolLVM || r.layout().Check() != nil):
+		return fmt.Errorf("layout %q of kind %q", r.Layout, r.Kind)
 	case r.Kind == v1alpha1.PoolLVM && r.VGName != "" && r.Path == "" && r.RootID == "":
 		return nil
 	case r.Kind == v1alpha1.PoolHostpath && r.Path != "" && r.VGName == "" && r.VGUUID == "" && len(r.Disks) == 0:
@@ -71,6 +82,24 @@ func (r *poolRecord) validate() error {
 	}
 	return fmt.Errorf("the fields do not fit the kind %q", r.Kind)
 }
+
+// layout of the volumes of kind lvm.
+func (r *poolRecord) layout() lvm.Layout {
+	return lvm.Layout(cmp.Or(r.Layout, v1alpha1.LayoutLinear))
+}
+
+// typeName is how users know what the pool is.
+func (r *poolRecord) typeName() string {
+	switch {
+	case r.Kind == v1alpha1.PoolHostpath:
+		return string(v1alpha1.PoolHostpath)
+	case r.Thin:
+		return typeThin
+	}
+	return string(r.layout())
+}
+
+const typeThin = "thin"
 
 func decodePoolRecord(data []byte) (*poolRecord, error) {
 	dec := json.NewDecoder(bytes.NewReader(data))

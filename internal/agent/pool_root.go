@@ -70,7 +70,7 @@ func (r *PoolReconciler) bringUpRoot(ctx context.Context, rec *poolRecord, p *li
 		}
 		p.backend = b
 	}
-	return measure(ctx, p.backend, healthy("volumes can be made"), v1alpha1.ReasonRootUnavailable)
+	return measure(ctx, p.backend, healthy(), v1alpha1.ReasonRootUnavailable)
 }
 
 // rootBackend makes the backend and starts its background work.

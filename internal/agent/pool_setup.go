@@ -27,6 +27,8 @@ const (
 	poolWorkers = 4
 	// touchDelay is how long a pool waits for more volumes before it counts again.
 	touchDelay = time.Second
+	// eventDelay is how long a thin pool waits for more events before it is looked at.
+	eventDelay = 100 * time.Millisecond
 )
 
 // SetupWithManager adds the controller of the pools. disksChanged tells of changes of

@@ -23,8 +23,8 @@ import (
 const (
 	// numbersInterval is the least time between two writes of a pool's numbers alone.
 	numbersInterval = 10 * time.Second
-	// poolRetry is how often a pool that cannot be used is looked at again without an
-	// event.
+	// poolRetry is how often a pool that cannot be used, or of which no event tells how
+	// full it is, is looked at again.
 	poolRetry = time.Minute
 )
 
@@ -40,9 +40,13 @@ func (r *PoolReconciler) publish(ctx context.Context, pool *v1alpha1.Pool, view 
 		rounded := forPeople(*view.capacity)
 		view.capacity = &rounded
 	}
+	p.last.Store(&view) // not changed from here on
 	result := reconcile.Result{}
-	if view.ready != metav1.ConditionTrue {
+	if view.ready != metav1.ConditionTrue || view.thin != nil || view.raid != nil {
 		result.RequeueAfter = poolRetry
+	}
+	if view.again > 0 {
+		result.RequeueAfter = min(view.again, poolRetry)
 	}
 	if view.capacity != nil && numbersDiffer(&pool.Status, *view.capacity) {
 		wait := time.Until(p.numbersWritten.Add(numbersInterval))
@@ -90,15 +94,21 @@ func fillStatus(pool *v1alpha1.Pool, view poolView) {
 		s.State = v1alpha1.PoolPending
 	}
 	if rec := view.record; rec != nil {
-		s.Type = string(v1alpha1.LayoutLinear)
-		if rec.Kind == v1alpha1.PoolHostpath {
-			s.Type = string(v1alpha1.PoolHostpath)
-		}
+		s.Type = rec.typeName()
 		s.Path, s.RootID = rec.Path, rec.RootID
 		s.VGName, s.VGUUID, s.BlockDevices = "", "", nil
 		if rec.VGUUID != "" {
 			s.VGName, s.VGUUID, s.BlockDevices = rec.VGName, rec.VGUUID, slices.Clone(rec.Disks)
 		}
+	}
+	if view.disks > 0 {
+		s.DiskCount, s.MissingDiskCount = int32(min(view.disks, 1<<31-1)), int32(min(view.missingDisks, 1<<31-1))
+	}
+	if view.thin != nil {
+		s.Thin = view.thin
+	}
+	if view.raid != nil {
+		s.Raid = view.raid
 	}
 	message := view.message
 	const longest = 1024

@@ -22,8 +22,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/discovery"
 	"github.com/berth-dev/berth/internal/ledger"
 	"github.com/berth-dev/berth/pkg/device"
+	"github.com/berth-dev/berth/pkg/lvm"
 	"github.com/berth-dev/berth/pkg/volume"
 	"github.com/berth-dev/berth/pkg/volume/volumetest"
 )
@@ -42,6 +44,9 @@ type poolHost struct {
 
 	disks    map[string]*fakeDisk
 	groups   map[string]*fakeGroup
+	thin     *lvm.ThinState
+	thinErr  error
+	raid     lvm.RaidState
 	creates  int
 	roots    map[string]string // marker by path; missing when the root is not mounted
 	inits    int
@@ -56,6 +61,7 @@ type fakeDisk struct {
 	owner    string
 	released bool
 	missing  bool
+	failing  string // why
 }
 
 type fakeGroup struct {
@@ -126,7 +132,7 @@ func (h *poolHost) start() {
 			},
 		}),
 		NodeName: "n1", MachineID: h.machineID, Directory: h.stateDir, Backends: h.backends, Ledger: book,
-		Disks: h, LVM: fakeLVM{h}, Roots: fakeRoots{h}, Log: slog.New(slog.DiscardHandler),
+		Disks: h, LVM: fakeLVM{h}, Roots: fakeRoots{h}, Events: fakeEvents{}, Log: slog.New(slog.DiscardHandler),
 	})
 	if err := h.pools.Restore(); err != nil {
 		h.t.Fatal(err)
@@ -176,6 +182,15 @@ func (h *poolHost) claimed(name string) device.Claimed {
 	return c
 }
 
+func (h *poolHost) Failing() (failing []discovery.FailingDisk) {
+	for name, d := range h.disks {
+		if d.failing != "" {
+			failing = append(failing, discovery.FailingDisk{Name: name, KernelName: "vd" + name, Held: d.owner != "", Message: d.failing})
+		}
+	}
+	return failing
+}
+
 func (h *poolHost) Claims(context.Context) ([]device.Claimed, error) {
 	var claims []device.Claimed
 	for name, d := range h.disks {
@@ -196,8 +211,8 @@ func (h *poolHost) Release(_ context.Context, name, owner string, policy volume.
 			h.t.Errorf("disk %s was released while it is part of %s", name, g.name)
 		}
 	}
-	if policy == volume.WipeNone {
-		h.t.Errorf("disk %s was released without a wipe", name)
+	if (policy == volume.WipeNone) != d.missing {
+		h.t.Errorf("disk %s was released with wipe %s; missing: %v", name, policy, d.missing)
 	}
 	if err := h.killer.step(); err != nil {
 		return "", err

@@ -42,6 +42,8 @@ type VolumeReconciler struct {
 	// SelectDisk turns a volume's selector into a function; nil selectors are not
 	// given to it. An error means that the selector itself is wrong.
 	SelectDisk func(*v1alpha1.DeviceSelector) (func(volume.Disk) bool, error)
+	// Limiter holds pods to the limits of their volumes.
+	Limiter *Limiter
 
 	written expectations
 	live    queueHandle
@@ -112,7 +114,7 @@ func (r *VolumeReconciler) bringUp(ctx context.Context, lv *v1alpha1.LocalVolume
 		r.stopWaiting(lv.Spec.Adopt.Device)
 	}
 	setMade(lv, e)
-	return r.grow(ctx, lv, w, e)
+	return errors.Join(r.grow(ctx, lv, w, e), r.limit(ctx, lv, e))
 }
 
 // conclude writes the status if it changed and decides when to look again.
@@ -155,13 +157,14 @@ func (r *VolumeReconciler) isSettled(lv *v1alpha1.LocalVolume) bool {
 	e, err := r.Ledger.Get(string(lv.UID))
 	rec := recordOf(lv)
 	return err == nil && e.State == ledger.Ready && e.MachineID == r.Carver.MachineID &&
-		rec != nil && e.Record.SameStorage(*rec) && e.Record.SizeBytes == rec.SizeBytes
+		rec != nil && e.Record.SameStorage(*rec) && e.Record.SizeBytes == rec.SizeBytes && r.isLimited(lv, e)
 }
 
 // finishGone ends what is left of a volume whose object is gone: nothing, unless the
 // finalizer was taken away by force.
 func (r *VolumeReconciler) finishGone(ctx context.Context, name string) error {
 	r.written.forget(name)
+	r.Limiter.Forget(name)
 	e, err := r.Ledger.ByName(name)
 	switch {
 	case errors.Is(err, ledger.ErrNotFound):
@@ -232,13 +235,16 @@ func (r *VolumeReconciler) patch(ctx context.Context, lv, base *v1alpha1.LocalVo
 // wish translates a LocalVolume.
 func (r *VolumeReconciler) wish(lv *v1alpha1.LocalVolume) (Wish, error) {
 	w := wishOf(lv)
+	if err := r.requireLimits(lv); err != nil {
+		return w, err
+	}
 	if lv.Spec.DeviceSelector == nil || w.Mode != volume.ModeDevice {
 		return w, nil
 	}
 	selects, err := r.SelectDisk(lv.Spec.DeviceSelector)
 	if err != nil {
 		err = fmt.Errorf("spec.deviceSelector: %w: %w", err, volume.ErrInvalid)
-		if _, e := r.Ledger.Get(string(lv.UID)); errors.Is(e, ledger.ErrNotFound) && recordOf(lv) == nil {
+		if r.isUnknown(lv) {
 			err = fmt.Errorf("%w: %w", errRefused, err)
 		}
 		return w, err
@@ -257,6 +263,9 @@ func wishOf(lv *v1alpha1.LocalVolume) Wish {
 	}
 	if w.Wipe == "" {
 		w.Wipe = volume.WipeZero
+	}
+	if s := lv.Spec.Source; s != nil {
+		w.CopyOf = &CopyOf{Snapshot: s.Kind == v1alpha1.SourceSnapshot, Name: s.Name, UID: string(s.UID)}
 	}
 	if a := lv.Spec.Adopt; a != nil {
 		w.Adopt = &volume.Adoption{Disk: a.Device, FSType: lv.Spec.FSType, FSUUID: a.FilesystemUUID}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/ledger"
+	"github.com/berth-dev/berth/pkg/cgroup"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -37,6 +38,7 @@ func classify(err error) failure {
 			{ErrPoolNotFound, v1alpha1.ReasonPoolNotFound},
 			{volume.ErrToolMissing, v1alpha1.ReasonToolMissing},
 			{volume.ErrInvalid, v1alpha1.ReasonInvalid},
+			{cgroup.ErrNotEnforceable, v1alpha1.ReasonNotEnforceable},
 		} {
 			if errors.Is(err, f.sentinel) {
 				return failure{metav1.ConditionFalse, f.reason, true}
@@ -44,6 +46,8 @@ func classify(err error) failure {
 		}
 	}
 	switch {
+	case errors.Is(err, cgroup.ErrNotEnforceable):
+		return failure{metav1.ConditionFalse, v1alpha1.ReasonNotEnforceable, true}
 	case errors.Is(err, volume.ErrNotAdoptable):
 		return failure{metav1.ConditionFalse, v1alpha1.ReasonNotAdoptable, true}
 	case errors.Is(err, volume.ErrIdentity), errors.Is(err, volume.ErrNotBlank), errors.Is(err, volume.ErrExists):
@@ -71,7 +75,7 @@ func isFinal(lv *v1alpha1.LocalVolume) bool {
 		return false
 	}
 	switch c.Reason {
-	case v1alpha1.ReasonNoSpace, v1alpha1.ReasonPoolNotFound, v1alpha1.ReasonToolMissing, v1alpha1.ReasonInvalid:
+	case v1alpha1.ReasonNoSpace, v1alpha1.ReasonPoolNotFound, v1alpha1.ReasonToolMissing, v1alpha1.ReasonInvalid, v1alpha1.ReasonNotEnforceable:
 		return true
 	}
 	return false

@@ -8,8 +8,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -23,6 +25,8 @@ import (
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/ledger"
+	"github.com/berth-dev/berth/pkg/cgroup"
+	"github.com/berth-dev/berth/pkg/cgroup/cgrouptest"
 	"github.com/berth-dev/berth/pkg/mount"
 	"github.com/berth-dev/berth/pkg/volume"
 	"github.com/berth-dev/berth/pkg/volume/volumetest"
@@ -86,6 +90,8 @@ type host struct {
 	machineID string
 	mounts    []string
 	disks     volume.Backend // of mode device; nil for memory
+	groups    *cgrouptest.Tree
+	follows   atomic.Int64
 
 	// the present process
 	agent    *VolumeReconciler
@@ -103,6 +109,13 @@ func newHost(t *testing.T, mode volume.Mode, objects ...client.Object) *host {
 		memory: volumetest.NewMemory(volumetest.MemoryOptions{Dir: t.TempDir(), Mode: mode, TotalBytes: 64 * mib, Remains: mode == volume.ModeLVM}),
 		api: fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).
 			WithStatusSubresource(&v1alpha1.LocalVolume{}, &v1alpha1.Pool{}).Build(),
+		groups: cgrouptest.New([]string{"cpu", "io", "memory"}, "253:3"),
+	}
+	h.groups.Fail = func(verb, _ string) error {
+		if verb == "write" {
+			return h.killer.step()
+		}
+		return nil
 	}
 	h.memory.SetHook(func(context.Context, volumetest.Step) error { return h.killer.step() })
 	h.start()
@@ -142,7 +155,15 @@ func (h *host) start() {
 			return nil, fmt.Errorf("bad glob: %w", volume.ErrInvalid)
 		},
 	}
+	known := &Volumes{Ledger: book, Backends: h.backends, MachineID: h.machineID, Cache: h.api, CacheSynced: func() bool { return true }}
+	h.agent.Limiter = &Limiter{
+		Ledger: killableJournal{book, h.killer}, Locate: known.Locate, Devices: h,
+		Pods: cgroup.NewPods(h.groups), Events: h, Locks: h.agent.Carver.Locks, Failed: h.agent.Doubt, Log: slog.New(slog.DiscardHandler),
+	}
 }
+
+// Follow implements PodEvents.
+func (h *host) Follow(string) error { h.follows.Add(1); return nil }
 
 func (h *host) write(f func() error) error {
 	if err := h.killer.step(); err != nil {
@@ -165,6 +186,11 @@ func (h *host) LookPath(_ context.Context, name string) (string, error) {
 
 // MountsOf implements Mounts.
 func (h *host) MountsOf(context.Context, string) ([]string, error) { return h.mounts, nil }
+
+// DeviceNumber implements Devices.
+func (h *host) DeviceNumber(context.Context, string) (major, minor uint32, err error) {
+	return 253, 3, nil
+}
 
 // killableJournal is the ledger with a step before and after each write.
 type killableJournal struct {

@@ -50,7 +50,7 @@ func (v *Volumes) Locate(ctx context.Context, name string) (csi.Volume, error) {
 		return csi.Volume{}, fmt.Errorf("volume %s: %w", name, err)
 	}
 	return csi.Volume{
-		Name: e.Name, UID: e.UID, Mode: e.Mode, Access: e.Access, FSType: e.FSType, FSUUID: e.FSUUID, Location: loc,
+		Name: e.Name, UID: e.UID, Mode: e.Mode, Access: e.Access, FSType: e.FSType, FSUUID: e.FSUUID, Copied: e.Copied, Location: loc,
 	}, nil
 }
 

@@ -24,14 +24,24 @@ import (
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
-// LocalVolumes creates, deletes, grows and lists LocalVolumes.
+// LocalVolumes creates, deletes, grows, limits and lists LocalVolumes.
 // internal/provision.Volumes implements it.
 type LocalVolumes interface {
 	Ensure(ctx context.Context, req provision.Request) (*berth.LocalVolume, error)
 	Delete(ctx context.Context, name string) error
 	Grow(ctx context.Context, name string, sizeBytes int64) (*berth.LocalVolume, error)
+	Limit(ctx context.Context, name string, limits *berth.VolumeLimits) (*berth.LocalVolume, error)
 	Find(ctx context.Context, name string) (*berth.LocalVolume, error)
 	List() []*berth.LocalVolume
+}
+
+// Snapshots takes, finds and deletes LocalSnapshots. internal/provision.Snapshots
+// implements it.
+type Snapshots interface {
+	Ensure(ctx context.Context, name string, lv *berth.LocalVolume) (*berth.LocalSnapshot, error)
+	Delete(ctx context.Context, name string) error
+	Find(ctx context.Context, name string) (*berth.LocalSnapshot, error)
+	List(ctx context.Context) ([]berth.LocalSnapshot, error)
 }
 
 // Offers tells what the nodes could still make. internal/provision.Offers
@@ -51,29 +61,39 @@ type Offers interface {
 type Controller struct {
 	csi.UnimplementedControllerServer
 
-	volumes LocalVolumes
-	offers  Offers
-	log     *slog.Logger
-	busy    busyVolumes
+	volumes   LocalVolumes
+	offers    Offers
+	snapshots Snapshots
+	log       *slog.Logger
+	busy      busyVolumes
 }
 
 var _ csi.ControllerServer = (*Controller)(nil)
 
-// NewController returns the service.
-func NewController(volumes LocalVolumes, offers Offers, log *slog.Logger) *Controller {
-	return &Controller{volumes: volumes, offers: offers, log: log}
+// NewController returns the service. Without snapshots (nil) it says that it has none, and
+// makes no copies.
+func NewController(volumes LocalVolumes, offers Offers, snapshots Snapshots, log *slog.Logger) *Controller {
+	return &Controller{volumes: volumes, offers: offers, snapshots: snapshots, log: log}
 }
 
 // ControllerGetCapabilities says what is served.
 func (c *Controller) ControllerGetCapabilities(context.Context, *csi.ControllerGetCapabilitiesRequest) (*csi.ControllerGetCapabilitiesResponse, error) {
 	response := &csi.ControllerGetCapabilitiesResponse{}
-	for _, kind := range []csi.ControllerServiceCapability_RPC_Type{
+	kinds := []csi.ControllerServiceCapability_RPC_Type{
 		csi.ControllerServiceCapability_RPC_CREATE_DELETE_VOLUME,
 		csi.ControllerServiceCapability_RPC_LIST_VOLUMES,
 		csi.ControllerServiceCapability_RPC_GET_CAPACITY,
 		csi.ControllerServiceCapability_RPC_EXPAND_VOLUME,
+		csi.ControllerServiceCapability_RPC_MODIFY_VOLUME,
 		csi.ControllerServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
-	} {
+	}
+	if c.snapshots != nil {
+		kinds = append(kinds,
+			csi.ControllerServiceCapability_RPC_CREATE_DELETE_SNAPSHOT,
+			csi.ControllerServiceCapability_RPC_LIST_SNAPSHOTS,
+			csi.ControllerServiceCapability_RPC_CLONE_VOLUME)
+	}
+	for _, kind := range kinds {
 		response.Capabilities = append(response.Capabilities, &csi.ControllerServiceCapability{
 			Type: &csi.ControllerServiceCapability_Rpc{Rpc: &csi.ControllerServiceCapability_RPC{Type: kind}},
 		})
@@ -198,6 +218,7 @@ func csiVolume(lv *berth.LocalVolume) *csi.Volume {
 		CapacityBytes:      lv.Spec.SizeBytes,
 		VolumeContext:      provision.VolumeAttributes(lv),
 		AccessibleTopology: []*csi.Topology{{Segments: map[string]string{berth.TopologyKeyNode: lv.Spec.NodeName}}},
+		ContentSource:      contentSource(lv.Spec.Source),
 	}
 	if lv.Status.Capacity != nil {
 		v.CapacityBytes = lv.Status.Capacity.Value()

@@ -42,10 +42,13 @@ func withoutMetadata(params map[string]string) map[string]string {
 type creation struct {
 	name       string
 	params     provision.Parameters
+	limits     *berth.VolumeLimits
 	access     berth.VolumeMode
 	leastBytes int64
 	limitBytes int64 // 0 is no limit
 	nodes      []string
+	// copyOf is nil for an empty volume.
+	copyOf *csi.VolumeContentSource
 }
 
 // CreateVolume makes a volume on the first of the preferred or requisite nodes
@@ -68,6 +71,9 @@ func (c *Controller) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequ
 		return c.same(ctx, existing, want)
 	case err != nil && !errors.Is(err, volume.ErrNotFound):
 		return nil, err
+	}
+	if want.copyOf != nil {
+		return c.createCopy(ctx, want, req.GetName())
 	}
 	nodes, err := c.candidates(ctx, want)
 	if err != nil {
@@ -98,17 +104,20 @@ func parseCreation(req *csi.CreateVolumeRequest) (creation, error) {
 	if len(req.GetVolumeCapabilities()) == 0 {
 		return want, fmt.Errorf("%w: volume_capabilities is missing", volume.ErrInvalid)
 	}
-	if req.GetVolumeContentSource() != nil {
-		return want, fmt.Errorf("%w: volumes from snapshots or other volumes are not supported", volume.ErrInvalid)
-	}
-	if len(req.GetMutableParameters()) > 0 {
-		return want, fmt.Errorf("%w: there are no mutable parameters", volume.ErrInvalid)
+	if want.copyOf = req.GetVolumeContentSource(); want.copyOf != nil && want.copyOf.GetSnapshot() == nil && want.copyOf.GetVolume() == nil {
+		return want, fmt.Errorf("%w: volume_content_source names neither a snapshot nor a volume", volume.ErrInvalid)
 	}
 	params, err := provision.ParseParameters(withoutMetadata(req.GetParameters()))
 	if err != nil {
 		return want, err
 	}
 	want.params = params
+	if want.limits, err = provision.ParseLimits(withoutMetadata(req.GetMutableParameters())); err != nil {
+		return want, err
+	}
+	if err := provision.CheckLimits(params.Mode, want.limits); err != nil {
+		return want, err
+	}
 	if err := want.setUse(req.GetVolumeCapabilities()); err != nil {
 		return want, err
 	}
@@ -181,6 +190,7 @@ func (w *creation) setNodes(requirement *csi.TopologyRequirement) error {
 
 func (w *creation) request(node, csiName string) provision.Request {
 	spec := w.params.Spec(node, w.leastBytes, w.access)
+	spec.Limits = w.limits
 	req := provision.Request{Name: w.name, Spec: spec, Labels: provision.Labels(spec)}
 	if csiName != w.name {
 		req.Annotations = map[string]string{annotationCSIName: csiName}
@@ -214,13 +224,21 @@ func (c *Controller) same(ctx context.Context, existing *berth.LocalVolume, want
 	have := existing.Spec
 	size := csiVolume(existing).GetCapacityBytes()
 	var differs string
-	switch spec := want.params.Spec(have.NodeName, want.leastBytes, want.access); {
+	spec := want.params.Spec(have.NodeName, want.leastBytes, want.access)
+	if want.copyOf != nil {
+		spec.FSType, spec.MkfsOptions = have.FSType, have.MkfsOptions // those of its source
+	}
+	switch {
 	case have.ClaimRef != nil:
 		differs = "it belongs to a claim"
+	case !sameSource(have.Source, want.copyOf):
+		differs = "it began as a copy of something else"
 	case len(want.nodes) > 0 && !slices.Contains(want.nodes, have.NodeName):
 		differs = "it is on node " + have.NodeName
 	case have.Mode != spec.Mode || have.Pool != spec.Pool || have.VolumeMode != spec.VolumeMode || have.FSType != spec.FSType || have.Wipe != spec.Wipe || !slices.Equal(have.MkfsOptions, spec.MkfsOptions):
 		differs = fmt.Sprintf("it is of mode %s, pool %q, volume mode %s, filesystem %q, wipe %s", have.Mode, have.Pool, have.VolumeMode, have.FSType, have.Wipe)
+	case !provision.SameLimits(have.Limits, want.limits):
+		differs = "it has other limits"
 	case size < want.leastBytes || want.limitBytes > 0 && size > want.limitBytes:
 		differs = fmt.Sprintf("it has %d bytes", size)
 	}

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	berth "github.com/berth-dev/berth/api/v1alpha1"
 	berthcsi "github.com/berth-dev/berth/internal/csi"
@@ -41,7 +42,7 @@ func newController(t *testing.T) (*berthcsi.Controller, *provisiontest.Cluster, 
 	t.Helper()
 	c := provisiontest.New(t, pool("node1", 10*gib), pool("node2", 20*gib))
 	agents := map[string]*provisiontest.Agent{"node1": c.NewAgent(t, "node1", 10*gib), "node2": c.NewAgent(t, "node2", 20*gib)}
-	return berthcsi.NewController(c.Volumes, provision.Offers{Live: c.Client}, slog.New(slog.DiscardHandler)), c, agents
+	return berthcsi.NewController(c.Volumes, provision.Offers{Live: c.Client}, nil, slog.New(slog.DiscardHandler)), c, agents
 }
 
 func timeout(t *testing.T) context.Context {
@@ -111,7 +112,11 @@ func TestCreateVolumeRefusesWithTheRightCode(t *testing.T) {
 		"too large for a node": {func(r *csi.CreateVolumeRequest) { on("node1")(r); r.CapacityRange.RequiredBytes = 15 * gib }, codes.ResourceExhausted},
 		"too large for any":    {func(r *csi.CreateVolumeRequest) { r.CapacityRange.RequiredBytes = 50 * gib }, codes.ResourceExhausted},
 		"too large for both":   {func(r *csi.CreateVolumeRequest) { on("node1", "node2")(r); r.CapacityRange.RequiredBytes = 50 * gib }, codes.ResourceExhausted},
-		"mutable parameters":   {func(r *csi.CreateVolumeRequest) { r.MutableParameters = map[string]string{"iops": "1"} }, codes.InvalidArgument},
+		"unknown limit":        {func(r *csi.CreateVolumeRequest) { r.MutableParameters = map[string]string{"iops": "1"} }, codes.InvalidArgument},
+		"hostpath with a limit": {func(r *csi.CreateVolumeRequest) {
+			r.Parameters["mode"] = "hostpath"
+			r.MutableParameters = map[string]string{"readIOPS": "1"}
+		}, codes.InvalidArgument},
 		"hostpath with block": {func(r *csi.CreateVolumeRequest) {
 			r.Parameters["mode"] = "hostpath"
 			r.VolumeCapabilities[0].AccessType = &csi.VolumeCapability_Block{}
@@ -183,6 +188,8 @@ func TestCreateVolumeIsIdempotent(t *testing.T) {
 		"smaller": {func(r *csi.CreateVolumeRequest) {
 			r.CapacityRange = &csi.CapacityRange{RequiredBytes: 1, LimitBytes: gib - 1}
 		}, codes.AlreadyExists},
+		"other limits":     {func(r *csi.CreateVolumeRequest) { r.MutableParameters = map[string]string{"readIOPS": "1"} }, codes.AlreadyExists},
+		"no limits":        {func(r *csi.CreateVolumeRequest) { r.MutableParameters = map[string]string{"readIOPS": "max"} }, codes.OK},
 		"other filesystem": {func(r *csi.CreateVolumeRequest) { r.VolumeCapabilities[0].GetMount().FsType = "xfs" }, codes.AlreadyExists},
 		"other node":       {on("node1"), codes.AlreadyExists},
 	} {
@@ -369,5 +376,63 @@ func TestListVolumesPages(t *testing.T) {
 	}
 	if _, err := controller.ListVolumes(timeout(t), &csi.ListVolumesRequest{MaxEntries: -1}); code(err) != codes.InvalidArgument {
 		t.Errorf("negative: %v", err)
+	}
+}
+
+func TestControllerModifyVolume(t *testing.T) {
+	t.Parallel()
+	controller, c, agents := newController(t)
+	made, err := controller.CreateVolume(timeout(t), create("vol", on("node1"), func(r *csi.CreateVolumeRequest) {
+		r.MutableParameters = map[string]string{"writeBandwidth": "1Mi", "csi.storage.k8s.io/pvc/name": "data"}
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := made.GetVolume().GetVolumeId()
+	limits := func() *berth.VolumeLimits {
+		lv := &berth.LocalVolume{}
+		if err := c.Backdoor.Get(t.Context(), client.ObjectKey{Name: id}, lv); err != nil {
+			t.Fatal(err)
+		}
+		return lv.Spec.Limits
+	}
+	before := &berth.VolumeLimits{WriteBytesPerSecond: 1 << 20}
+	if got := limits(); !provision.SameLimits(got, before) {
+		t.Errorf("made with %+v", got)
+	}
+	modify := func(id string, params map[string]string) error {
+		_, err := controller.ControllerModifyVolume(timeout(t), &csi.ControllerModifyVolumeRequest{VolumeId: id, MutableParameters: params})
+		return err
+	}
+	for name, test := range map[string]struct {
+		id     string
+		params map[string]string
+		want   codes.Code
+	}{
+		"no volume":      {"", map[string]string{"readIOPS": "5"}, codes.InvalidArgument},
+		"unknown volume": {"other", map[string]string{"readIOPS": "5"}, codes.NotFound},
+		"not an ID":      {"Not/An ID", map[string]string{"readIOPS": "5"}, codes.NotFound},
+		"unknown key":    {id, map[string]string{"IOPS": "5"}, codes.InvalidArgument},
+		"zero":           {id, map[string]string{"readIOPS": "0"}, codes.InvalidArgument},
+	} {
+		if err := modify(test.id, test.params); code(err) != test.want {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	agents["node1"].CannotLimit(true)
+	if err := modify(id, map[string]string{"readIOPS": "5"}); code(err) != codes.InvalidArgument {
+		t.Errorf("a node that cannot limit: %v", err)
+	}
+	if got := limits(); !provision.SameLimits(got, before) {
+		t.Errorf("what was refused left %+v", got)
+	}
+	agents["node1"].CannotLimit(false)
+	for range 2 {
+		if err := modify(id, map[string]string{"readIOPS": "5", "csi.storage.k8s.io/pvc/name": "data"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := limits(); !provision.SameLimits(got, &berth.VolumeLimits{ReadIOPS: 5}) {
+		t.Errorf("became %+v", got)
 	}
 }

@@ -95,7 +95,7 @@ func (n *Node) filesystemProblems(ctx context.Context, path string) ([]Problem, 
 	}
 	if c.Errors > 0 {
 		problems = append(problems, Problem{Degraded, "FilesystemErrors", fmt.Sprintf(
-			"the filesystem has met %d errors since it was last checked; it is checked when the volume is mounted the next time", c.Errors)})
+			"the filesystem has counted %d errors; ext4 is checked when the volume is mounted the next time, btrfs by a scrub (btrfs device stats says what they were)", c.Errors)})
 	}
 	return problems, nil
 }

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
@@ -61,8 +62,13 @@ func (n *Node) stageFilesystem(ctx context.Context, v Volume, use usage, path st
 			return err
 		}
 	}
+	options := use.options
+	if v.Copied && v.FSType == mount.XFS {
+		// xfs mounts no UUID twice (xfs(5)).
+		options = append(slices.Clone(options), "nouuid")
+	}
 	err = n.Mounter.Mount(ctx, mount.Filesystem{
-		Device: v.Location.Device, Target: path, FSType: v.FSType, Options: use.options,
+		Device: v.Location.Device, Target: path, FSType: v.FSType, Options: options,
 	})
 	if err != nil {
 		return err

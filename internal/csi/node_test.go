@@ -102,7 +102,7 @@ func newNode(t *testing.T, v csi.Volume) *nodeBench {
 
 func filesystemVolume(t *testing.T, fsType string) (csi.Volume, *mounttest.Loop) {
 	t.Helper()
-	size := map[string]int64{mount.Ext4: 64 * mib, mount.XFS: 320 * mib}[fsType]
+	size := map[string]int64{mount.Ext4: 64 * mib, mount.XFS: 320 * mib, mount.Btrfs: 128 * mib}[fsType]
 	loop := mounttest.LoopDevice(t, size)
 	err := mount.NewFormatter(mounttest.Here(t)).Format(t.Context(), mount.FormatRequest{
 		Device: loop.Path, FSType: fsType, UUID: fsUUID, NeverFormatted: true,
@@ -173,6 +173,7 @@ func TestNodeLifeOfAVolume(t *testing.T) {
 	}{
 		{"ext4", func(t *testing.T) csi.Volume { v, _ := filesystemVolume(t, mount.Ext4); return v }, mountCapability(writer, "noatime", "discard")},
 		{"xfs", func(t *testing.T) csi.Volume { v, _ := filesystemVolume(t, mount.XFS); return v }, mountCapability(writer, "noatime")},
+		{"btrfs", func(t *testing.T) csi.Volume { v, _ := filesystemVolume(t, mount.Btrfs); return v }, mountCapability(writer, "noatime", "compress=zstd")},
 		{"hostpath", directoryVolume, mountCapability(writer, "noatime")},
 		{"block", blockVolume, blockCapability()},
 	}
@@ -199,7 +200,11 @@ func TestNodeLifeOfAVolume(t *testing.T) {
 				t.Fatal(err)
 			}
 			stats, err := b.NodeGetVolumeStats(ctx, &csispec.NodeGetVolumeStatsRequest{VolumeId: name, VolumePath: b.target})
-			if err != nil || stats.GetUsage()[0].GetTotal() <= 0 || len(stats.GetUsage()) != 2 && v.Access == volume.AccessFilesystem {
+			usages := 2 // bytes and inodes
+			if v.Access == volume.AccessBlock || v.FSType == mount.Btrfs {
+				usages = 1
+			}
+			if err != nil || stats.GetUsage()[0].GetTotal() <= 0 || len(stats.GetUsage()) != usages {
 				t.Errorf("stats %v, %v", stats, err)
 			}
 			grown, err := b.NodeExpandVolume(ctx, &csispec.NodeExpandVolumeRequest{VolumeId: name, VolumePath: b.target})
@@ -390,7 +395,13 @@ func TestNodeBusyVolumeIsAborted(t *testing.T) {
 // A volume that grew while nobody had it mounted is grown when it is staged, and
 // one that grows in use by NodeExpandVolume.
 func TestNodeGrows(t *testing.T) {
-	v, loop := filesystemVolume(t, mount.XFS)
+	for _, fsType := range []string{mount.XFS, mount.Btrfs} {
+		t.Run(fsType, func(t *testing.T) { testNodeGrows(t, fsType) })
+	}
+}
+
+func testNodeGrows(t *testing.T, fsType string) {
+	v, loop := filesystemVolume(t, fsType)
 	b := newNode(t, v)
 	size := func() int64 {
 		stats, err := b.NodeGetVolumeStats(t.Context(), &csispec.NodeGetVolumeStatsRequest{VolumeId: name, VolumePath: b.staging})

@@ -31,6 +31,9 @@ type Volume struct {
 	// FSType and FSUUID of the filesystem that was made when the volume was carved;
 	// empty for block volumes and in mode hostpath.
 	FSType, FSUUID string
+	// Copied: the filesystem has the UUID of the one that it is a copy of, which may be
+	// mounted on the node too.
+	Copied bool
 	// Location right now.
 	Location volume.Location
 }

@@ -64,6 +64,7 @@ func asDisk(bd *v1alpha1.BlockDevice) volume.Disk {
 	return volume.Disk{
 		Name: bd.Name, Path: s.Path, Links: slices.Clone(s.DevLinks), SizeBytes: s.SizeBytes, Model: s.Model, Serial: s.Serial,
 		Transport: s.Transport, Rotational: s.Rotational, Weak: s.Identity != nil && s.Identity.Quality == v1alpha1.IdentityWeak,
+		CryptoErase: s.CryptoErase,
 	}
 }
 

@@ -219,6 +219,8 @@ func TestMatches(t *testing.T) {
 		{"another transport", &v1alpha1.DeviceSelector{Transports: []string{"nvme"}}, false},
 		{"solid", &v1alpha1.DeviceSelector{Rotational: &no}, true},
 		{"spinning", &v1alpha1.DeviceSelector{Rotational: &yes}, false},
+		{"erased by a key", &v1alpha1.DeviceSelector{CryptoErase: &yes}, false},
+		{"not erased by a key", &v1alpha1.DeviceSelector{CryptoErase: &no}, true},
 		{"as large as the least", &v1alpha1.DeviceSelector{MinSize: quantity("8Gi")}, true},
 		{"too small", &v1alpha1.DeviceSelector{MinSize: quantity("9Gi")}, false},
 		{"as large as the most", &v1alpha1.DeviceSelector{MaxSize: quantity("8Gi")}, true},

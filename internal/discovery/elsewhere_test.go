@@ -226,3 +226,53 @@ func TestHolderIsToldWhenItsDiskGoes(t *testing.T) {
 		t.Errorf("told %q, want twice", told)
 	}
 }
+
+// Whoever gives a disk back, its wipe is begun then, and when it comes back.
+func TestWipeIsDue(t *testing.T) {
+	t.Parallel()
+	host := newFakeHost(t)
+	host.addDisk("vdb", "A", 16, 1<<30)
+	inv := newTestInventory(t, host, newFakeClient(t))
+	due := 0
+	inv.opts.WipeDue = func() { due++ }
+	inv.start(t)
+	name, ctx := nameOf("A"), t.Context()
+	want := func(n int, when string) {
+		t.Helper()
+		if due != n {
+			t.Errorf("%s: a wipe was due %d times, want %d", when, due, n)
+		}
+	}
+	pool := device.Owner{UID: "uid-1", Name: "fast-node1", Kind: device.OwnerPool}
+	if _, err := inv.Claim(ctx, name, pool); err != nil {
+		t.Fatal(err)
+	}
+	want(0, "claimed")
+	token, err := inv.Release(ctx, name, pool.UID, volume.WipeSignatures)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(1, "released by a pool")
+	inv.walk(t)
+	if err := inv.FinishWipe(ctx, name, token, false, "it would not"); err != nil {
+		t.Fatal(err)
+	}
+	inv.walk(t)
+	want(1, "tried in vain: the cleaner tries again by itself")
+	host.removeDisk("vdb")
+	inv.walk(t)
+	want(1, "pulled out")
+	host.addDisk("vdz", "A", 400, 1<<30)
+	inv.walk(t)
+	want(2, "back")
+	if err := inv.FinishWipe(ctx, name, token, true, ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := inv.Claim(ctx, name, pool); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := inv.Release(ctx, name, pool.UID, volume.WipeNone); err != nil {
+		t.Fatal(err)
+	}
+	want(2, "given back as it is")
+}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -25,6 +26,8 @@ type examination struct {
 	offset int64
 	// found is what libblkid makes of what is there.
 	found block.Content
+	// cryptoErase is true when the disk can be erased by its key.
+	cryptoErase bool
 	// volumeGroup that an LVM member says it is part of.
 	volumeGroup string
 	// err is why nothing is known; probeErr why only the offset is known.
@@ -127,11 +130,16 @@ func (x *examiner) read(ctx context.Context, d *block.Device) *examination {
 	if err != nil {
 		return &examination{err: err}
 	}
+	// One that does not answer is one that cannot: it can be read and written all the same.
+	erasable := false
+	if strings.HasPrefix(d.KernelName, "nvme") {
+		erasable, _ = block.CryptoErasable(file)
+	}
 	offset, blank, err := block.Blank(file, size)
 	if err != nil || blank {
-		return &examination{blank: blank && err == nil, err: err}
+		return &examination{blank: blank && err == nil, cryptoErase: erasable, err: err}
 	}
-	e := &examination{offset: offset}
+	e := &examination{offset: offset, cryptoErase: erasable}
 	// What libblkid knows lies where Blank has read (block.EdgeBytes): a blank disk
 	// needs no program to be started.
 	e.found, e.probeErr = x.prober.Probe(ctx, d.Path)

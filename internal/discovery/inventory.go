@@ -49,7 +49,8 @@ type Informers interface {
 	GetInformer(ctx context.Context, object client.Object, opts ...cache.InformerGetOption) (cache.Informer, error)
 }
 
-// Options of an Inventory. All but HolderChanged, Registerer and SysRoot are needed.
+// Options of an Inventory. All but HolderChanged, DiskChanged, WipeDue, Registerer and
+// SysRoot are needed.
 type Options struct {
 	// NodeName is the name of the Node object.
 	NodeName string
@@ -73,6 +74,9 @@ type Options struct {
 	// HolderChanged is called when a disk that somebody holds has come or gone; nil
 	// calls nobody.
 	HolderChanged func(holder v1alpha1.BlockDeviceClaimRef)
+	// WipeDue is called when a disk was released and is to be wiped, by whomever it was
+	// held, and when such a disk came back; nil for nobody. It must not block.
+	WipeDue func()
 	// DiskChanged is called when something else was written of a disk that nobody holds;
 	// nil calls nobody.
 	DiskChanged func(name string)

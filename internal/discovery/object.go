@@ -89,6 +89,9 @@ func describe(bd *v1alpha1.BlockDevice, f *facts, v verdict, machineID, parent s
 	s.Vendor, s.Model, s.Serial, s.FirmwareRevision = d.Vendor, d.Model, d.Serial, d.FirmwareRevision
 	s.WWN = firstOf(d.WWN, d.NGUID, d.EUI64)
 	s.Rotational, s.Removable, s.ReadOnly = d.Rotational, d.Removable, d.ReadOnly
+	if f.content != nil && f.content.err == nil {
+		s.CryptoErase = f.content.cryptoErase
+	}
 	s.Parent = parent
 	s.LastSeen = f.lastSeen()
 	if held {

@@ -124,10 +124,8 @@ func (inv *Inventory) look(ctx context.Context, bd *v1alpha1.BlockDevice) (*fact
 
 // Release implements device.Registry.
 func (inv *Inventory) Release(ctx context.Context, diskName, ownerUID string, policy volume.WipePolicy) (string, error) {
-	switch policy {
-	case volume.WipeZero, volume.WipeDiscard, volume.WipeSignatures, volume.WipeNone:
-	default:
-		return "", fmt.Errorf("release BlockDevice %s with wipe policy %q: %w", diskName, policy, volume.ErrInvalid)
+	if err := volume.CheckWipe(volume.ModeDevice, policy); err != nil {
+		return "", fmt.Errorf("release BlockDevice %s: %w", diskName, err)
 	}
 	written, err := inv.change(ctx, diskName, func(bd *v1alpha1.BlockDevice) (bool, error) {
 		if bd.Spec.ClaimRef == nil || string(bd.Spec.ClaimRef.UID) != ownerUID {
@@ -175,7 +173,7 @@ func (inv *Inventory) FinishWipe(ctx context.Context, diskName, token string, cl
 		inv.forgetContent(diskName)
 		unclaim(bd)
 		f.spec, f.status = bd.Spec, bd.Status
-		f.content = &examination{blank: true} // as read back by the cleaner
+		f.content = &examination{blank: true, cryptoErase: bd.Status.CryptoErase} // as read back by the cleaner
 		describe(bd, f, judge(f), inv.opts.MachineID, "")
 		return true, nil
 	})

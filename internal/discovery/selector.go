@@ -43,6 +43,7 @@ func SelectDisk(sel *v1alpha1.DeviceSelector) (func(volume.Disk) bool, error) {
 			matchesOne(sel.Serials, d.Serial) && matchesOne(sel.Models, d.Model) &&
 			matchesOne(sel.Paths, append([]string{d.Path}, d.Links...)...) &&
 			(len(sel.Transports) == 0 || slices.Contains(sel.Transports, d.Transport)) &&
+			(sel.CryptoErase == nil || *sel.CryptoErase == d.CryptoErase) &&
 			(sel.Rotational == nil || *sel.Rotational == d.Rotational) &&
 			(sel.MinSize == nil || d.SizeBytes >= sel.MinSize.Value()) &&
 			(sel.MaxSize == nil || d.SizeBytes <= sel.MaxSize.Value())

@@ -157,10 +157,19 @@ func (inv *Inventory) store(ctx context.Context, name string, old, desired *v1al
 	if inv.opts.HolderChanged != nil && desired.Spec.ClaimRef != nil && (old == nil || old.Status.State != desired.Status.State) {
 		inv.opts.HolderChanged(*desired.Spec.ClaimRef)
 	}
+	if inv.opts.WipeDue != nil && wipeDue(desired) && (old == nil || !wipeDue(old)) {
+		inv.opts.WipeDue()
+	}
 	if inv.opts.DiskChanged != nil && stateOf(desired) != device.StateClaimed {
 		inv.opts.DiskChanged(desired.Name)
 	}
 	return desired, nil
+}
+
+// wipeDue reports whether a disk is there and may be wiped.
+func wipeDue(bd *v1alpha1.BlockDevice) bool {
+	s := &bd.Status
+	return s.ClaimState == v1alpha1.ClaimStateReleased && s.State == v1alpha1.DeviceActive && s.Wipe != nil && s.Wipe.Token != ""
 }
 
 // stored takes in how a write has ended.

@@ -69,6 +69,13 @@ type Entry struct {
 	// it is never formatted and never wiped.
 	Adopted bool `json:"adopted,omitempty"`
 
+	// Copied is true when the volume began as a copy of another one, or of a snapshot, and
+	// has its filesystem from there: it is never formatted.
+	Copied bool `json:"copied,omitempty"`
+
+	// Limits that the pods are held to that have the volume; nil for none.
+	Limits *volume.Limits `json:"limits,omitempty"`
+
 	// Record is what the backend made; nil while Carving, and while Deleting a
 	// volume that was never recorded.
 	Record *volume.Record `json:"record,omitempty"`
@@ -77,6 +84,14 @@ type Entry struct {
 // Formatted reports whether a filesystem was finished in the volume and may have
 // been handed out.
 func (e Entry) Formatted() bool { return e.State == Ready && e.FSType != "" }
+
+// LimitsOrNone are the volume's limits, zero where it has none.
+func (e Entry) LimitsOrNone() volume.Limits {
+	if e.Limits == nil {
+		return volume.Limits{}
+	}
+	return *e.Limits
+}
 
 var uidPattern = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 
@@ -123,13 +138,17 @@ func (e Entry) validate() error {
 	if (e.FSType == "") != (e.FSUUID == "") {
 		bad("fsType %q with fsUUID %q", e.FSType, e.FSUUID)
 	}
-	switch e.Wipe {
-	case volume.WipeZero, volume.WipeDiscard, volume.WipeSignatures, volume.WipeNone:
-	default:
-		bad("wipe %q is unknown", e.Wipe)
+	if err := volume.CheckWipe(e.Mode, e.Wipe); err != nil {
+		bad("%v", err)
 	}
 	if e.Adopted && (e.Mode != volume.ModeDevice || e.FSType == "" || e.Wipe != volume.WipeNone || e.State == Formatting) {
 		bad("adopted in mode %s with fsType %q, wipe %s and state %s", e.Mode, e.FSType, e.Wipe, e.State)
+	}
+	if e.Copied && (e.Mode != volume.ModeLVM || e.Adopted || e.State == Formatting) {
+		bad("copied in mode %s and state %s (adopted: %v)", e.Mode, e.State, e.Adopted)
+	}
+	if e.Limits != nil && (e.Mode == volume.ModeHostpath || e.Limits.IsZero() || !e.Limits.Valid()) {
+		bad("limits %+v in mode %s", *e.Limits, e.Mode)
 	}
 	switch e.State {
 	case Carving:

@@ -217,9 +217,12 @@ func (l *Ledger) Remove(uid string) error {
 	return nil
 }
 
-// clone keeps callers from changing what is remembered through the record's
-// pointers.
+// clone keeps callers from changing what is remembered through the pointers.
 func clone(e Entry) Entry {
+	if e.Limits != nil {
+		limits := *e.Limits
+		e.Limits = &limits
+	}
 	if e.Record == nil {
 		return e
 	}

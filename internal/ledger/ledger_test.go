@@ -198,13 +198,46 @@ func TestCallersCannotChangeWhatIsRemembered(t *testing.T) {
 	t.Parallel()
 	l := open(t, t.TempDir())
 	e := entry(ledger.Ready)
+	e.Limits = &volume.Limits{ReadIOPS: 1}
 	if err := l.Put(e); err != nil {
 		t.Fatal(err)
 	}
-	e.Record.LVM.LVUUID = "changed"
+	e.Record.LVM.LVUUID, e.Limits.ReadIOPS = "changed", 2
 	got, err := l.Get(uid1)
-	if err != nil || got.Record.LVM.LVUUID != "lvu" {
+	if err != nil || got.Record.LVM.LVUUID != "lvu" || got.LimitsOrNone() != (volume.Limits{ReadIOPS: 1}) {
 		t.Fatalf("got %+v, %v", got, err)
+	}
+}
+
+func TestLimits(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := open(t, dir)
+	e := entry(ledger.Ready)
+	for _, limits := range []*volume.Limits{{ReadIOPS: 1}, {WriteBytesPerSecond: 1 << 40, WriteIOPS: 7}, nil} {
+		e.Limits = limits
+		if err := l.Put(e); err != nil {
+			t.Fatal(err)
+		}
+		got, err := open(t, dir).Get(uid1)
+		if err != nil || !reflect.DeepEqual(got.Limits, limits) {
+			t.Errorf("got %+v, %v, want %+v", got.Limits, err, limits)
+		}
+	}
+	directory := entry(ledger.Carving)
+	directory.Mode, directory.FSType, directory.FSUUID = volume.ModeHostpath, "", ""
+	for name, bad := range map[string]struct {
+		entry  ledger.Entry
+		limits volume.Limits
+	}{
+		"that limit nothing": {e, volume.Limits{}},
+		"below nothing":      {e, volume.Limits{ReadIOPS: 1, WriteBytesPerSecond: -1}},
+		"of a directory":     {directory, volume.Limits{ReadIOPS: 1}},
+	} {
+		bad.entry.Limits = &bad.limits
+		if _, err := ledger.Encode(bad.entry); err == nil || !strings.Contains(err.Error(), "limits") {
+			t.Errorf("limits %s: %v", name, err)
+		}
 	}
 }
 
@@ -247,6 +280,13 @@ func FuzzDecode(f *testing.F) {
 		}
 		f.Add(data)
 	}
+	limited := entry(ledger.Ready)
+	limited.Limits = &volume.Limits{ReadIOPS: 100}
+	data, err := ledger.Encode(limited)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(data)
 	f.Add([]byte(`{"schemaVersion":1}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		e, err := ledger.Decode(data)

@@ -5,6 +5,7 @@ package provision
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -191,8 +192,18 @@ func (a *Advisor) judgeCapacity(ctx context.Context, claim *corev1.PersistentVol
 	if left := capacityGrace - a.now().Sub(youngest); left > 0 {
 		return problem{}, left, nil
 	}
-	return problem{key: "no space", text: fmt.Sprintf("no node has free space for StorageClass %q (mode %s%s); kubectl get %s shows why",
-		class.Name, params.Mode, ofPool(params.Pool), whereSpaceIs(params.Mode))}, 0, nil
+	text := fmt.Sprintf("no node has free space for StorageClass %q (mode %s%s); kubectl get %s shows why",
+		class.Name, params.Mode, ofPool(params.Pool), whereSpaceIs(params.Mode))
+	if params.DeviceSelector != nil {
+		// Its free disks may well be there, and none be meant.
+		wanted, err := json.Marshal(params.DeviceSelector)
+		if err != nil {
+			return problem{}, 0, fmt.Errorf("write the deviceSelector of StorageClass %s: %w", class.Name, err)
+		}
+		text = fmt.Sprintf("no node has a free disk as StorageClass %q wants it (deviceSelector %s); kubectl get %s shows what the disks are, and why those in use are",
+			class.Name, wanted, whereSpaceIs(params.Mode))
+	}
+	return problem{key: "no space", text: text}, 0, nil
 }
 
 func (a *Advisor) now() time.Time {

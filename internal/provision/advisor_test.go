@@ -87,6 +87,13 @@ func TestAdvisorSaysEachProblemOnce(t *testing.T) {
 			objects: []client.Object{poolSet("fast", berth.PoolLVM)},
 			says:    []string{`no node has free space for StorageClass "fast" (mode lvm, pool fast)`, "kubectl get pools"},
 		},
+		"no disk is meant": {
+			claim: func(c *corev1.PersistentVolumeClaim) { c.CreationTimestamp = old },
+			class: func(c *storagev1.StorageClass) {
+				c.CreationTimestamp, c.Parameters = old, map[string]string{"mode": "device", "wipe": "cryptoErase"}
+			},
+			says: []string{`no node has a free disk as StorageClass "fast" wants it (deviceSelector {"cryptoErase":true})`, "kubectl get blockdevices"},
+		},
 		"not yet published": {
 			claim:   func(c *corev1.PersistentVolumeClaim) { c.CreationTimestamp = metav1.Now() },
 			objects: []client.Object{poolSet("fast", berth.PoolLVM)},

@@ -36,14 +36,10 @@ func CheckClaim(claim *corev1.PersistentVolumeClaim, params Parameters) error {
 	if claim.Spec.Selector != nil {
 		return refuse("the claim has a selector, which picks among existing PersistentVolumes; remove spec.selector to get a new volume")
 	}
-	if claim.Spec.VolumeAttributesClassName != nil && *claim.Spec.VolumeAttributesClassName != "" {
-		return refuse("the claim names VolumeAttributesClass %q, and Berth has no attributes to modify; remove spec.volumeAttributesClassName",
-			*claim.Spec.VolumeAttributesClassName)
-	}
 	if params.Mode == berth.ModeHostpath && VolumeModeOf(claim) == berth.VolumeBlock {
 		return refuse("mode hostpath has no block volumes; use a class of mode lvm or device, or volumeMode: Filesystem")
 	}
-	return checkSource(claim)
+	return nil
 }
 
 // CheckSize refuses requests of nothing and of more than can be counted.
@@ -115,15 +111,4 @@ func SourceOf(claim *corev1.PersistentVolumeClaim) (Source, string) {
 	default:
 		return SourceOther, kind + " " + name
 	}
-}
-
-// checkSource refuses the sources that Berth would have to serve and cannot.
-func checkSource(claim *corev1.PersistentVolumeClaim) error {
-	switch source, name := SourceOf(claim); source {
-	case SourceSnapshot:
-		return refuse("restoring VolumeSnapshot %q into a new volume is not supported by this version of Berth; remove spec.dataSource to get an empty volume", name)
-	case SourceClone:
-		return refuse("cloning PersistentVolumeClaim %q is not supported by this version of Berth; remove spec.dataSource to get an empty volume", name)
-	}
-	return nil
 }

@@ -70,7 +70,7 @@ func (e *Failure) Unwrap() error {
 		return volume.ErrNoSpace
 	case berth.ReasonToolMissing:
 		return volume.ErrToolMissing
-	case berth.ReasonInvalid:
+	case berth.ReasonInvalid, berth.ReasonNotEnforceable:
 		return volume.ErrInvalid
 	case berth.ReasonMissing:
 		return volume.ErrNotFound

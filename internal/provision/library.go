@@ -65,7 +65,8 @@ func NewLibrary(ctx context.Context, o LibraryOptions) (*Library, error) {
 			return nil, err
 		}
 	}
-	claims, pvs := &nudgedInformer{SharedIndexInformer: o.Claims}, &nudgedInformer{SharedIndexInformer: o.PersistentVolumes}
+	claims := &claimInformer{nudgedInformer: nudgedInformer{SharedIndexInformer: o.Claims}}
+	pvs := &nudgedInformer{SharedIndexInformer: o.PersistentVolumes}
 	l := &Library{log: o.Log}
 	l.controller = controller.NewProvisionController(l.contextWithLog(ctx), o.Client, berth.DriverName, o.Provisioner,
 		// The library's own election ends the process by os.Exit and never gives the

@@ -22,11 +22,11 @@ const (
 	ParameterMode = "mode"
 	// ParameterPool names a PoolSet. Required in the modes lvm and hostpath.
 	ParameterPool = "pool"
-	// ParameterFSType is ext4 or xfs, the key that every CSI driver shares.
+	// ParameterFSType is ext4, xfs or btrfs, the key that every CSI driver shares.
 	ParameterFSType = reservedPrefix + "fstype"
 	// ParameterMkfsOptions are options of mkfs, as on a command line.
 	ParameterMkfsOptions = "mkfsOptions"
-	// ParameterWipe is zero, discard, signatures or none.
+	// ParameterWipe is zero, discard, cryptoErase, signatures or none.
 	ParameterWipe = "wipe"
 	// ParameterDeviceSelector is the YAML or JSON text of a DeviceSelector.
 	ParameterDeviceSelector = "deviceSelector"
@@ -41,8 +41,8 @@ const defaultFSType = "ext4"
 var (
 	allowedParameters = []string{ParameterMode, ParameterPool, ParameterFSType, ParameterMkfsOptions, ParameterWipe, ParameterDeviceSelector}
 	allowedModes      = []string{string(berth.ModeLVM), string(berth.ModeDevice), string(berth.ModeHostpath)}
-	allowedFSTypes    = []string{"ext4", "xfs"}
-	allowedWipes      = []string{string(berth.WipeZero), string(berth.WipeDiscard), string(berth.WipeSignatures), string(berth.WipeNone)}
+	allowedFSTypes    = []string{"ext4", "xfs", "btrfs"}
+	allowedWipes      = []string{string(berth.WipeZero), string(berth.WipeDiscard), string(berth.WipeCryptoErase), string(berth.WipeSignatures), string(berth.WipeNone)}
 
 	// aliases are what other drivers call the same thing.
 	aliases = map[string]string{
@@ -134,10 +134,30 @@ func ParseParameters(params map[string]string) (Parameters, error) {
 			out.DeviceSelector = selector
 		}
 	}
+	problems = append(problems, out.requireCryptoErase()...)
 	if len(problems) > 0 {
 		return Parameters{}, refuse("%s", strings.Join(problems, "; "))
 	}
 	return out, nil
+}
+
+// requireCryptoErase narrows the disks to those that can be erased as the class wants:
+// otherwise one would be taken that nobody could have after the first volume.
+func (p *Parameters) requireCryptoErase() (problems []string) {
+	switch {
+	case p.Wipe != berth.WipeCryptoErase:
+		return nil
+	case p.Mode != berth.ModeDevice:
+		return []string{fmt.Sprintf("parameter %s: %s is for mode device: only a whole disk has a key of its own", ParameterWipe, p.Wipe)}
+	case p.DeviceSelector == nil:
+		p.DeviceSelector = &berth.DeviceSelector{}
+	}
+	if given := p.DeviceSelector.CryptoErase; given != nil && !*given {
+		return []string{fmt.Sprintf("parameter %s: cryptoErase is false, and %s is %s", ParameterDeviceSelector, ParameterWipe, p.Wipe)}
+	}
+	yes := true
+	p.DeviceSelector.CryptoErase = &yes
+	return nil
 }
 
 // checkPool says what is wrong with the pool in a known mode.

@@ -21,7 +21,7 @@ import (
 func TestParseParameters(t *testing.T) {
 	t.Parallel()
 	size := resource.MustParse("100Gi")
-	flash := false
+	flash, yes := false, true
 	tests := map[string]struct {
 		params map[string]string
 		want   provision.Parameters
@@ -56,6 +56,12 @@ func TestParseParameters(t *testing.T) {
 			params: map[string]string{"mode": "hostpath", "pool": "local", "wipe": "none"},
 			want:   provision.Parameters{Mode: berth.ModeHostpath, Pool: "local", Wipe: berth.WipeNone},
 		},
+		"device erased by its key": {
+			params: map[string]string{"mode": "device", "wipe": "cryptoErase"},
+			want: provision.Parameters{
+				Mode: berth.ModeDevice, FSType: "ext4", Wipe: berth.WipeCryptoErase, DeviceSelector: &berth.DeviceSelector{CryptoErase: &yes},
+			},
+		},
 		"device with selector": {
 			params: map[string]string{"mode": "device", "deviceSelector": "rotational: false\nminSize: 100Gi\n"},
 			want: provision.Parameters{
@@ -70,18 +76,20 @@ func TestParseParameters(t *testing.T) {
 				DeviceSelector: &berth.DeviceSelector{Models: []string{"FAST*"}},
 			},
 		},
-		"nothing":           {params: nil, refused: []string{`"mode" is missing`, "lvm, device, hostpath"}},
-		"unknown mode":      {params: map[string]string{"mode": "zfs"}, refused: []string{`unknown mode "zfs"`, "one of lvm, device, hostpath"}},
-		"misspelt mode":     {params: map[string]string{"mode": "LVM", "pool": "fast"}, refused: []string{`unknown mode "LVM"`, `did you mean "lvm"?`}},
-		"lvm without pool":  {params: map[string]string{"mode": "lvm"}, refused: []string{`"pool" is missing`, "PoolSet"}},
-		"bad pool name":     {params: map[string]string{"mode": "lvm", "pool": "Fast Pool"}, refused: []string{`"Fast Pool" cannot be the name`}},
-		"device with pool":  {params: map[string]string{"mode": "device", "pool": "fast"}, refused: []string{"pool has no meaning in mode device", "deviceSelector"}},
-		"hostpath + fstype": {params: map[string]string{"mode": "hostpath", "pool": "l", "csi.storage.k8s.io/fstype": "ext4"}, refused: []string{"no meaning in mode hostpath"}},
-		"unknown fstype":    {params: map[string]string{"mode": "device", "csi.storage.k8s.io/fstype": "ext3"}, refused: []string{`unknown filesystem "ext3"`, `did you mean "ext4"?`, "ext4, xfs"}},
-		"unknown wipe":      {params: map[string]string{"mode": "device", "wipe": "zeros"}, refused: []string{`unknown policy "zeros"`, `did you mean "zero"?`}},
-		"misspelt key":      {params: map[string]string{"mode": "device", "wype": "none"}, refused: []string{`"wype" is not known; did you mean "wipe"?`, "allowed are mode, pool,"}},
-		"plain fstype":      {params: map[string]string{"mode": "device", "fsType": "xfs"}, refused: []string{`"fsType" is not known; did you mean "csi.storage.k8s.io/fstype"?`}},
-		"far from any key":  {params: map[string]string{"mode": "device", "replicaCount": "3"}, refused: []string{`"replicaCount" is not known; allowed`}},
+		"nothing":                    {params: nil, refused: []string{`"mode" is missing`, "lvm, device, hostpath"}},
+		"unknown mode":               {params: map[string]string{"mode": "zfs"}, refused: []string{`unknown mode "zfs"`, "one of lvm, device, hostpath"}},
+		"misspelt mode":              {params: map[string]string{"mode": "LVM", "pool": "fast"}, refused: []string{`unknown mode "LVM"`, `did you mean "lvm"?`}},
+		"lvm without pool":           {params: map[string]string{"mode": "lvm"}, refused: []string{`"pool" is missing`, "PoolSet"}},
+		"bad pool name":              {params: map[string]string{"mode": "lvm", "pool": "Fast Pool"}, refused: []string{`"Fast Pool" cannot be the name`}},
+		"device with pool":           {params: map[string]string{"mode": "device", "pool": "fast"}, refused: []string{"pool has no meaning in mode device", "deviceSelector"}},
+		"hostpath + fstype":          {params: map[string]string{"mode": "hostpath", "pool": "l", "csi.storage.k8s.io/fstype": "ext4"}, refused: []string{"no meaning in mode hostpath"}},
+		"unknown fstype":             {params: map[string]string{"mode": "device", "csi.storage.k8s.io/fstype": "ext3"}, refused: []string{`unknown filesystem "ext3"`, `did you mean "ext4"?`, "ext4, xfs"}},
+		"unknown wipe":               {params: map[string]string{"mode": "device", "wipe": "zeros"}, refused: []string{`unknown policy "zeros"`, `did you mean "zero"?`}},
+		"misspelt key":               {params: map[string]string{"mode": "device", "wype": "none"}, refused: []string{`"wype" is not known; did you mean "wipe"?`, "allowed are mode, pool,"}},
+		"a key of a logical volume":  {params: map[string]string{"mode": "lvm", "pool": "fast", "wipe": "cryptoErase"}, refused: []string{"cryptoErase is for mode device"}},
+		"a key of disks without one": {params: map[string]string{"mode": "device", "wipe": "cryptoErase", "deviceSelector": "cryptoErase: false"}, refused: []string{"cryptoErase is false"}},
+		"plain fstype":               {params: map[string]string{"mode": "device", "fsType": "xfs"}, refused: []string{`"fsType" is not known; did you mean "csi.storage.k8s.io/fstype"?`}},
+		"far from any key":           {params: map[string]string{"mode": "device", "replicaCount": "3"}, refused: []string{`"replicaCount" is not known; allowed`}},
 		"secret": {
 			params:  map[string]string{"mode": "device", "csi.storage.k8s.io/node-stage-secret-name": "s"},
 			refused: []string{`"csi.storage.k8s.io/node-stage-secret-name": Berth uses no secrets`},

@@ -121,12 +121,28 @@ func (p *Provisioner) provision(ctx context.Context, options controller.Provisio
 	if err := CheckClaim(claim, params); err != nil {
 		return nil, controller.ProvisioningFinished, err
 	}
-	node, err := nodeFor(options.SelectedNodeName, class)
+	limits, err := p.limitsOf(ctx, claim, params.Mode)
 	if err != nil {
 		return nil, controller.ProvisioningFinished, err
 	}
+	copied, err := p.originOf(ctx, claim)
+	if err != nil {
+		return nil, controller.ProvisioningFinished, err
+	}
+	node := ""
+	if copied == nil {
+		if node, err = nodeFor(options.SelectedNodeName, class); err != nil {
+			return nil, controller.ProvisioningFinished, err
+		}
+	}
 	request := requestFor(options.PVName, node, claim, class, params)
-	request.GiveUp = options.SelectedNodeName != ""
+	request.Spec.Limits = limits
+	request.GiveUp = options.SelectedNodeName != "" && copied == nil
+	if copied != nil {
+		if err := copied.Fill(&request.Spec); err != nil {
+			return nil, controller.ProvisioningFinished, err
+		}
+	}
 
 	lv, err := p.volumes.Ensure(ctx, request)
 	var other *conflict
@@ -134,7 +150,8 @@ func (p *Provisioner) provision(ctx context.Context, options controller.Provisio
 		lv, err = p.settleConflict(ctx, other, request)
 	}
 	if err != nil {
-		return nil, stateAfter(err, options.SelectedNodeName != ""), describe(err, class, params)
+		// For a copy there is no other node to try.
+		return nil, stateAfter(err, options.SelectedNodeName != "" && copied == nil), describe(err, class, params)
 	}
 	p.hand(options.PVName)
 	return persistentVolume(options.PVName, claim, class, lv), controller.ProvisioningFinished, nil
@@ -245,6 +262,8 @@ func describe(err error, class *storagev1.StorageClass, params Parameters) error
 			err, class.Name, params.Pool, params.Pool)
 	case berth.ReasonToolMissing:
 		return fmt.Errorf("%w; install it on the host", err)
+	case berth.ReasonNotEnforceable:
+		return fmt.Errorf("%w; another node is tried if one fits", err)
 	case berth.ReasonInvalid:
 		return refuse("%v", err)
 	}

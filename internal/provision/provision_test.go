@@ -151,7 +151,6 @@ func TestProvisionRefuses(t *testing.T) {
 	t.Parallel()
 	block := corev1.PersistentVolumeBlock
 	group := "snapshot.storage.k8s.io"
-	silver := "silver"
 	immediate := storagev1.VolumeBindingImmediate
 	tests := map[string]struct {
 		class func(*storagev1.StorageClass)
@@ -171,7 +170,6 @@ func TestProvisionRefuses(t *testing.T) {
 		"beyond counts": {claim: func(c *corev1.PersistentVolumeClaim) {
 			c.Spec.Resources.Requests["storage"] = resource.MustParse("10Ei")
 		}, says: []string{"more than any disk"}},
-		"attributes": {claim: func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeAttributesClassName = &silver }, says: []string{`"silver"`}},
 		"hostpath block": {
 			class: func(c *storagev1.StorageClass) {
 				c.Parameters = map[string]string{"mode": "hostpath", "pool": "local"}
@@ -179,17 +177,12 @@ func TestProvisionRefuses(t *testing.T) {
 			claim: func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeMode = &block },
 			says:  []string{"hostpath has no block volumes"},
 		},
-		"snapshot": {
+		"another namespace's snapshot": {
 			claim: func(c *corev1.PersistentVolumeClaim) {
-				c.Spec.DataSource = &corev1.TypedLocalObjectReference{APIGroup: &group, Kind: "VolumeSnapshot", Name: "monday"}
+				elsewhere := "elsewhere"
+				c.Spec.DataSourceRef = &corev1.TypedObjectReference{APIGroup: &group, Kind: "VolumeSnapshot", Name: "monday", Namespace: &elsewhere}
 			},
-			says: []string{`VolumeSnapshot "monday"`, "not supported"},
-		},
-		"clone": {
-			claim: func(c *corev1.PersistentVolumeClaim) {
-				c.Spec.DataSourceRef = &corev1.TypedObjectReference{Kind: "PersistentVolumeClaim", Name: "other"}
-			},
-			says: []string{`PersistentVolumeClaim "other"`, "not supported"},
+			says: []string{`VolumeSnapshot "monday" of namespace "elsewhere"`, "not supported"},
 		},
 		"binds immediately": {class: func(c *storagev1.StorageClass) { c.VolumeBindingMode = &immediate }, node: "-", says: []string{"WaitForFirstConsumer"}},
 	}

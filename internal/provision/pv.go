@@ -69,6 +69,7 @@ func persistentVolume(name string, claim *corev1.PersistentVolumeClaim, class *s
 			StorageClassName:              class.Name,
 			MountOptions:                  class.MountOptions,
 			VolumeMode:                    &mode,
+			VolumeAttributesClassName:     attributesClass(claim),
 			PersistentVolumeSource: corev1.PersistentVolumeSource{
 				CSI: &corev1.CSIPersistentVolumeSource{
 					Driver:           berth.DriverName,
@@ -90,4 +91,13 @@ func persistentVolume(name string, claim *corev1.PersistentVolumeClaim, class *s
 			},
 		},
 	}
+}
+
+// attributesClass is the one whose limits the volume was made with: the claim's name is
+// immutable until it is bound, and does not bind to a PersistentVolume of another.
+func attributesClass(claim *corev1.PersistentVolumeClaim) *string {
+	if name := claim.Spec.VolumeAttributesClassName; name != nil && *name != "" {
+		return name
+	}
+	return nil
 }

@@ -194,6 +194,10 @@ func difference(cur *berth.LocalVolume, req Request) (how string, foreign bool) 
 		return fmt.Sprintf("its filesystem is %q, not %q", have.FSType, want.FSType), false
 	case !slices.Equal(have.MkfsOptions, want.MkfsOptions):
 		return fmt.Sprintf("its filesystem was made with %q, not %q", have.MkfsOptions, want.MkfsOptions), false
+	case (have.Source == nil) != (want.Source == nil), have.Source != nil && *have.Source != *want.Source:
+		return "it began as a copy of something else", false
+	case !SameLimits(have.Limits, want.Limits):
+		return "it has other limits", false
 	case have.SizeBytes != want.SizeBytes:
 		return fmt.Sprintf("it has %d bytes, not %d", have.SizeBytes, want.SizeBytes), false
 	}
@@ -217,7 +221,7 @@ func verdictOf(lv *berth.LocalVolume, giveUp bool) *Failure {
 	}
 	failure := &Failure{Volume: lv.Name, Node: lv.Spec.NodeName, Reason: ready.Reason, Message: ready.Message}
 	switch ready.Reason {
-	case berth.ReasonNoSpace, berth.ReasonPoolNotFound, berth.ReasonToolMissing, berth.ReasonInvalid:
+	case berth.ReasonNoSpace, berth.ReasonPoolNotFound, berth.ReasonToolMissing, berth.ReasonInvalid, berth.ReasonNotEnforceable:
 		if ready.Status == metav1.ConditionFalse {
 			return failure
 		}

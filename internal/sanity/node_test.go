@@ -28,6 +28,8 @@ import (
 	"github.com/berth-dev/berth/internal/provision"
 	"github.com/berth-dev/berth/internal/provision/provisiontest"
 	"github.com/berth-dev/berth/pkg/block"
+	"github.com/berth-dev/berth/pkg/cgroup"
+	"github.com/berth-dev/berth/pkg/cgroup/cgrouptest"
 	"github.com/berth-dev/berth/pkg/mount"
 	"github.com/berth-dev/berth/pkg/mount/mounttest"
 	"github.com/berth-dev/berth/pkg/volume"
@@ -47,6 +49,8 @@ type place struct {
 	objects []client.Object
 	// settled waits until what was deleted is gone.
 	settled func(ctx context.Context) error
+	// snapshots is true where volumes have some.
+	snapshots bool
 }
 
 // node is a provisioner and an agent in one process, serving all CSI services on
@@ -84,15 +88,26 @@ func newNode(t *testing.T, p place) *node {
 	}
 	backends.SetSynced()
 	locks := &agent.Locks{}
+	synced := func() bool { return true }
+	volumes := &agent.Volumes{
+		Ledger: n.ledger, Backends: backends, MachineID: machineID, Cache: n.cluster.Backdoor, CacheSynced: synced,
+	}
 	n.runAgent(t, &agent.VolumeReconciler{
 		Client: n.cluster.Backdoor, Ledger: n.ledger,
 		Carver: &agent.Carver{
 			Journal: n.ledger, Backends: backends, Formatter: mount.NewFormatter(host), Tools: host, Mounts: mount.NewMounter(host), MachineID: machineID, Locks: locks,
+			Copies: &agent.Copies{Cache: n.cluster.Backdoor, Ledger: n.ledger, Locks: locks, MachineID: machineID},
+		},
+		// The suite's targets are no pods'.
+		Limiter: &agent.Limiter{
+			Ledger: n.ledger, Locate: volumes.Locate, Devices: mount.NewMounter(host),
+			Pods: cgroup.NewPods(cgrouptest.New([]string{"io"})), Locks: locks,
 		},
 	})
-	synced := func() bool { return true }
-	volumes := &agent.Volumes{
-		Ledger: n.ledger, Backends: backends, MachineID: machineID, Cache: n.cluster.Backdoor, CacheSynced: synced,
+	if p.snapshots {
+		n.runSnapshots(t, &agent.SnapshotReconciler{
+			Client: n.cluster.Backdoor, Backends: backends, Ledger: n.ledger, MachineID: machineID, Locks: locks,
+		})
 	}
 	n.serve(t, &csi.Node{
 		NodeName: nodeName, TopologyKey: berth.TopologyKeyNode, MaxVolumes: 100,
@@ -135,6 +150,34 @@ func (n *node) runAgent(t *testing.T, r *agent.VolumeReconciler) {
 	})
 }
 
+// runSnapshots reconciles LocalSnapshots one after the other.
+func (n *node) runSnapshots(t *testing.T, r *agent.SnapshotReconciler) {
+	t.Helper()
+	watcher, err := n.cluster.Backdoor.Watch(context.Background(), &berth.LocalSnapshotList{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for event := range watcher.ResultChan() {
+			s, ok := event.Object.(*berth.LocalSnapshot)
+			if !ok {
+				continue
+			}
+			if _, err := r.Reconcile(ctx, reconcile.Request{NamespacedName: types.NamespacedName{Name: s.Name}}); err != nil && ctx.Err() == nil {
+				t.Errorf("LocalSnapshot %s: %v", s.Name, err)
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		cancel()
+		watcher.Stop()
+		<-done
+	})
+}
+
 func reconcileOnce(ctx context.Context, r *agent.VolumeReconciler, queue workqueue.TypedRateLimitingInterface[string], name string) {
 	req := reconcile.Request{NamespacedName: types.NamespacedName{Name: name}}
 	for _, f := range []reconcile.Func{r.ReconcileLive, r.ReconcileDeleted} {
@@ -155,9 +198,13 @@ func (n *node) serve(t *testing.T, service *csi.Node) {
 	if os.Getenv("BERTH_SANITY_LOG") != "" {
 		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
+	var snapshots csi.Snapshots
+	if n.snapshots {
+		snapshots = &provision.Snapshots{Live: n.cluster.Client}
+	}
 	server := &csi.Server{
 		Socket: n.socket, Identity: &csi.Identity{Name: berth.DriverName, Version: "sanity"},
-		Controller: csi.NewController(n.cluster.Volumes, provision.Offers{Live: n.cluster.Client}, log),
+		Controller: csi.NewController(n.cluster.Volumes, provision.Offers{Live: n.cluster.Client}, snapshots, log),
 		Node:       service, Log: log,
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -113,6 +113,7 @@ func devicePlace(t *testing.T, disks int, sizeBytes int64) place {
 	cleaner := device.NewCleaner(device.CleanerOptions{
 		Registry: registry, Disks: host.Opener(), RetryMin: 5 * time.Millisecond, RetryMax: 100 * time.Millisecond, Log: log,
 	})
+	registry.OnWipeDue(cleaner.Kick)
 	background(t, cleaner.Run)
 	var objects []client.Object
 	for i := range disks {
@@ -129,18 +130,31 @@ func devicePlace(t *testing.T, disks int, sizeBytes int64) place {
 	}
 	return place{
 		mode: volume.ModeDevice, objects: objects, settled: registry.WaitClean,
-		backend: device.New(device.Options{Registry: registry, Disks: host.Opener(), AfterRelease: cleaner.Kick, Log: log}),
+		backend: device.New(device.Options{Registry: registry, Disks: host.Opener(), Log: log}),
 	}
 }
 
 // lvmPlace is the stateful fake of lvm, whose volumes are real block devices.
 func lvmPlace(t *testing.T, sizeBytes int64) place {
 	t.Helper()
-	vg := lvmtest.NewVG(t, sizeBytes)
-	nodes := &loopNodes{inner: vg.Nodes(), loops: map[string]*mounttest.Loop{}}
+	return groupPlace(t, lvmtest.NewVG(t, sizeBytes), sizeBytes)
+}
+
+// thinPlace is lvmPlace with a thin pool.
+func thinPlace(t *testing.T, sizeBytes int64) place {
+	t.Helper()
+	p := groupPlace(t, lvmtest.NewThinVG(t, sizeBytes), sizeBytes)
+	p.snapshots = true
+	return p
+}
+
+func groupPlace(t *testing.T, vg *lvmtest.VG, sizeBytes int64) place {
+	t.Helper()
+	nodes := &loopNodes{Nodes: vg.Nodes(), loops: map[string]*mounttest.Loop{}}
 	t.Cleanup(nodes.detachAll)
 	b, err := lvm.NewBackend(lvm.NewClient(vg.Runner(), vg.Flush), lvm.Options{
 		GroupName: vg.Name, GroupUUID: vg.UUID, Devices: func() []string { return vg.Devices }, Nodes: nodes, Seqno: vg.Seqno,
+		Thin: vg.Policy(),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -154,7 +168,7 @@ func lvmPlace(t *testing.T, sizeBytes int64) place {
 // loopNodes makes block devices of the files that stand for device nodes in the
 // fake of lvm.
 type loopNodes struct {
-	inner lvm.Nodes
+	lvm.Nodes // of the fake
 
 	mu    sync.Mutex
 	loops map[string]*mounttest.Loop // by file
@@ -162,7 +176,7 @@ type loopNodes struct {
 
 // Find implements lvm.Nodes.
 func (n *loopNodes) Find(ctx context.Context, id lvm.NodeID) (volume.Location, bool, error) {
-	loc, ok, err := n.inner.Find(ctx, id)
+	loc, ok, err := n.Nodes.Find(ctx, id)
 	if err != nil || !ok {
 		return volume.Location{}, ok, err
 	}
@@ -183,12 +197,17 @@ func (n *loopNodes) Find(ctx context.Context, id lvm.NodeID) (volume.Location, b
 
 // Clear implements lvm.Nodes.
 func (n *loopNodes) Clear(ctx context.Context, loc volume.Location) error {
-	return n.onFile(loc, func(file volume.Location) error { return n.inner.Clear(ctx, file) })
+	return n.onFile(loc, func(file volume.Location) error { return n.Nodes.Clear(ctx, file) })
 }
 
 // Wipe implements lvm.Nodes.
 func (n *loopNodes) Wipe(ctx context.Context, loc volume.Location, policy volume.WipePolicy) error {
-	return n.onFile(loc, func(file volume.Location) error { return n.inner.Wipe(ctx, file, policy) })
+	return n.onFile(loc, func(file volume.Location) error { return n.Nodes.Wipe(ctx, file, policy) })
+}
+
+// WipeThin implements lvm.Nodes.
+func (n *loopNodes) WipeThin(ctx context.Context, loc volume.Location, policy volume.WipePolicy) error {
+	return n.onFile(loc, func(file volume.Location) error { return n.Nodes.WipeThin(ctx, file, policy) })
 }
 
 // onFile changes the file behind a device without the device in between. It proves that

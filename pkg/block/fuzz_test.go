@@ -91,9 +91,9 @@ func FuzzParseSwaps(f *testing.F) {
 func FuzzParseInotify(f *testing.F) {
 	f.Add(make([]byte, 32))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		names, _ := parseInotify(data)
-		for _, name := range names {
-			if number, ok := recordNumber(name); ok && strings.ContainsAny(number, "/.") {
+		events, _ := ParseInotify(data)
+		for _, event := range events {
+			if number, ok := recordNumber(event.Name); ok && strings.ContainsAny(number, "/.") {
 				t.Errorf("%q would leave the directory", number)
 			}
 		}

@@ -11,25 +11,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// parseInotify returns the file names in a buffer of inotify events (inotify(7)),
-// and whether the queue overflowed.
-func parseInotify(buffer []byte) (names []string, overflow bool) {
+// InotifyEvent is one event of inotify(7).
+type InotifyEvent struct {
+	// Watch is the descriptor of the watch, as inotify_add_watch(2) returned it.
+	Watch int32
+	// Mask says what happened (unix.IN_CREATE and others).
+	Mask uint32
+	// Name of the file in the watched directory; empty for the directory itself.
+	Name string
+}
+
+// ParseInotify returns the events in a buffer that was read from inotify(7), and whether
+// some were lost: the queue overflowed, or the buffer ends within an event.
+func ParseInotify(buffer []byte) (events []InotifyEvent, lost bool) {
 	for len(buffer) >= unix.SizeofInotifyEvent {
-		mask := binary.NativeEndian.Uint32(buffer[4:8])
+		event := InotifyEvent{Watch: int32(binary.NativeEndian.Uint32(buffer[0:4])), Mask: binary.NativeEndian.Uint32(buffer[4:8])}
 		length := int(binary.NativeEndian.Uint32(buffer[12:16]))
 		buffer = buffer[unix.SizeofInotifyEvent:]
 		if length < 0 || length > len(buffer) {
-			return names, true
+			return events, true
 		}
-		if mask&unix.IN_Q_OVERFLOW != 0 {
-			overflow = true
+		if event.Mask&unix.IN_Q_OVERFLOW != 0 {
+			lost = true
 		}
-		if name := string(bytes.TrimRight(buffer[:length], "\x00")); name != "" {
-			names = append(names, name)
-		}
+		event.Name = string(bytes.TrimRight(buffer[:length], "\x00"))
+		events = append(events, event)
 		buffer = buffer[length:]
 	}
-	return names, overflow
+	return events, lost
 }
 
 // recordNumber returns "major:minor" of the name of a block device's record,

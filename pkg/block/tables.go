@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,22 +26,7 @@ func (s Sysfs) WatchTables(ctx context.Context, changed func()) error {
 		return fmt.Errorf("watch the mount table: %w", err)
 	}
 	defer unix.Close(mounts)
-	end, stop, err := os.Pipe()
-	if err != nil {
-		return fmt.Errorf("watch the mount table: %w", err)
-	}
-	defer end.Close()
-	// The end of the context closes the pipe, which poll tells of.
-	detach := context.AfterFunc(ctx, func() { _ = stop.Close() })
-	defer func() {
-		if detach() {
-			_ = stop.Close()
-		}
-	}()
-	waiting := []unix.PollFd{
-		{Fd: int32(end.Fd())},
-		{Fd: int32(mounts), Events: unix.POLLPRI},
-	}
+	waiting := []unix.PollFd{{Fd: int32(mounts), Events: unix.POLLPRI}}
 	swaps, err := openTable(s.hostPath("/proc/swaps"))
 	switch {
 	case err == nil:
@@ -52,16 +36,8 @@ func (s Sysfs) WatchTables(ctx context.Context, changed func()) error {
 		return fmt.Errorf("watch the swap table: %w", err)
 	}
 	changed()
-	for ctx.Err() == nil {
-		_, err := unix.Poll(waiting, -1)
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
-			return fmt.Errorf("watch the mount and swap tables: %w", err)
-		case ctx.Err() == nil:
-			changed()
-		}
+	if err := PollFiles(ctx, waiting, func() error { changed(); return nil }); err != nil {
+		return fmt.Errorf("watch the mount and swap tables: %w", err)
 	}
 	return nil
 }

@@ -211,12 +211,12 @@ func (w *Watcher) readUdevRecords(ctx context.Context, file *os.File) error {
 		if err != nil && !errors.Is(err, syscall.EINTR) {
 			return fmt.Errorf("watch udev's records: %w", err)
 		}
-		names, overflow := parseInotify(buffer[:max(n, 0)])
-		if overflow && !w.send(ctx, Change{Rescan: true}) {
+		events, lost := ParseInotify(buffer[:max(n, 0)])
+		if lost && !w.send(ctx, Change{Rescan: true}) {
 			return nil
 		}
-		for _, name := range names {
-			kernelName := w.deviceOfRecord(name)
+		for _, event := range events {
+			kernelName := w.deviceOfRecord(event.Name)
 			if kernelName != "" && !w.send(ctx, Change{KernelName: kernelName, Udev: true}) {
 				return nil
 			}

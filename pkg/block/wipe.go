@@ -29,6 +29,9 @@ const sampleBytes = 64 << 10
 //   - zero: every byte is overwritten;
 //   - discard: everything is discarded, head and tail are zeroed;
 //     ErrDiscardUnsupported, with nothing changed, where the device cannot;
+//   - cryptoErase: an NVMe disk deletes the key that it encrypts everything with, head
+//     and tail are zeroed; ErrCryptoEraseUnsupported, with nothing changed, where
+//     CryptoErasable is not true;
 //   - signatures: head and tail (EdgeBytes each) are zeroed;
 //   - none: nothing is done and nothing is verified.
 //
@@ -49,6 +52,17 @@ func Wipe(ctx context.Context, f *os.File, sizeBytes int64, policy volume.WipePo
 	case volume.WipeDiscard:
 		if err := Discard(ctx, f, 0, sizeBytes, progress); err != nil {
 			return err
+		}
+		if err := zeroEdges(ctx, f, sizeBytes); err != nil {
+			return err
+		}
+	case volume.WipeCryptoErase:
+		nsid, admin, err := nvmeNamespace(f)
+		if err != nil {
+			return fmt.Errorf("wipe %s: %w", f.Name(), err)
+		}
+		if err := cryptoErase(f, sizeBytes, nsid, admin); err != nil {
+			return fmt.Errorf("wipe %s: %w", f.Name(), err)
 		}
 		if err := zeroEdges(ctx, f, sizeBytes); err != nil {
 			return err
@@ -156,7 +170,7 @@ func uncached(f *os.File) (io.ReaderAt, func(), error) {
 		err := conn.Control(func(fd uintptr) { _ = unix.Fadvise(int(fd), 0, 0, unix.FADV_DONTNEED) })
 		return f, func() {}, err
 	}
-	if err := ioctl(f, unix.BLKFLSBUF, 0); err != nil {
+	if err := ioctl(f, unix.BLKFLSBUF, nil); err != nil {
 		return nil, nil, fmt.Errorf("flush the buffers of %s: %w", f.Name(), err)
 	}
 	var path string
@@ -185,7 +199,7 @@ func alignedBuffer(lengthBytes int) []byte {
 // that cannot have any (partitions, loop without partscan, device-mapper) say so
 // with EINVAL or ENOTTY.
 func rereadPartitions(f *os.File) error {
-	err := ioctl(f, unix.BLKRRPART, 0)
+	err := ioctl(f, unix.BLKRRPART, nil)
 	if err == nil || errors.Is(err, unix.EINVAL) || unsupported(err) {
 		return nil
 	}

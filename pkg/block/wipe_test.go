@@ -10,6 +10,8 @@ import (
 	"os"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/berth-dev/berth/pkg/block"
 	"github.com/berth-dev/berth/pkg/volume"
 )
@@ -158,5 +160,49 @@ func TestZeroRange(t *testing.T) {
 	}
 	if err := block.Discard(t.Context(), file, 0, 4096, nil); !errors.Is(err, block.ErrDiscardUnsupported) {
 		t.Errorf("Discard on a file: %v, want ErrDiscardUnsupported", err)
+	}
+}
+
+// What is sparse stays sparse: only what held something is written to.
+func TestZeroContent(t *testing.T) {
+	t.Parallel()
+	const sizeBytes = 64<<20 + 4096
+	file, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if err := file.Truncate(sizeBytes); err != nil {
+		t.Fatal(err)
+	}
+	for _, offset := range []int64{0, 20<<20 + 7, sizeBytes - 1} {
+		if _, err := file.WriteAt([]byte{1}, offset); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := block.ZeroContent(t.Context(), file, sizeBytes-1); !errors.Is(err, volume.ErrIdentity) {
+		t.Errorf("another size: %v", err)
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if err := block.ZeroContent(ended, file, sizeBytes); !errors.Is(err, context.Canceled) {
+		t.Errorf("a context that has ended: %v", err)
+	}
+	if err := block.ZeroContent(t.Context(), file, sizeBytes); err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(file.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(content, make([]byte, sizeBytes)) {
+		t.Error("something is left")
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(file.Name(), &st); err != nil {
+		t.Fatal(err)
+	}
+	if taken := st.Blocks * 512; taken > 3<<20 {
+		t.Errorf("the file takes %d bytes now", taken)
 	}
 }

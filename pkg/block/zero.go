@@ -10,6 +10,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-dev/berth/pkg/volume"
 )
 
 // ErrDiscardUnsupported: the device cannot discard. Nothing was changed.
@@ -86,6 +88,46 @@ func inChunks(ctx context.Context, offset, lengthBytes int64, progress func(int6
 		}
 	}
 	return nil
+}
+
+// ZeroContent overwrites with zeroes those pieces of a device that do not read so
+// already: a thin volume is not filled by it. What it wrote is durable, and read back,
+// when it returns nil. It may be repeated. f must come from OpenExclusive.
+// volume.ErrNotBlank: something else is there again.
+func ZeroContent(ctx context.Context, f *os.File, sizeBytes int64) error {
+	if err := requireSize(f, sizeBytes); err != nil {
+		return err
+	}
+	reader, closeReader, err := uncached(f)
+	if err != nil {
+		return err
+	}
+	defer closeReader()
+	eachPiece := func(found func(start, length, offset int64) error) error {
+		for start := int64(0); start < sizeBytes; start += readChunkBytes {
+			if err := ctx.Err(); err != nil {
+				return fmt.Errorf("stopped after %d of %d bytes: %w", start, sizeBytes, err)
+			}
+			length := min(readChunkBytes, sizeBytes-start)
+			offset, zero, err := zeroRange(reader, start, length)
+			if err == nil && !zero {
+				err = found(start, length, offset)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := eachPiece(func(start, length, _ int64) error { return Zero(ctx, f, start, length, nil) }); err != nil {
+		return fmt.Errorf("zero the content of %s: %w", f.Name(), err)
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("sync %s: %w", f.Name(), err)
+	}
+	return eachPiece(func(_, _, offset int64) error {
+		return fmt.Errorf("%s: data at offset %d after the wipe: %w", f.Name(), offset, volume.ErrNotBlank)
+	})
 }
 
 func writeZeroes(ctx context.Context, f *os.File, offset, lengthBytes int64) error {

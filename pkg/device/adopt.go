@@ -23,7 +23,7 @@ func (b *Backend) Adopt(ctx context.Context, spec volume.Spec, adoption volume.A
 	fail := func(err error) (volume.Record, error) {
 		return volume.Record{}, fmt.Errorf("adopt disk %s as volume %s: %w", adoption.Disk, spec.Name, err)
 	}
-	if err := spec.Validate(); err != nil {
+	if err := spec.ValidateEmpty(); err != nil {
 		return fail(err)
 	}
 	held, err := b.held(ctx, spec.ID, nil)

@@ -31,7 +31,7 @@ func ext4() prober {
 }
 
 func (n *node) adopter(p device.Prober) *device.Backend {
-	return device.New(device.Options{Registry: n.registry, Disks: n.registry.Opener(), Prober: p, AfterRelease: n.cleaner.Kick, Log: quiet})
+	return device.New(device.Options{Registry: n.registry, Disks: n.registry.Opener(), Prober: p, Log: quiet})
 }
 
 var adoption = volume.Adoption{Disk: "bd-disk-1", FSType: "ext4", FSUUID: foreignUUID}

@@ -21,9 +21,6 @@ type Options struct {
 	Disks Opener
 	// Prober tells what is on a disk that is to be adopted; nil refuses every one.
 	Prober Prober
-	// AfterRelease is called when a disk was released; wire it to Cleaner.Kick. It
-	// must not block.
-	AfterRelease func()
 	// Log receives why a disk was passed over; nil means slog.Default.
 	Log *slog.Logger
 }
@@ -37,24 +34,20 @@ type Prober interface {
 // Backend makes volumes of the whole disks of one node. It implements
 // volume.Backend.
 type Backend struct {
-	registry     Registry
-	disks        Opener
-	prober       Prober
-	afterRelease func()
-	log          *slog.Logger
-	taking       taking
+	registry Registry
+	disks    Opener
+	prober   Prober
+	log      *slog.Logger
+	taking   taking
 }
 
 var _ volume.Backend = (*Backend)(nil)
 
 // New returns a backend. What it needs to remember is in the registry.
 func New(o Options) *Backend {
-	b := &Backend{registry: o.Registry, disks: o.Disks, prober: o.Prober, afterRelease: o.AfterRelease, log: o.Log}
+	b := &Backend{registry: o.Registry, disks: o.Disks, prober: o.Prober, log: o.Log}
 	if b.disks == nil {
 		b.disks = BlockOpener{}
-	}
-	if b.afterRelease == nil {
-		b.afterRelease = func() {}
 	}
 	if b.log == nil {
 		b.log = slog.Default()
@@ -129,7 +122,6 @@ func (b *Backend) Delete(ctx context.Context, id string, rec *volume.Record, wip
 	if _, err := b.registry.Release(ctx, held.Name, id, wipe); err != nil {
 		return fmt.Errorf("delete volume %s: release disk %s: %w", id, held.Name, err)
 	}
-	b.afterRelease()
 	return nil
 }
 

@@ -104,8 +104,8 @@ func NewCleaner(o CleanerOptions) *Cleaner {
 }
 
 // Kick makes the cleaner look for released disks now, also for those that failed
-// and wait for their retry: call it when a disk was released or came back. It
-// does not block.
+// and wait for their retry: a Registry calls it when a disk was released, by whomever, or
+// one that was released came back. It does not block.
 func (c *Cleaner) Kick() {
 	select {
 	case c.kick <- struct{}{}:

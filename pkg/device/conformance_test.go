@@ -100,9 +100,8 @@ func (n *node) start() {
 		Registry: n.registry, Disks: n.registry.Opener(),
 		RetryMin: 5 * time.Millisecond, RetryMax: 20 * time.Millisecond, Log: log,
 	})
-	n.backend = device.New(device.Options{
-		Registry: n.registry, Disks: n.registry.Opener(), AfterRelease: n.cleaner.Kick, Log: log,
-	})
+	n.registry.OnWipeDue(n.cleaner.Kick)
+	n.backend = device.New(device.Options{Registry: n.registry, Disks: n.registry.Opener(), Log: log})
 	go func() {
 		defer close(stopped)
 		_ = n.cleaner.Run(ctx)

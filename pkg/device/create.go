@@ -24,7 +24,7 @@ import (
 // volume's own. The lock is held over the registry's write on purpose; nobody but
 // a second claimant of the same disk waits for it.
 func (b *Backend) Create(ctx context.Context, spec volume.Spec) (volume.Record, error) {
-	if err := spec.Validate(); err != nil {
+	if err := spec.ValidateEmpty(); err != nil {
 		return volume.Record{}, fmt.Errorf("create volume: %w", err)
 	}
 	held, err := b.held(ctx, spec.ID, nil)

@@ -6,6 +6,7 @@ package hostexec
 import (
 	"bytes"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -71,11 +72,18 @@ type ExitError struct {
 // program, nil otherwise.
 func (e *ExitError) Unwrap() error { return e.cause }
 
-// Error is short: the last line of stderr stands for the rest, which is for logs.
+// help is how lvm and the tools of GNU end what they say of a command that they do not
+// take.
+var help = regexp.MustCompile("^(Run|Try) [`'].*--help'")
+
+// Error is short: the last line of stderr that says something stands for the rest, which
+// is for logs.
 func (e *ExitError) Error() string {
-	last := strings.TrimSpace(e.Stderr)
-	if i := strings.LastIndexByte(last, '\n'); i >= 0 {
-		last = last[i+1:]
+	last := ""
+	for line := range strings.Lines(e.Stderr) {
+		if line = strings.TrimSpace(line); line != "" && !help.MatchString(line) {
+			last = line
+		}
 	}
 	name, _, _ := strings.Cut(e.Command, " ")
 	switch {

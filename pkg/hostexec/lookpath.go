@@ -24,6 +24,7 @@ var packages = map[string]string{
 	"dmsetup":    "dmsetup (device-mapper on RHEL)",
 	"e2fsck":     "e2fsprogs",
 	"lvm":        "lvm2",
+	"mkfs.btrfs": "btrfs-progs (btrfsprogs on SUSE)",
 	"mkfs.ext4":  "e2fsprogs",
 	"mkfs.xfs":   "xfsprogs",
 	"resize2fs":  "e2fsprogs",

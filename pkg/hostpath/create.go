@@ -22,7 +22,7 @@ const volumeMode = 0o777
 // Create implements volume.Backend. Block access is ErrInvalid: a directory is no
 // block device.
 func (b *Backend) Create(ctx context.Context, spec volume.Spec) (volume.Record, error) {
-	if err := spec.Validate(); err != nil {
+	if err := spec.ValidateEmpty(); err != nil {
 		return volume.Record{}, fmt.Errorf("create volume: %w", err)
 	}
 	if spec.Access == volume.AccessBlock {

@@ -5,6 +5,7 @@ package lvm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/berth-dev/berth/pkg/volume"
@@ -17,12 +18,17 @@ type Options struct {
 	GroupUUID string
 	GroupName string
 	// Devices returns the paths of the group's physical volumes right now; every
-	// command sees only these. Nil or an empty answer leaves it to the host's
-	// lvm.conf and devices file.
+	// command sees only these. A nil answer leaves it to the host's lvm.conf and devices
+	// file; an empty one says that none of them is there.
 	Devices func() []string
 	// Reserve returns how much of the group is never handed out. Nil reserves
 	// nothing.
 	Reserve func(totalBytes int64) int64
+	// Layout of new volumes and of what volumes grow by; empty means LayoutLinear.
+	Layout Layout
+	// Thin returns the policy of the group's thin pool, in which all its volumes lie; it
+	// may change from call to call. Nil means thick volumes.
+	Thin func() ThinPolicy
 	// Nodes finds device nodes; nil means HostNodes of Root.
 	Nodes Nodes
 	// Seqno reads a device's generation of metadata; nil means DiskSeqno of Root.
@@ -46,7 +52,10 @@ type Backend struct {
 	queue *queue
 }
 
-var _ volume.Backend = (*Backend)(nil)
+var (
+	_ volume.Backend     = (*Backend)(nil)
+	_ volume.Snapshotter = (*Backend)(nil)
+)
 
 // NewBackend returns the backend of a volume group that exists. It looks at
 // nothing yet.
@@ -56,6 +65,12 @@ func NewBackend(client *Client, opts Options) (*Backend, error) {
 	}
 	if !validUUID(opts.GroupUUID) {
 		return nil, fmt.Errorf("%w: %q is not the UUID of a volume group", volume.ErrInvalid, opts.GroupUUID)
+	}
+	if opts.Layout == "" {
+		opts.Layout = LayoutLinear
+	}
+	if err := opts.Layout.Check(); err != nil {
+		return nil, err
 	}
 	if opts.Root == "" {
 		opts.Root = "/"
@@ -83,7 +98,8 @@ func NewBackend(client *Client, opts Options) (*Backend, error) {
 		nodes: opts.Nodes,
 		queue: &queue{
 			client: client, groupName: opts.GroupName, groupUUID: opts.GroupUUID,
-			devices: opts.Devices, reserve: opts.Reserve, seqno: opts.Seqno, unflushed: true,
+			devices: opts.Devices, reserve: opts.Reserve, layout: opts.Layout, thin: opts.Thin, nodes: opts.Nodes,
+			seqno: opts.Seqno, unflushed: true,
 			journal: opts.Journal, metadata: opts.Metadata, rolledBack: opts.RolledBack,
 		},
 	}, nil
@@ -95,10 +111,20 @@ func (b *Backend) Create(ctx context.Context, spec volume.Spec) (volume.Record, 
 	if err := spec.Validate(); err != nil {
 		return volume.Record{}, err
 	}
+	if spec.Source != nil {
+		return b.clone(ctx, spec)
+	}
 	op := &operation{
 		verb: verbCreate, name: spec.ID, sizeBytes: spec.SizeBytes, tag: TagVolume + tagText(spec.Name),
 	}
 	g, err := b.queue.do(ctx, op)
+	if errors.Is(err, errUnfinished) {
+		if err := b.removeUnfinished(ctx, spec.ID); err != nil {
+			return volume.Record{}, err
+		}
+		op = &operation{verb: verbCreate, name: spec.ID, sizeBytes: op.sizeBytes, tag: op.tag}
+		g, err = b.queue.do(ctx, op)
+	}
 	if err != nil {
 		return volume.Record{}, err
 	}
@@ -115,13 +141,34 @@ func (b *Backend) Create(ctx context.Context, spec volume.Spec) (volume.Record, 
 	return record(g, lv), nil
 }
 
+// removeUnfinished removes a volume of which lvm was killed while it made it. Nothing can
+// be on it, for lvm commits a new volume with legs before it has cleared their metadata,
+// shows these as long as that lasts, and activates the volume afterwards only (lv_extend
+// in lib/metadata/lv_manip.c).
+func (b *Backend) removeUnfinished(ctx context.Context, id string) error {
+	g, lv, err := b.look(ctx, id, id, nil)
+	if err != nil || lv == nil || !lv.Unfinished {
+		return err
+	}
+	node := NodeID{GroupName: g.Name, GroupUUID: g.UUID, Name: lv.Name, UUID: lv.UUID}
+	_, active, err := b.nodes.Find(ctx, node)
+	if err != nil {
+		return fmt.Errorf("find the device of %s: %w", node, err)
+	}
+	if active {
+		return fmt.Errorf("remove %s: %w: %w, and yet it is active", node, volume.ErrIdentity, errUnfinished)
+	}
+	_, err = b.queue.do(ctx, &operation{verb: verbRemove, name: id, uuid: lv.UUID})
+	return err
+}
+
 // Absent reports whether the volume group is seen to hold no volume of that ID. It
 // costs no process as long as nobody else changes the group. An error says nothing.
 func (b *Backend) Absent(ctx context.Context, id string) (bool, error) {
 	if err := volume.ValidateID(id); err != nil {
 		return false, err
 	}
-	_, lv, err := b.look(ctx, id, nil)
+	_, lv, err := b.look(ctx, id, id, nil)
 	return err == nil && lv == nil, err
 }
 
@@ -139,7 +186,7 @@ func (b *Backend) Locate(ctx context.Context, id string, rec volume.Record) (vol
 	if ok && loc.SizeBytes >= rec.SizeBytes {
 		return loc, nil
 	}
-	g, lv, err := b.look(ctx, id, &rec)
+	g, lv, err := b.look(ctx, id, id, &rec)
 	if err != nil {
 		return volume.Location{}, err
 	}
@@ -181,7 +228,7 @@ func (b *Backend) Delete(ctx context.Context, id string, rec *volume.Record, wip
 			return err
 		}
 	}
-	g, lv, err := b.look(ctx, id, rec)
+	g, lv, err := b.look(ctx, id, id, rec)
 	if err != nil || lv == nil {
 		return err
 	}
@@ -189,12 +236,19 @@ func (b *Backend) Delete(ctx context.Context, id string, rec *volume.Record, wip
 	if err := remove.check(g, lv); err != nil {
 		return err
 	}
+	if lv.Unfinished {
+		return b.removeUnfinished(ctx, id) // it has no device that could be wiped
+	}
 	// To be opened exclusively, which shows that nobody uses it, it must be active.
 	loc, err := b.node(ctx, g, lv)
 	if err != nil {
 		return err
 	}
-	if err := b.nodes.Wipe(ctx, loc, wipe); err != nil {
+	erase := b.nodes.Wipe
+	if lv.PoolUUID != "" {
+		erase = b.nodes.WipeThin
+	}
+	if err := erase(ctx, loc, wipe); err != nil {
 		return fmt.Errorf("wipe %s/%s (%s): %w", g.Name, id, loc.Device, err)
 	}
 	_, err = b.queue.do(ctx, remove)
@@ -222,7 +276,11 @@ func (b *Backend) Capacity(ctx context.Context) (volume.Capacity, error) {
 	if err != nil {
 		return volume.Capacity{}, err
 	}
-	return g.capacity(b.queue.reserveOf(g)), nil
+	t, err := b.queue.terms(ctx, g)
+	if err != nil {
+		return volume.Capacity{}, err
+	}
+	return g.capacity(t), nil
 }
 
 // Group returns how the volume group looks, also in a condition in which it cannot
@@ -239,13 +297,14 @@ func (b *Backend) ready(ctx context.Context) (*Group, error) {
 	return g, g.usable()
 }
 
-// look finds a volume in the metadata. A nil volume is proven absent.
-func (b *Backend) look(ctx context.Context, id string, rec *volume.Record) (*Group, *LogicalVolume, error) {
-	g, err := b.queue.do(ctx, &operation{verb: verbObserve, name: id})
+// look finds a volume or a snapshot by the name of its logical volume in the metadata. Nil
+// is proven absent.
+func (b *Backend) look(ctx context.Context, id, name string, rec *volume.Record) (*Group, *LogicalVolume, error) {
+	g, err := b.queue.do(ctx, &operation{verb: verbObserve, name: name})
 	if err != nil {
 		return nil, nil, err
 	}
-	lv := g.Volume(id)
+	lv := g.Volume(name)
 	if rec == nil {
 		if lv == nil {
 			return g, nil, g.usable()
@@ -295,13 +354,17 @@ func (b *Backend) node(ctx context.Context, g *Group, lv *LogicalVolume) (volume
 // checkRecord returns volume.ErrIdentity for a record that is not of this volume
 // in this group.
 func (b *Backend) checkRecord(id string, rec volume.Record) error {
+	return b.checkRecordOf(id, id, rec)
+}
+
+func (b *Backend) checkRecordOf(id, name string, rec volume.Record) error {
 	if err := volume.ValidateID(id); err != nil {
 		return err
 	}
 	if rec.LVM != nil && ValidateGroupName(rec.LVM.VGName) != nil {
 		return fmt.Errorf("volume %s/%s: %w: the record names a volume group %q", b.group.GroupName, id, volume.ErrIdentity, rec.LVM.VGName)
 	}
-	if rec.Mode != volume.ModeLVM || rec.LVM == nil || rec.LVM.LVName != id ||
+	if rec.Mode != volume.ModeLVM || rec.LVM == nil || rec.LVM.LVName != name ||
 		rec.LVM.VGUUID != b.group.GroupUUID || !validUUID(rec.LVM.LVUUID) {
 		return fmt.Errorf("volume %s/%s: %w: the record is of another volume", b.group.GroupName, id, volume.ErrIdentity)
 	}

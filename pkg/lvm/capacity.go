@@ -10,22 +10,35 @@ import (
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
-// capacity is what a group offers, with reserveBytes of it never handed out. The
-// published capacity and the admission of a volume both come from here (I8).
-func (g *Group) capacity(reserveBytes int64) volume.Capacity {
-	reserve := g.extentsFor(reserveBytes)
-	free := max(0, g.FreeExtents-reserve) * g.ExtentBytes
+// capacity is what a group offers. The published capacity and the admission of a volume
+// both come from here (I8).
+func (g *Group) capacity(t terms) volume.Capacity {
+	room := g.room(t)
 	c := volume.Capacity{
-		TotalBytes:     max(0, g.Extents-reserve) * g.ExtentBytes,
-		AllocatedBytes: (g.Extents - g.FreeExtents) * g.ExtentBytes,
-		FreeBytes:      free,
-		// A linear volume may lie in pieces on all devices of the group.
-		MaxVolumeBytes: free,
+		TotalBytes:     g.bytes(max(0, g.Extents-g.extentsFor(t.reserveBytes))),
+		AllocatedBytes: g.bytes(g.Extents - g.FreeExtents),
+		FreeBytes:      g.bytes(room.free()),
+		MaxVolumeBytes: g.bytes(room.largest()),
 	}
 	for i := range g.LVs {
 		if ownedVolume(&g.LVs[i]) {
 			c.Volumes++
 		}
+	}
+	if t.layout.Redundant() && t.thin == nil {
+		// What volumes have and can get: not what their legs take.
+		var sizes int64
+		for i := range g.LVs {
+			sizes += g.extentsFor(g.LVs[i].SizeBytes)
+		}
+		c.AllocatedBytes = g.bytes(sizes)
+		c.TotalBytes = c.AllocatedBytes + c.FreeBytes
+	}
+	if t.thin != nil {
+		total, _ := g.thinRoom(*t.thin)
+		pool, _ := g.thinPool() // one that is not ours has no room
+		promised := g.promised(pool)
+		c.TotalBytes, c.AllocatedBytes = g.bytes(max(total, promised)), g.bytes(promised)
 	}
 	return c
 }
@@ -39,9 +52,8 @@ func (g *Group) extentsFor(sizeBytes int64) int64 {
 	return (sizeBytes-1)/g.ExtentBytes + 1
 }
 
-// rounded is sizeBytes in whole extents.
-func (g *Group) rounded(sizeBytes int64) int64 {
-	extents := g.extentsFor(sizeBytes)
+// bytes saturates like extentsFor.
+func (g *Group) bytes(extents int64) int64 {
 	if extents > math.MaxInt64/g.ExtentBytes {
 		return math.MaxInt64
 	}

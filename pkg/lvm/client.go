@@ -46,11 +46,21 @@ func NewClient(runner Runner, flush Flusher) *Client {
 // there are none, on every device that the host's lvm.conf and devices file let
 // lvm see. An error means that nothing was learned.
 func (c *Client) Observe(ctx context.Context, devices []string) (*Report, error) {
-	report, stderr, err := c.shell(ctx, devices, nil)
+	report, stderr, err := c.shell(ctx, session{devices: devices}, nil)
 	if err != nil {
 		return nil, fmt.Errorf("observe volume groups: %w", explain(stderr, err))
 	}
 	return report, nil
+}
+
+// session is what holds for all lines of one process.
+type session struct {
+	// devices that lvm sees; none leaves it to the host.
+	devices []string
+	// settings of lvm's section "activation" (lvm.conf) for the commands.
+	settings []string
+	// legs are reported too.
+	legs bool
 }
 
 // shell runs commands in one lvm process, by lvm's own command shell, and then
@@ -61,8 +71,8 @@ func (c *Client) Observe(ctx context.Context, devices []string) (*Report, error)
 // A command in the shell must not ask anything: lvm would take the following
 // lines of its input for the answer (yes_no_prompt in lib/display/display.c). So
 // only commands with --yes, or those that never ask, may be given.
-func (c *Client) shell(ctx context.Context, devices []string, commands [][]string) (*Report, []byte, error) {
-	input, err := script(devices, commands)
+func (c *Client) shell(ctx context.Context, s session, commands [][]string) (*Report, []byte, error) {
+	input, err := script(s, commands)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -91,13 +101,16 @@ func (c *Client) shell(ctx context.Context, devices []string, commands [][]strin
 }
 
 // script is the shell's input: a line per command, and the reports.
-func script(devices []string, commands [][]string) ([]byte, error) {
-	if err := validatePaths(devices); err != nil {
+func script(s session, commands [][]string) ([]byte, error) {
+	if err := validatePaths(s.devices); err != nil {
 		return nil, err
 	}
 	report := []string{"--noheadings", "--nameprefixes", "--units", "b", "--nosuffix"}
-	lines := append(slices.Clone(commands),
-		append(append([]string{"lvs"}, report...), "-o", volumeFields),
+	volumes := append(append([]string{"lvs"}, report...), "-o", volumeFields)
+	if s.legs {
+		volumes = append(append([]string{"lvs", "-a"}, report...), "-o", volumeFields+","+legFields)
+	}
+	lines := append(slices.Clone(commands), volumes,
 		// --foreign, --shared: show groups that other hosts own as what they are.
 		append(append([]string{"pvs", "--foreign", "--shared"}, report...), "-o", deviceFields),
 	)
@@ -112,7 +125,7 @@ func script(devices []string, commands [][]string) ([]byte, error) {
 			}
 			input.WriteString(word)
 			if i == 0 {
-				input.WriteString(configFor(words, devices))
+				input.WriteString(configFor(words, s))
 			}
 		}
 		input.WriteByte('\n')
@@ -120,22 +133,25 @@ func script(devices []string, commands [][]string) ([]byte, error) {
 	return input.Bytes(), nil
 }
 
-// withoutUdev is a configuration in which lvm makes the nodes of its volumes itself
+// withoutUdev are settings with which lvm makes the nodes of its volumes itself
 // and does not wait for udev, which is most of what it waits for otherwise. udev
 // still sees every event and keeps its links in /dev/disk; only those of lvm and
 // device-mapper are not its work (_get_udev_flags in lib/activate/dev_manager.c).
 // The option --noudevsync alone leaves the nodes to udev and waits for nothing, so
 // that lvcreate cannot open the new volume to wipe it.
-const withoutUdev = "activation{udev_sync=0 udev_rules=0}"
+const withoutUdev = "udev_sync=0 udev_rules=0"
 
 // configFor returns the configuration of one line.
-func configFor(words, devices []string) string {
+func configFor(words []string, s session) string {
 	var config string
-	if len(devices) > 0 {
-		config = onlyDevices(devices)
+	if len(s.devices) > 0 {
+		config = onlyDevices(s.devices)
 	}
-	if words[0] != "lvs" && words[0] != "pvs" {
-		config += withoutUdev
+	switch {
+	case words[0] != "lvs" && words[0] != "pvs":
+		config += "activation{" + strings.Join(append([]string{withoutUdev}, s.settings...), " ") + "}"
+	case s.legs && words[0] == "lvs":
+		config += "report{mark_hidden_devices=1}"
 	}
 	if config == "" {
 		return ""

@@ -6,6 +6,7 @@ package lvm_test
 import (
 	"testing"
 
+	"github.com/berth-dev/berth/pkg/lvm"
 	"github.com/berth-dev/berth/pkg/lvm/lvmtest"
 	"github.com/berth-dev/berth/pkg/volume"
 	"github.com/berth-dev/berth/pkg/volume/volumetest"
@@ -14,24 +15,61 @@ import (
 // The suite of all backends, over the fake of lvm.
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	conform(t, false)
+	conform(t, false, false, lvmtest.NewVG)
 }
 
 // The same where each loss of power leaves half of the metadata behind that was not
 // flushed.
 func TestConformanceTorn(t *testing.T) {
 	t.Parallel()
-	conform(t, true)
+	conform(t, true, false, lvmtest.NewVG)
 }
 
-func conform(t *testing.T, torn bool) {
+// The same with volumes that lie in stripes on two disks.
+func TestConformanceStriped(t *testing.T) {
+	t.Parallel()
+	conform(t, false, false, func(t testing.TB, sizeBytes int64) *lvmtest.VG { return lvmtest.NewStripedVG(t, 2, sizeBytes) })
+}
+
+// The same with volumes of each redundant layout.
+func TestConformanceRaid(t *testing.T) {
+	t.Parallel()
+	for layout, disks := range map[lvm.Layout]int{lvm.LayoutMirror: 2, lvm.LayoutRAID5: 3, lvm.LayoutRAID6: 5, lvm.LayoutRAID10: 4} {
+		t.Run(string(layout), func(t *testing.T) {
+			t.Parallel()
+			conform(t, false, false, func(t testing.TB, sizeBytes int64) *lvmtest.VG { return raidVG(t, layout, disks, sizeBytes) })
+		})
+	}
+}
+
+// The same where each loss of power leaves half of the metadata behind.
+func TestConformanceRaidTorn(t *testing.T) {
+	t.Parallel()
+	conform(t, true, false, func(t testing.TB, sizeBytes int64) *lvmtest.VG { return raidVG(t, lvm.LayoutMirror, 2, sizeBytes) })
+}
+
+// raidVG has room for volumes of two extents each that are sizeBytes together.
+func raidVG(t testing.TB, layout lvm.Layout, disks int, sizeBytes int64) *lvmtest.VG {
+	data := map[lvm.Layout]int64{lvm.LayoutMirror: 1, lvm.LayoutRAID5: 2, lvm.LayoutRAID6: 3, lvm.LayoutRAID10: 2}[layout]
+	volumes := sizeBytes / (2 * lvmtest.ExtentBytes)
+	share := (2 + data - 1) / data // of two extents
+	return lvmtest.NewRaidVG(t, layout, disks, volumes*(share+1)*lvmtest.ExtentBytes)
+}
+
+// The same with volumes of a thin pool.
+func TestConformanceThin(t *testing.T) {
+	t.Parallel()
+	conform(t, false, true, lvmtest.NewThinVG)
+}
+
+func conform(t *testing.T, torn, thin bool, newVG func(testing.TB, int64) *lvmtest.VG) {
 	t.Helper()
 	const volumeBytes, volumes = 2 * lvmtest.ExtentBytes, 4
 	volumetest.Run(t, volumetest.Harness{
 		Access:  []volume.Access{volume.AccessFilesystem, volume.AccessBlock},
-		CanGrow: true,
+		CanGrow: true, CanSnapshot: thin,
 		New: func(t *testing.T) *volumetest.Place {
-			vg := lvmtest.NewVG(t, volumes*volumeBytes)
+			vg := newVG(t, volumes*volumeBytes)
 			vg.SetTearing(torn)
 			return &volumetest.Place{
 				Backend:     vg.Backend(),

@@ -1,8 +1,9 @@
 // Copyright The Berth Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package lvm makes volumes of LVM's logical volumes: one volume group is one
-// pool, and volumes are linear.
+// Package lvm makes volumes of LVM's logical volumes: one volume group is one pool, and
+// its volumes are linear, striped, or thin ones that share one thin pool. Thin volumes
+// have snapshots and copies.
 //
 // # One process for many commands
 //

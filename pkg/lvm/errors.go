@@ -104,7 +104,7 @@ func said(stderr []byte) string {
 	const most = 3
 	var lines []string
 	for _, line := range hostexec.Lines(stderr) {
-		if !strings.HasPrefix(line, "WARNING:") {
+		if !strings.HasPrefix(line, "WARNING:") && !strings.HasPrefix(strings.TrimSpace(line), "Run `") {
 			lines = append(lines, line)
 		}
 	}

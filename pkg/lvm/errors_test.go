@@ -92,12 +92,12 @@ func TestPVUUID(t *testing.T) {
 func TestScriptRefuses(t *testing.T) {
 	t.Parallel()
 	for _, word := range []string{"a b", "a\nlvremove", "'a", `"a`, "#a", "", "a;b", "$HOME", "a\x00", "ä"} {
-		if input, err := script(nil, [][]string{{"lvcreate", word}}); !errors.Is(err, volume.ErrInvalid) {
+		if input, err := script(session{}, [][]string{{"lvcreate", word}}); !errors.Is(err, volume.ErrInvalid) {
 			t.Errorf("script with %q = %q, %v, want ErrInvalid", word, input, err)
 		}
 	}
 	for _, path := range []string{"/dev/vdb,/dev/vdc", "vdb", "/etc/passwd", "/dev/../etc/passwd", "/dev/v b", "--force"} {
-		if input, err := script([]string{path}, nil); !errors.Is(err, volume.ErrInvalid) {
+		if input, err := script(session{devices: []string{path}}, nil); !errors.Is(err, volume.ErrInvalid) {
 			t.Errorf("script with device %q = %q, %v, want ErrInvalid", path, input, err)
 		}
 	}

@@ -9,3 +9,11 @@ func (b *Backend) Waiting() int {
 	defer b.queue.mu.Unlock()
 	return len(b.queue.pending)
 }
+
+// UnknownLegs is what RemoveUnknown removes.
+func UnknownLegs(h HostNodes, groupName, groupUUID string, known func(string) bool) ([]string, error) {
+	return h.unknownLegs(groupName, groupUUID, known)
+}
+
+// StaleTable is how Stale decides.
+var StaleTable = staleTable

@@ -56,7 +56,7 @@ func (w *withoutDeviceMapper) Run(ctx context.Context, cmd hostexec.Command) (ho
 }
 
 // anyNodes stands in for the kernel: every volume is active and as large as asked.
-type anyNodes struct{}
+type anyNodes struct{ lvm.Nodes }
 
 func (anyNodes) Find(context.Context, lvm.NodeID) (volume.Location, bool, error) {
 	return volume.Location{Device: "/dev/null", SizeBytes: 1 << 50}, true, nil
@@ -136,7 +136,7 @@ func TestRealMetadata(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := client.RemoveGroup(context.Background(), g.UUID, realUID); err != nil {
+		if err := client.RemoveGroup(context.Background(), g.UUID, realUID, nil); err != nil {
 			t.Error(err)
 		}
 		if bytes.Contains(head(t, disk), []byte("LABELONE")) {
@@ -196,7 +196,7 @@ func TestRealMetadata(t *testing.T) {
 	if g, err = client.ExtendGroup(t.Context(), g.UUID, spec); err != nil || len(g.PVs) != 2 {
 		t.Fatalf("ExtendGroup = %+v, %v", g, err)
 	}
-	if err := client.RemoveGroup(t.Context(), g.UUID, realUID); !errors.Is(err, volume.ErrInUse) {
+	if err := client.RemoveGroup(t.Context(), g.UUID, realUID, nil); !errors.Is(err, volume.ErrInUse) {
 		t.Fatalf("RemoveGroup with volumes = %v, want ErrInUse", err)
 	}
 	c, err := backend.Capacity(t.Context())
@@ -229,7 +229,7 @@ func TestRealSeqno(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := client.RemoveGroup(context.Background(), g.UUID, realUID); err != nil {
+		if err := client.RemoveGroup(context.Background(), g.UUID, realUID, nil); err != nil {
 			t.Error(err)
 		}
 	})

@@ -6,6 +6,7 @@ package lvm
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/berth-dev/berth/pkg/volume"
@@ -19,6 +20,8 @@ const (
 	TagPoolSet = "berth.dev/poolset="
 	// TagVolume + the volume's name marks a logical volume as ours.
 	TagVolume = "berth.dev/volume="
+	// TagSnapshot + the snapshot's name marks a logical volume as a snapshot of ours.
+	TagSnapshot = "berth.dev/snapshot="
 )
 
 var (
@@ -31,7 +34,7 @@ var (
 	pathPattern = regexp.MustCompile(`^/dev/[A-Za-z0-9_+.:@=/-]+$`)
 	// What may stand in a line for lvm's command shell, which splits at white space
 	// and knows quotes and comments (lvm_split in tools/lvmcmdline.c).
-	wordPattern = regexp.MustCompile(`^[A-Za-z0-9/-][A-Za-z0-9_+.:@=/,&|(){}!#-]*$`)
+	wordPattern = regexp.MustCompile(`^[A-Za-z0-9/-][A-Za-z0-9_+.:@=/,&|()[\]{}!#-]*$`)
 	// lib/metadata/metadata-exported.h: the characters of a tag; a leading hyphen is
 	// not allowed, and the text has a prefix of ours anyhow.
 	notInTag = regexp.MustCompile(`[^A-Za-z0-9_+.-]`)
@@ -69,18 +72,37 @@ func validatePaths(paths []string) error {
 	return nil
 }
 
+// snapshotPrefix + a snapshot's ID is the name of its logical volume.
+const snapshotPrefix = "snap-"
+
+// ownedSnapshot reports whether a logical volume is a snapshot of ours: it carries our tag
+// and its name holds a snapshot's ID.
+func ownedSnapshot(lv *LogicalVolume) bool {
+	id, ok := strings.CutPrefix(lv.Name, snapshotPrefix)
+	return ok && volume.ValidateID(id) == nil && hasTag(lv, TagSnapshot)
+}
+
 // ownedVolume reports whether a logical volume is one of ours: it carries our tag
 // and its name is a volume's ID.
 func ownedVolume(lv *LogicalVolume) bool {
 	if volume.ValidateID(lv.Name) != nil {
 		return false
 	}
+	return hasTag(lv, TagVolume)
+}
+
+// title is how people know a volume: the name in its tag.
+func (lv *LogicalVolume) title() string {
 	for _, tag := range lv.Tags {
-		if strings.HasPrefix(tag, TagVolume) {
-			return true
+		if name, ok := strings.CutPrefix(tag, TagVolume); ok && name != "" {
+			return name
 		}
 	}
-	return false
+	return lv.Name
+}
+
+func hasTag(lv *LogicalVolume, prefix string) bool {
+	return slices.ContainsFunc(lv.Tags, func(tag string) bool { return strings.HasPrefix(tag, prefix) })
 }
 
 // dmUUID is what device-mapper calls an active logical volume

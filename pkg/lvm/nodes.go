@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-dev/berth/pkg/block"
+	"github.com/berth-dev/berth/pkg/dm"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -31,6 +32,31 @@ type Nodes interface {
 	// Wipe makes the content unreadable as the policy asks. volume.ErrInUse: somebody
 	// has the node open for himself (a mount, device-mapper, us); nothing was touched.
 	Wipe(ctx context.Context, loc volume.Location, policy volume.WipePolicy) error
+	// WipeThin is Wipe for a thin volume that is about to be removed. Its chunks are zeroed
+	// before another volume gets them, so that nobody could read them anyhow; and it takes
+	// no chunk of the pool that the volume had not.
+	WipeThin(ctx context.Context, loc volume.Location, policy volume.WipePolicy) error
+	// ThinPool returns how full the thin pool is. ok is false when it is not active; that
+	// is proven, an error is not.
+	ThinPool(ctx context.Context, id NodeID) (usage dm.ThinPool, ok bool, err error)
+	// Raid returns how a volume with legs is. ok is false when it is not active; that is
+	// proven, an error is not.
+	Raid(ctx context.Context, id NodeID) (status dm.Raid, ok bool, err error)
+	// Stale reports whether an active leg lies on another device than the one with that
+	// path: it was unplugged and plugged in again.
+	Stale(ctx context.Context, leg NodeID, devicePath string) (bool, error)
+	// Suspended returns the UUIDs of a group's volumes and legs whose devices are suspended:
+	// reads and writes wait until somebody resumes them, which a killed lvm does not.
+	Suspended(ctx context.Context, groupUUID string) (map[string]bool, error)
+	// Resume lets suspended devices of a group go on, in this order, as they were. lvm
+	// cannot: it would write to a leg that is suspended, and wait for itself.
+	Resume(ctx context.Context, groupName, groupUUID string, lvUUIDs []string) error
+	// RemoveUnknown removes the devices of legs that are in a volume group's name in
+	// device-mapper, are of no volume whose UUID is known, and are not in use: what an lvm
+	// that was killed has left, in whose way the next one would find them. And it removes
+	// those that stood in for a missing device (lib/activate/dev_manager.c), and are not
+	// needed any more: lvm leaves them.
+	RemoveUnknown(ctx context.Context, groupName, groupUUID string, known func(lvUUID string) bool) error
 }
 
 // NodeID names a logical volume in device-mapper.
@@ -121,7 +147,10 @@ func (h HostNodes) location(path, dir string) (volume.Location, bool, error) {
 		return volume.Location{}, false, fmt.Errorf("read the size of %s: %w", path, err)
 	}
 	sectors, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || sectors <= 0 {
+	if err == nil && sectors == 0 {
+		return volume.Location{}, false, nil // it was made and got no table: lvm was killed in between
+	}
+	if err != nil || sectors < 0 {
 		return volume.Location{}, false, fmt.Errorf("the size of %s is %q", path, text)
 	}
 	return volume.Location{Device: path, SizeBytes: sectors * sectorBytes}, true, nil
@@ -170,6 +199,56 @@ func (h HostNodes) Wipe(ctx context.Context, loc volume.Location, policy volume.
 		err = block.Wipe(ctx, file, loc.SizeBytes, volume.WipeZero, nil)
 	}
 	return err
+}
+
+// WipeThin implements Nodes.
+func (h HostNodes) WipeThin(ctx context.Context, loc volume.Location, policy volume.WipePolicy) (err error) {
+	file, err := block.OpenExclusive(h.path(loc.Device))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	switch policy {
+	case volume.WipeNone, volume.WipeSignatures:
+		return nil // to open it has shown that nobody uses it
+	case volume.WipeDiscard:
+		if err := block.Discard(ctx, file, 0, loc.SizeBytes, nil); !errors.Is(err, block.ErrDiscardUnsupported) {
+			return err
+		}
+		return nil // the removal gives the chunks back all the same
+	case volume.WipeZero:
+		return block.ZeroContent(ctx, file, loc.SizeBytes)
+	default:
+		return fmt.Errorf("%w: policy %q", volume.ErrInvalid, policy)
+	}
+}
+
+// ThinPool implements Nodes. As soon as it has volumes, the pool is a device below the one
+// with its name (lib/activate/dev_manager.c: the layer "tpool"), before it is that one.
+func (h HostNodes) ThinPool(ctx context.Context, id NodeID) (dm.ThinPool, bool, error) {
+	if err := ctx.Err(); err != nil {
+		return dm.ThinPool{}, false, err
+	}
+	control, uuid := dm.Control{Root: h.Root}, dmUUID(id.GroupUUID, id.UUID)
+	for _, uuid := range []string{uuid + "-tpool", uuid} {
+		status, err := control.Status(uuid)
+		if errors.Is(err, volume.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return dm.ThinPool{}, false, err
+		}
+		table, err := control.Table(uuid)
+		if errors.Is(err, volume.ErrNotFound) {
+			continue // deactivated in between
+		}
+		if err != nil {
+			return dm.ThinPool{}, false, err
+		}
+		usage, err := dm.ThinPoolOf(status, table)
+		return usage, err == nil, err
+	}
+	return dm.ThinPool{}, false, nil
 }
 
 func (h HostNodes) path(parts ...string) string {

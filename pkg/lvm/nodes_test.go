@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-dev/berth/pkg/dm"
 	"github.com/berth-dev/berth/pkg/lvm"
 )
 
@@ -93,7 +95,7 @@ func TestFindNode(t *testing.T) {
 			h.must(os.Remove(filepath.Join(h.root, "dev/dm-1")))
 			h.mknod("dm-1", 5)
 		}, "", true},
-		"no size": {func(h *host) { h.add(1, wantDM, 0) }, "", true},
+		"lvm was killed before it had a table": {func(h *host) { h.add(1, wantDM, 0) }, "", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -107,5 +109,73 @@ func TestFindNode(t *testing.T) {
 				t.Errorf("its size is %d", loc.SizeBytes)
 			}
 		})
+	}
+}
+
+// Only what is named like a leg of the group, has the group's UUID, and is of no volume
+// is somebody's leftover.
+func TestUnknownLegs(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	name := func(n int, text string) {
+		h.must(os.WriteFile(filepath.Join(h.root, "sys/block", fmt.Sprintf("dm-%d", n), "dm/name"), []byte(text+"\n"), 0o600))
+	}
+	const prefix = "LVM-rKzSh7H9BlXy8oAASh1QjQBCN2PANzHA"
+	for n, dev := range []struct{ uuid, name string }{
+		{wantDM, "berth--fast-a0--b1"},                                              // a volume
+		{otherDM, "berth--fast-a0--b1_rmeta_0"},                                     // a leg of it
+		{prefix + "00000000000000000000000000000001", "berth--fast-a0--b1_rmeta_2"}, // left over
+		{prefix + "00000000000000000000000000000002", "berth--fast-a0--b1_rimage_2"},
+		{prefix + "00000000000000000000000000000003", "berth--fast-theirs"},                                 // no leg
+		{prefix + "00000000000000000000000000000004-missing_0_0", "berth--fast-a0--b1_rmeta_1-x"},           // of another name
+		{prefix + "00000000000000000000000000000006-missing_0_0", "berth--fast-a0--b1_rmeta_1-missing_0_0"}, // stood in for a device
+		{prefix + "00000000000000000000000000000007-tpool", "berth--fast-a0--b1_rmeta_1-tpool"},             // another layer
+		{prefix + "00000000000000000000000000000005", "other-a0--b1_rmeta_2"},                               // of another name
+		{"LVM-0000000000000000000000000000000000000000000000000000000000000001", "berth--fast-a0--b1_rmeta_3"},
+		{"CRYPT-LUKS2-x", "berth--fast-a0--b1_rmeta_4"},
+	} {
+		h.add(n, dev.uuid, 0)
+		name(n, dev.name)
+	}
+	known := func(uuid string) bool { return uuid == lvUUID || uuid == otherUUID }
+	got, err := lvm.UnknownLegs(lvm.HostNodes{Root: h.root}, "berth-fast", groupUUID, known)
+	want := []string{prefix + "00000000000000000000000000000001", prefix + "00000000000000000000000000000002", prefix + "00000000000000000000000000000006-missing_0_0"}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %q, %v, want %q", got, err, want)
+	}
+	if _, err := lvm.UnknownLegs(lvm.HostNodes{Root: h.root}, "a/b", groupUUID, known); err == nil {
+		t.Error("a group of no name")
+	}
+	h.must(os.RemoveAll(filepath.Join(h.root, "sys")))
+	if _, err := lvm.UnknownLegs(lvm.HostNodes{Root: h.root}, "berth-fast", groupUUID, known); err == nil {
+		t.Error("no sysfs, and yet nothing is wrong")
+	}
+}
+
+func TestSuspended(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	for n, dev := range []struct{ uuid, suspended string }{{wantDM, "0"}, {otherDM, "1"}, {"CRYPT-LUKS2-x", "1"}, {wantDM + "-tpool", "1"}} {
+		h.add(n, dev.uuid, 8)
+		for file, text := range map[string]string{"dm/name": "any", "dm/suspended": dev.suspended} {
+			h.must(os.WriteFile(filepath.Join(h.root, "sys/block", fmt.Sprintf("dm-%d", n), file), []byte(text+"\n"), 0o600))
+		}
+	}
+	got, err := lvm.HostNodes{Root: h.root}.Suspended(t.Context(), groupUUID)
+	if err != nil || len(got) != 2 || got[lvUUID] || !got[otherUUID] {
+		t.Errorf("got %v, %v", got, err)
+	}
+	h.must(os.RemoveAll(filepath.Join(h.root, "sys")))
+	if _, err := (lvm.HostNodes{Root: h.root}).Suspended(t.Context(), groupUUID); err == nil {
+		t.Error("no sysfs, and yet nothing is wrong")
+	}
+}
+
+func TestStaleTable(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[string]bool{"254:160 2048": false, "254:161 2048": true, "254:16 2048": true, "": true} {
+		if got := lvm.StaleTable([]dm.Target{{Type: "linear", Status: "254:160 0"}, {Type: "linear", Status: status}}, "254:160"); got != want {
+			t.Errorf("on %q: stale %v", status, got)
+		}
 	}
 }

@@ -5,8 +5,8 @@ package lvm
 
 import (
 	"fmt"
+	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/berth-dev/berth/pkg/volume"
@@ -20,6 +20,10 @@ const (
 	verbObserve verb = "observe"
 	// verbCreate makes the volume or finds it, and grows it if it is too small.
 	verbCreate verb = "create"
+	// verbClone makes the volume as a copy of another one, or finds it.
+	verbClone verb = "clone"
+	// verbSnapshot makes a snapshot of a volume, or finds it.
+	verbSnapshot verb = "snapshot"
 	// verbGrow grows a volume that is known by its UUID.
 	verbGrow verb = "grow"
 	// verbActivate makes the volume's device node appear.
@@ -29,6 +33,19 @@ const (
 	verbRefresh verb = "refresh"
 	// verbRemove removes the volume that has both the name and the UUID.
 	verbRemove verb = "remove"
+	// verbTend makes the group's thin pool, or makes it as large as it should be.
+	verbTend verb = "tend"
+	// verbRepair puts new legs on other devices into the place of those whose device is
+	// missing.
+	verbRepair verb = "repair"
+	// verbTakeBack lets a device count again that came back after the group was changed.
+	verbTakeBack verb = "take a device back into"
+	// verbDropMissing takes devices out of the group that are missing and that nothing needs.
+	verbDropMissing verb = "take missing devices out of"
+	// verbDiscard removes what a repair that was cut short has left of a leg.
+	verbDiscard verb = "remove the rest of a leg"
+	// verbWhenFull changes what a thin pool does with writes when it is full.
+	verbWhenFull verb = "set when-full of"
 )
 
 // operation is one entry of a group's queue.
@@ -36,10 +53,21 @@ type operation struct {
 	verb verb
 	// name of the logical volume; "" observes the whole group.
 	name string
-	// uuid of the logical volume, but for verbCreate and verbObserve.
+	// uuid of the logical volume, but for those that are made, and for verbObserve.
 	uuid string
-	// sizeBytes is the least size, for verbCreate and verbGrow.
-	sizeBytes int64
+	// source is the UUID of what verbClone and verbSnapshot copy.
+	source string
+	// sizeBytes is the least size, for verbCreate and verbGrow, what a copy is going to be
+	// grown to, for verbClone, and for verbTend that of the data, with metadataBytes for the
+	// metadata.
+	sizeBytes     int64
+	metadataBytes int64
+	// failWhenFull for verbWhenFull.
+	failWhenFull bool
+	// devices for the new legs of verbRepair, and the one of verbTakeBack.
+	devices []string
+	// mostMissing legs are left by verbRepair.
+	mostMissing int
 	// tag is set at creation.
 	tag string
 
@@ -61,140 +89,6 @@ type outcome struct {
 	err   error
 }
 
-// plan turns operations into the commands of one process.
-type plan struct {
-	group    *Group
-	reserve  int64
-	budget   volume.Capacity
-	commands [][]string
-	// acting have a command in this process.
-	acting []*operation
-	// watching need none: they are answered with the group as it is afterwards.
-	watching []*operation
-	// later must wait for the next process.
-	later []*operation
-	// refused with the reason.
-	refused map[*operation]error
-
-	removed []string
-	names   map[string]bool
-}
-
-// makePlan decides what to do for each operation by what the group looks like
-// now. Two operations on one volume never share a process: the second is decided
-// by what the first has done.
-func makePlan(g *Group, reserveBytes int64, batch []*operation) *plan {
-	p := &plan{
-		group: g, reserve: reserveBytes, budget: g.capacity(reserveBytes),
-		refused: map[*operation]error{}, names: map[string]bool{},
-	}
-	for _, op := range batch {
-		if op.name != "" && p.names[op.name] {
-			p.later = append(p.later, op)
-			continue
-		}
-		p.add(op)
-		p.names[op.name] = true
-	}
-	if len(p.removed) > 0 {
-		p.commands = append(p.commands, removeCommands(g.UUID, p.removed)...)
-	}
-	p.backUpOnce()
-	return p
-}
-
-// backUpOnce lets only the last command that changes the metadata write it to
-// /etc/lvm/backup and /etc/lvm/archive. Each copy is written and synced anew; one
-// for a process tells an operator as much, and a batch of 60 does not leave 60.
-func (p *plan) backUpOnce() {
-	seen := false
-	for i, command := range slices.Backward(p.commands) {
-		if command[0] == "lvchange" {
-			continue
-		}
-		if seen {
-			p.commands[i] = slices.Insert(command, 1, "--autobackup", "n")
-		}
-		seen = true
-	}
-}
-
-func (p *plan) add(op *operation) {
-	lv := p.group.Volume(op.name)
-	if op.verb == verbObserve || op.met(p.group) {
-		p.watching = append(p.watching, op)
-		return
-	}
-	if err := op.allowed(p.group); err != nil {
-		p.refused[op] = err
-		return
-	}
-	if err := op.check(p.group, lv); err != nil {
-		p.refused[op] = err
-		return
-	}
-	switch op.verb {
-	case verbObserve:
-	case verbRemove:
-		p.removed = append(p.removed, op.uuid)
-		p.acting = append(p.acting, op)
-	case verbActivate:
-		p.act(op, changeCommand(p.group.UUID, op.uuid, "--activate", "y"))
-	case verbRefresh:
-		p.act(op, changeCommand(p.group.UUID, op.uuid, "--refresh"))
-	case verbCreate, verbGrow:
-		p.allocate(op, lv)
-	}
-}
-
-// allocate admits by the same function that publishes the capacity (I8).
-func (p *plan) allocate(op *operation, lv *LogicalVolume) {
-	var have int64
-	if lv != nil {
-		have = lv.SizeBytes
-	}
-	want := p.group.rounded(op.sizeBytes)
-	if more := want - have; !p.budget.Fits(more) {
-		if len(p.removed) > 0 {
-			p.later = append(p.later, op)
-			return
-		}
-		p.refused[op] = fmt.Errorf("%s %s/%s: %w: %d bytes more are needed, %d are free",
-			op.verb, p.group.Name, op.name, volume.ErrNoSpace, more, p.budget.FreeBytes)
-		return
-	}
-	p.budget.FreeBytes -= want - have
-	p.budget.MaxVolumeBytes -= want - have
-	extents := strconv.FormatInt(want/p.group.ExtentBytes, 10)
-	if lv != nil {
-		p.act(op, []string{"lvextend", "--yes", "--extents", extents, p.group.Name + "/" + lv.Name})
-		return
-	}
-	op.made = true
-	p.act(op, []string{
-		"lvcreate", "--yes", "--type", "linear", "--activate", "y",
-		// Backend.Create clears more than lvm would, and again after a crash.
-		"--wipesignatures", "n", "--zero", "n",
-		"--extents", extents, "--addtag", op.tag, "--name", op.name, p.group.Name,
-	})
-}
-
-// changes is how many changes of the metadata the commands may make.
-func (p *plan) changes() int {
-	n := 0
-	for _, op := range p.acting {
-		if op.changes() {
-			n++
-		}
-	}
-	return n
-}
-
-func (p *plan) act(op *operation, command []string) {
-	p.commands = append(p.commands, command)
-	p.acting = append(p.acting, op)
-}
-
 // met reports whether the group shows what the operation asked for.
 func (op *operation) met(g *Group) bool {
 	lv := g.Volume(op.name)
@@ -202,9 +96,25 @@ func (op *operation) met(g *Group) bool {
 	case verbObserve:
 		return true
 	case verbCreate:
-		return lv != nil && ownedVolume(lv) && lv.SizeBytes >= op.sizeBytes
+		return lv != nil && ownedVolume(lv) && lv.SizeBytes >= op.sizeBytes && !lv.Unfinished
+	case verbClone:
+		return lv != nil && ownedVolume(lv)
+	case verbSnapshot:
+		return lv != nil && ownedSnapshot(lv)
 	case verbGrow:
 		return lv != nil && lv.UUID == op.uuid && lv.SizeBytes >= op.sizeBytes
+	case verbWhenFull:
+		return lv != nil && lv.UUID == op.uuid && lv.FailsWhenFull == op.failWhenFull
+	case verbTend:
+		return lv != nil && lv.SizeBytes >= op.sizeBytes && lv.MetadataBytes >= op.metadataBytes
+	case verbRepair:
+		return lv != nil && lv.UUID == op.uuid && !lv.Unfinished && lv.missingLegs() <= op.mostMissing
+	case verbTakeBack:
+		return !slices.ContainsFunc(g.PVs, func(pv PhysicalVolume) bool { return slices.Contains(op.devices, pv.ReturnedPath) })
+	case verbDropMissing:
+		return g.MissingPVs == 0
+	case verbDiscard:
+		return g.volumeByUUID(op.uuid) == nil
 	case verbRemove:
 		// Absence in a group whose devices are not all there is not proven: a missing
 		// device may hold newer metadata (I4).
@@ -219,8 +129,12 @@ func (op *operation) met(g *Group) bool {
 // the operation. A volume all of whose devices are there can be used though
 // others are missing.
 func (op *operation) allowed(g *Group) error {
-	if op.verb == verbActivate && g.State() == StatePartial {
-		return nil
+	if g.State() == StatePartial {
+		switch op.verb {
+		case verbActivate, verbRefresh, verbRepair, verbTakeBack, verbDropMissing, verbDiscard:
+			return nil
+		default:
+		}
 	}
 	return g.usable()
 }
@@ -229,8 +143,18 @@ func (op *operation) allowed(g *Group) error {
 func (op *operation) check(g *Group, lv *LogicalVolume) error {
 	where := fmt.Sprintf("%s %s/%s", op.verb, g.Name, op.name)
 	switch {
-	case op.verb == verbCreate && lv == nil:
+	case (op.verb == verbCreate || op.verb == verbTend) && lv == nil, op.verb == verbTakeBack, op.verb == verbDropMissing:
 		return nil
+	case op.verb == verbDiscard:
+		if lv == nil || lv.UUID != op.uuid || !extracted(lv) {
+			return fmt.Errorf("%s: %w: it is not what a repair leaves", where, volume.ErrIdentity)
+		}
+		return nil
+	case op.verb == verbClone || op.verb == verbSnapshot:
+		return op.checkCopy(g, lv)
+	case op.verb == verbTend:
+		_, err := g.thinPool()
+		return err
 	case lv == nil && g.volumeByUUID(op.uuid) == nil:
 		return fmt.Errorf("%s: %w", where, volume.ErrNotFound)
 	case lv == nil:
@@ -239,24 +163,52 @@ func (op *operation) check(g *Group, lv *LogicalVolume) error {
 		return fmt.Errorf("%s: %w: a volume of that name has no tag %s", where, volume.ErrExists, TagVolume)
 	case op.verb != verbCreate && lv.UUID != op.uuid:
 		return fmt.Errorf("%s: %w: its UUID is %s, recorded is %s", where, volume.ErrIdentity, lv.UUID, op.uuid)
-	case op.verb == verbRemove && !ownedVolume(lv):
+	case op.verb == verbRemove && !ownedVolume(lv) && !ownedSnapshot(lv):
 		return fmt.Errorf("%s: %w: it has no tag %s", where, volume.ErrIdentity, TagVolume)
+	case op.verb == verbRepair && (!ownedVolume(lv) || !layoutOf(lv).Redundant()):
+		return fmt.Errorf("%s: %w: it is no volume of ours with legs (layout %v, tags %v)", where, volume.ErrIdentity, lv.Layout, lv.Tags)
+	case lv.Unfinished && op.verb != verbRemove:
+		return fmt.Errorf("%s: %w", where, errUnfinished)
 	case op.verb == verbRemove && !plain(lv):
 		return fmt.Errorf("%s: %w: other volumes depend on it (layout %v, role %v)", where, volume.ErrInUse, lv.Layout, lv.Role)
 	}
 	return nil
 }
 
-// plain reports whether a volume is linear and nothing was made of it: no
-// snapshot, no pool.
+func (op *operation) checkCopy(g *Group, lv *LogicalVolume) error {
+	source := g.volumeByUUID(op.source)
+	switch {
+	case lv != nil:
+		return fmt.Errorf("%s %s/%s: %w: a volume of that name is not ours", op.verb, g.Name, op.name, volume.ErrExists)
+	case source == nil:
+		return fmt.Errorf("%s %s/%s: %w: what is to be copied, with UUID %s", op.verb, g.Name, op.name, volume.ErrNotFound, op.source)
+	case !ownedVolume(source) && !ownedSnapshot(source):
+		return fmt.Errorf("%s %s/%s: %w: %s has no tag of ours", op.verb, g.Name, op.name, volume.ErrIdentity, source.Name)
+	case source.PoolUUID == "":
+		return fmt.Errorf("%s %s/%s: %w: only thin volumes can be copied, and %s is %v", op.verb, g.Name, op.name, volume.ErrInvalid, source.Name, source.Layout)
+	}
+	return nil
+}
+
+// plain reports whether a volume is of a layout that is made here and nothing was made
+// of it that would go with it: no thick snapshot, no pool. Thin volumes stand for
+// themselves, whatever was made of them, but for an origin outside of the pool.
 func plain(lv *LogicalVolume) bool {
-	return len(lv.Layout) == 1 && lv.Layout[0] == "linear" && len(lv.Role) == 1 && lv.Role[0] == "public"
+	if slices.Equal(lv.Layout, thinLayout) {
+		return lv.PoolUUID != "" && !slices.ContainsFunc(lv.Role, func(role string) bool { return !slices.Contains(thinRoles, role) })
+	}
+	return layoutOf(lv) != "" && len(lv.Role) == 1 && lv.Role[0] == "public"
 }
 
 func changeCommand(groupUUID, lvUUID string, change ...string) []string {
 	command := append([]string{"lvchange", "--yes"}, change...)
 	return append(command, "--select", selectVolumes(groupUUID, "", []string{lvUUID}))
 }
+
+var (
+	thinLayout = []string{"thin", "sparse"}
+	thinRoles  = []string{"public", "origin", "snapshot", "thinorigin", "multithinorigin", "thinsnapshot"}
+)
 
 // removeCommands removes by UUID, in the one group, and only volumes that nothing
 // depends on: lvm checks all this in the moment it acts, so what was made of a
@@ -269,11 +221,25 @@ func removeCommands(groupUUID string, lvUUIDs []string) [][]string {
 		some := lvUUIDs[start:min(start+mostPerCommand, len(lvUUIDs))]
 		commands = append(commands, []string{
 			"lvremove", "--yes",
-			"--select", selectVolumes(groupUUID, "lv_layout={linear}&&lv_role={public}&&", some),
+			"--select", selectVolumes(groupUUID, removable, some),
 		})
 	}
 	return commands
 }
+
+// removable is what lvm is told that a volume must still be. In brackets a list is as it
+// is; in braces it would have to hold these, as the role of an origin holds "public".
+var removable = func() string {
+	var layouts []string
+	for _, name := range slices.Sorted(maps.Keys(shapes)) {
+		layouts = append(layouts, "lv_layout=["+strings.Join(shapes[name].layout, ",")+"]")
+	}
+	return "((" + strings.Join(layouts, "||") + ")&&lv_role=[public]||lv_layout=[thin,sparse])&&"
+}()
+
+// errUnfinished: lvm was killed while it made the volume, or a leg of it. It was never
+// told to anybody, and lvm does not activate it.
+var errUnfinished = fmt.Errorf("%w: lvm did not come to the end of making it", volume.ErrPoolUnavailable)
 
 func selectVolumes(groupUUID, also string, lvUUIDs []string) string {
 	return "vg_uuid=" + groupUUID + "&&" + also + "(lv_uuid=" + strings.Join(lvUUIDs, "||lv_uuid=") + ")"

@@ -29,6 +29,9 @@ type GroupSpec struct {
 	Devices []string
 	// ExtentBytes is the size of an extent, a power of two; 0 means 4 MiB.
 	ExtentBytes int64
+	// Partial lets ExtendGroup add devices to a group of which some are missing, so that
+	// they may take their place.
+	Partial bool
 }
 
 const (
@@ -102,6 +105,9 @@ func (c *Client) ExtendGroup(ctx context.Context, groupUUID string, spec GroupSp
 		return nil, fmt.Errorf("extend volume group %s: %w", spec.Name, err)
 	}
 	g, err := report.owned(groupUUID, spec.PoolUID)
+	if err != nil && spec.allows(g) {
+		err = nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("extend volume group %s: %w", spec.Name, err)
 	}
@@ -136,18 +142,21 @@ func (c *Client) FindGroup(ctx context.Context, poolUID string) (*Group, error) 
 }
 
 // RemoveGroup removes a volume group of ours that holds no logical volume, and
-// makes its devices blank of lvm. It returns nil when none of it was there.
+// makes its devices blank of lvm. It returns nil when none of it was there. lvm sees only
+// the devices given, or, when there are none, what the host lets it see: a disk that the
+// group has lost may hold its metadata of then, of which lvm makes the group anew as soon
+// as it is removed.
 // volume.ErrInUse: there are volumes in it, anybody's. volume.ErrPoolUnavailable:
 // some of its devices are not there.
-func (c *Client) RemoveGroup(ctx context.Context, groupUUID, poolUID string) error {
-	if err := c.removeGroup(ctx, groupUUID, poolUID); err != nil {
+func (c *Client) RemoveGroup(ctx context.Context, groupUUID, poolUID string, devices []string) error {
+	if err := c.removeGroup(ctx, groupUUID, poolUID, devices); err != nil {
 		return fmt.Errorf("remove the volume group of pool %s: %w", poolUID, err)
 	}
 	return nil
 }
 
-func (c *Client) removeGroup(ctx context.Context, groupUUID, poolUID string) error {
-	report, err := c.Observe(ctx, nil)
+func (c *Client) removeGroup(ctx context.Context, groupUUID, poolUID string, devices []string) error {
+	report, err := c.Observe(ctx, devices)
 	if err != nil {
 		return err
 	}
@@ -156,24 +165,61 @@ func (c *Client) removeGroup(ctx context.Context, groupUUID, poolUID string) err
 		if err != nil {
 			return err
 		}
-		if g.lvCount > 0 {
-			return fmt.Errorf("%w: volume group %s holds %d logical volumes", volume.ErrInUse, g.Name, g.lvCount)
+		if err := c.removeThinPool(ctx, g, devices); err != nil {
+			return err
 		}
 		// Without --yes: should a volume have come into it, lvm asks, and nobody answers.
-		runErr := c.single(ctx, "vgremove", "--select", "vg_uuid="+groupUUID)
-		if report, err = c.Observe(ctx, nil); err != nil {
+		runErr := c.single(ctx, seeing(devices, "", "vgremove", "--select", "vg_uuid="+groupUUID)...)
+		if report, err = c.Observe(ctx, devices); err != nil {
 			return errors.Join(runErr, err)
 		}
 		if report.Group(groupUUID) != nil {
 			return errors.Join(fmt.Errorf("volume group %s is still there", g.Name), runErr)
 		}
 	}
-	return c.unprepare(ctx, report, poolUID)
+	return c.unprepare(ctx, report, poolUID, devices)
+}
+
+// seeing adds a configuration to a command: that lvm sees only these devices, if there are
+// any, and what else it is told.
+func seeing(devices []string, config string, command ...string) []string {
+	if len(devices) > 0 {
+		config = onlyDevices(devices) + config
+	}
+	if config == "" {
+		return command
+	}
+	return slices.Insert(command, 1, "--config", config)
+}
+
+// removeThinPool removes the group's thin pool, if that is the only volume in it.
+// volume.ErrInUse: there are others.
+func (c *Client) removeThinPool(ctx context.Context, g *Group, devices []string) error {
+	pool, err := g.thinPool()
+	if err != nil {
+		return fmt.Errorf("%w: %w", volume.ErrInUse, err)
+	}
+	if pool == nil || g.lvCount > 1 {
+		if g.lvCount > 0 {
+			return fmt.Errorf("%w: volume group %s holds %d logical volumes", volume.ErrInUse, g.Name, g.lvCount)
+		}
+		return nil
+	}
+	// Not active, and without --yes: should a volume have come into it, lvm asks whether to
+	// remove that too, and nobody answers.
+	one := selectVolumes(g.UUID, "", []string{pool.UUID})
+	if err := c.single(ctx, seeing(devices, "activation{"+withoutUdev+"}", "lvchange", "--activate", "n", "--select", one)...); err != nil {
+		return fmt.Errorf("deactivate thin pool %s/%s: %w", g.Name, pool.Name, err)
+	}
+	if err := c.single(ctx, seeing(devices, "", "lvremove", "--select", one)...); err != nil {
+		return fmt.Errorf("remove thin pool %s/%s: %w", g.Name, pool.Name, err)
+	}
+	return nil
 }
 
 // unprepare takes the label off the devices that were prepared for the pool and
 // are in no volume group.
-func (c *Client) unprepare(ctx context.Context, report *Report, poolUID string) error {
+func (c *Client) unprepare(ctx context.Context, report *Report, poolUID string, devices []string) error {
 	ours := func(pv PhysicalVolume) bool { return preparedFor(pv.UUID, poolUID) && pv.Path != "" }
 	if !slices.ContainsFunc(report.Orphans, ours) {
 		return nil
@@ -181,10 +227,10 @@ func (c *Client) unprepare(ctx context.Context, report *Report, poolUID string) 
 	var errs []error
 	for _, pv := range report.Orphans {
 		if ours(pv) {
-			errs = append(errs, c.single(ctx, "pvremove", pv.Path))
+			errs = append(errs, c.single(ctx, seeing(devices, "", "pvremove", pv.Path)...))
 		}
 	}
-	report, err := c.Observe(ctx, nil)
+	report, err := c.Observe(ctx, devices)
 	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}
@@ -280,7 +326,7 @@ func (g *Group) matches(spec GroupSpec) error {
 	if g.Name != spec.Name {
 		return fmt.Errorf("volume group %s (%s): %w: it is tagged %s and should be called %s", g.Name, g.UUID, volume.ErrExists, TagPool+spec.PoolUID, spec.Name)
 	}
-	if err := g.usable(); err != nil {
+	if err := g.usable(); err != nil && !spec.allows(g) {
 		return err
 	}
 	for _, path := range spec.Devices {
@@ -289,6 +335,11 @@ func (g *Group) matches(spec GroupSpec) error {
 		}
 	}
 	return nil
+}
+
+// allows reports whether the group may be changed though devices are missing.
+func (s GroupSpec) allows(g *Group) bool {
+	return s.Partial && g != nil && g.State() == StatePartial
 }
 
 func (g *Group) has(path string) bool {

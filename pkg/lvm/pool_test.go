@@ -53,11 +53,11 @@ func TestCreateGroup(t *testing.T) {
 	if _, err := client.CreateGroup(t.Context(), other); !errors.Is(err, volume.ErrExists) {
 		t.Errorf("CreateGroup on devices that are taken = %v, want ErrExists", err)
 	}
-	if err := client.RemoveGroup(t.Context(), g.UUID, otherPool); !errors.Is(err, volume.ErrIdentity) {
+	if err := client.RemoveGroup(t.Context(), g.UUID, otherPool, nil); !errors.Is(err, volume.ErrIdentity) {
 		t.Errorf("RemoveGroup of another pool's group = %v, want ErrIdentity", err)
 	}
 	for range 2 {
-		if err := client.RemoveGroup(t.Context(), g.UUID, spec.PoolUID); err != nil {
+		if err := client.RemoveGroup(t.Context(), g.UUID, spec.PoolUID, nil); err != nil {
 			t.Errorf("RemoveGroup: %v", err)
 		}
 	}
@@ -178,7 +178,7 @@ func TestPoolFaultMatrix(t *testing.T) {
 					t.Fatalf("FindGroup = %+v, %v", found, err)
 				}
 				for range 3 {
-					if err = client.RemoveGroup(t.Context(), g.UUID, spec.PoolUID); err == nil {
+					if err = client.RemoveGroup(t.Context(), g.UUID, spec.PoolUID, nil); err == nil {
 						break
 					}
 				}

@@ -23,7 +23,11 @@ type queue struct {
 	groupUUID string
 	devices   func() []string
 	reserve   func(totalBytes int64) int64
-	seqno     SeqnoReader
+	layout    Layout
+	// thin is nil where volumes are thick.
+	thin  func() ThinPolicy
+	nodes Nodes
+	seqno SeqnoReader
 	// journal is nil where no way back is kept.
 	journal    Journal
 	metadata   Metadata
@@ -106,20 +110,31 @@ func (q *queue) process(ctx context.Context, batch []*operation) []*operation {
 		}
 		return nil
 	}
-	p := makePlan(before, q.reserveOf(before), batch)
+	t, err := q.terms(ctx, before)
+	if err != nil {
+		for _, op := range batch {
+			op.answer(nil, fmt.Errorf("%s %s/%s: %w", op.verb, q.groupName, op.name, err))
+		}
+		return nil
+	}
+	p := makePlan(before, t, batch)
 	for op, err := range p.refused {
 		op.answer(nil, err)
 	}
 	after, stderr, actErr := before, []byte(nil), error(nil)
 	if len(p.commands) > 0 {
-		if err := q.keepBefore(before, p.changes()); err != nil {
+		err := q.resume(ctx, before)
+		if err == nil {
+			err = q.keepBefore(before, p.changes())
+		}
+		if err != nil {
 			for _, op := range slices.Concat(p.acting, p.watching) {
 				op.answer(nil, fmt.Errorf("%s %s/%s: not started: %w", op.verb, q.groupName, op.name, err))
 			}
 			return p.later
 		}
 		q.unflushed = true // also when nobody will know what they did
-		after, stderr, actErr = q.act(ctx, p.commands)
+		after, stderr, actErr = q.act(ctx, p.settings(), p.commands)
 	}
 	if after == nil {
 		for _, op := range append(p.acting, p.watching...) {
@@ -173,9 +188,9 @@ func (q *queue) makeDurable(p *plan, g *Group) error {
 // act runs the commands. It returns how the group looks afterwards, and the error
 // that kept the process from telling so itself. The group is nil when that could
 // not be found out.
-func (q *queue) act(ctx context.Context, commands [][]string) (*Group, []byte, error) {
+func (q *queue) act(ctx context.Context, settings []string, commands [][]string) (*Group, []byte, error) {
 	q.known = nil
-	report, stderr, actErr := q.client.shell(ctx, q.devices(), commands)
+	report, stderr, actErr := q.client.shell(ctx, q.session(settings), commands)
 	if actErr == nil {
 		g, err := q.pick(report)
 		if err != nil {
@@ -213,6 +228,10 @@ const looks = 3
 // cannot be seen.
 func (q *queue) observe(ctx context.Context) (*Group, error) {
 	q.known = nil
+	if devices := q.devices(); devices != nil && len(devices) == 0 {
+		// What lvm would see elsewhere is not the group.
+		return nil, fmt.Errorf("%w: none of the devices of volume group %s is there", volume.ErrPoolUnavailable, q.groupName)
+	}
 	if !q.looked {
 		q.looked = len(q.devices()) > 0
 		_, _ = q.rollBack() // what is wrong is told when the group cannot be seen
@@ -235,13 +254,17 @@ func (q *queue) observe(ctx context.Context) (*Group, error) {
 	return g, nil
 }
 
+func (q *queue) session(settings []string) session {
+	return session{devices: q.devices(), settings: settings, legs: q.layout.Redundant()}
+}
+
 func (q *queue) look(ctx context.Context) (*Group, error) {
-	report, stderr, err := q.client.shell(ctx, q.devices(), nil)
+	report, stderr, err := q.client.shell(ctx, q.session(nil), nil)
 	for range looks - 1 {
 		if !errors.Is(err, errReport) {
 			break
 		}
-		report, stderr, err = q.client.shell(ctx, q.devices(), nil)
+		report, stderr, err = q.client.shell(ctx, q.session(nil), nil)
 	}
 	if err != nil {
 		return nil, explain(stderr, err)
@@ -253,7 +276,7 @@ func (q *queue) look(ctx context.Context) (*Group, error) {
 // unavailable, not absent; one of the same name is not ours.
 func (q *queue) pick(report *Report) (*Group, error) {
 	if g := report.Group(q.groupUUID); g != nil {
-		return g, nil
+		return g, q.isLatest(g)
 	}
 	where := "the devices that the host shows to lvm"
 	if devices := q.devices(); len(devices) > 0 {
@@ -272,8 +295,46 @@ func (q *queue) pick(report *Report) (*Group, error) {
 	return nil, fmt.Errorf("%w: volume group %s (%s) was not found on %s%s", volume.ErrPoolUnavailable, q.groupName, q.groupUUID, where, lost)
 }
 
-func (q *queue) reserveOf(g *Group) int64 {
-	return max(0, q.reserve(g.Extents*g.ExtentBytes))
+// isLatest returns volume.ErrPoolUnavailable for a group that looks as it once did. A disk
+// that was lost, and was taken out of the group meanwhile, holds its metadata of then: where
+// the others are not to be seen, lvm takes it for the group, with volumes as they were.
+func (q *queue) isLatest(g *Group) error {
+	if q.journal == nil {
+		return nil
+	}
+	kept, found, err := q.journal.Kept(q.groupUUID)
+	if err != nil {
+		return fmt.Errorf("volume group %s: %w: which generation of its metadata is the latest is not known: %w", g.Name, volume.ErrPoolUnavailable, err)
+	}
+	if found && g.Seqno < kept.Seqno {
+		return fmt.Errorf("volume group %s (%s): %w: generation %d of its metadata is there, and %d was the latest, so that one of its disks that was lost earlier is there, and the others are not: attach those, or, if an older generation was restored on purpose, see docs/limitations.md",
+			g.Name, g.UUID, volume.ErrPoolUnavailable, g.Seqno, kept.Seqno)
+	}
+	return nil
+}
+
+// terms are what decides now over what the group has room for.
+func (q *queue) terms(ctx context.Context, g *Group) (terms, error) {
+	t := terms{reserveBytes: max(0, q.reserve(g.Extents*g.ExtentBytes)), layout: q.layout}
+	if q.thin == nil {
+		return t, nil
+	}
+	t.thin = &thinTerms{ThinPolicy: q.thin(), reserve: g.extentsFor(t.reserveBytes)}
+	if err := t.thin.Check(); err != nil {
+		return terms{}, err
+	}
+	pool, err := g.thinPool()
+	if pool == nil {
+		return t, err
+	}
+	usage, active, err := q.nodes.ThinPool(ctx, NodeID{GroupName: g.Name, GroupUUID: g.UUID, Name: pool.Name, UUID: pool.UUID})
+	if err != nil {
+		return terms{}, fmt.Errorf("look at thin pool %s/%s: %w", g.Name, pool.Name, err)
+	}
+	if active {
+		t.thin.usage = &usage
+	}
+	return t, nil
 }
 
 // changes reports whether the operation changes the metadata.

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"strings"
@@ -28,14 +27,19 @@ import (
 //
 //	go test -c ./pkg/lvm && BERTH_TEST_DISK=/dev/vdX ./lvm.test -test.run Kernel -test.v
 //
-// run as root on a node. Everything else on the node stays as it is.
+// run as root on a node; for volumes of other layouts as many disks as they need, with commas
+// between. Everything
+// else on the node stays as it is.
 const testDiskEnv = "BERTH_TEST_DISK"
 
-// rig is a volume group on a real disk.
+// rig is a volume group on real disks.
 type rig struct {
-	disk  string
-	host  *hostexec.Host
-	group *lvm.Group
+	disks  []string
+	layout lvm.Layout
+	host   *hostexec.Host
+	group  *lvm.Group
+	// thin is true where volumes lie in a thin pool.
+	thin bool
 
 	// boot, blind, countdown and dead stand behind the hooks of volumetest.Place.
 	boot      atomic.Int64
@@ -48,12 +52,14 @@ type rig struct {
 	processes atomic.Int64
 }
 
-func newRig(t testing.TB) *rig {
+func newRig(t testing.TB) *rig { return newRigOf(t, lvm.LayoutLinear) }
+
+func newRigOf(t testing.TB, layout lvm.Layout) *rig {
 	t.Helper()
-	disk := os.Getenv(testDiskEnv)
-	switch {
-	case disk == "":
-		t.Skipf("needs a disk to destroy, named by %s", testDiskEnv)
+	disks := strings.FieldsFunc(os.Getenv(testDiskEnv), func(r rune) bool { return r == ',' })
+	switch needed := layout.MinDevices(); {
+	case len(disks) < needed:
+		t.Skipf("needs disks to destroy, named by %s: %d", testDiskEnv, needed)
 	case os.Geteuid() != 0:
 		t.Skip("needs root")
 	}
@@ -64,18 +70,18 @@ func newRig(t testing.TB) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{disk: disk, host: host, countdown: -1}
+	r := &rig{disks: disks[:layout.MinDevices()], layout: layout, host: host, countdown: -1}
 	t.Cleanup(func() { _ = host.Close() })
 	client := lvm.NewClient(host, lvm.DiskFlusher("/"))
 	r.group, err = client.CreateGroup(context.Background(), lvm.GroupSpec{
-		Name: "berth-kernel-test", PoolUID: realUID, PoolSet: "test", Devices: []string{disk},
+		Name: "berth-kernel-test", PoolUID: realUID, PoolSet: "test", Devices: r.disks,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		r.lvm(t, "lvremove", "--yes", r.group.Name)
-		if err := client.RemoveGroup(context.Background(), r.group.UUID, realUID); err != nil {
+		if err := client.RemoveGroup(context.Background(), r.group.UUID, realUID, nil); err != nil {
 			t.Error(err)
 		}
 	})
@@ -85,6 +91,8 @@ func newRig(t testing.TB) *rig {
 // lvm runs a command as an operator does.
 func (r *rig) lvm(t testing.TB, args ...string) {
 	t.Helper()
+	// The nodes are made as by Berth, or those that are left keep the next group's name.
+	args = append([]string{args[0], "--config", "activation{udev_sync=0 udev_rules=0}"}, args[1:]...)
 	if out, err := exec.Command("lvm", args...).CombinedOutput(); err != nil {
 		t.Fatalf("lvm %s: %v: %s", strings.Join(args, " "), err, out)
 	}
@@ -96,16 +104,48 @@ func (r *rig) backend(t testing.TB, roomBytes int64) *lvm.Backend {
 	boot := r.boot.Load()
 	b, err := lvm.NewBackend(lvm.NewClient(rigRunner{r, boot}, lvm.DiskFlusher("/")), lvm.Options{
 		GroupName: r.group.Name, GroupUUID: r.group.UUID,
-		Devices: func() []string { return []string{r.disk} },
-		Nodes:   rigNodes{lvm.HostNodes{Root: "/"}, r, boot},
+		Devices: func() []string { return r.disks },
+		Layout:  r.layout,
+		Thin:    r.policy(),
+		Seqno: func(path string) (string, uint64, bool, error) {
+			if r.blind.Load() {
+				return "", 0, false, errors.New("input/output error")
+			}
+			return lvm.DiskSeqno("/")(path)
+		},
+		Nodes: rigNodes{lvm.HostNodes{Root: "/"}, r, boot},
 		Reserve: func(total int64) int64 {
 			if roomBytes == 0 {
 				return 0
+			}
+			if r.thin {
+				return total - roomBytes - thinMetadataBytes
 			}
 			return total - roomBytes
 		},
 	})
 	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// thinMetadataBytes is what a small thin pool needs beside its data.
+const thinMetadataBytes = 32 * mib
+
+func (r *rig) policy() func() lvm.ThinPolicy {
+	if !r.thin {
+		return nil
+	}
+	return func() lvm.ThinPolicy {
+		return lvm.ThinPolicy{OverprovisionPercent: 100, InitialPercent: 100, ThresholdPercent: 80, ExtendPercent: 20, HighWaterPercent: 95}
+	}
+}
+
+// tend makes the thin pool where there is one.
+func (r *rig) tend(t testing.TB, b *lvm.Backend) *lvm.Backend {
+	t.Helper()
+	if _, err := b.Tend(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return b
@@ -195,16 +235,44 @@ func (n rigNodes) Wipe(ctx context.Context, loc volume.Location, policy volume.W
 }
 
 // The suite of all backends, over the real lvm and the real kernel.
-func TestKernelConformance(t *testing.T) {
+func TestKernelConformance(t *testing.T) { conformOnKernel(t, lvm.LayoutLinear, false) }
+
+func TestKernelConformanceStriped(t *testing.T) { conformOnKernel(t, lvm.LayoutStriped, false) }
+
+func TestKernelConformanceThin(t *testing.T) { conformOnKernel(t, lvm.LayoutLinear, true) }
+
+func TestKernelConformanceMirror(t *testing.T) { conformOnKernel(t, lvm.LayoutMirror, false) }
+
+func TestKernelConformanceRAID5(t *testing.T) { conformOnKernel(t, lvm.LayoutRAID5, false) }
+
+func TestKernelConformanceRAID6(t *testing.T) { conformOnKernel(t, lvm.LayoutRAID6, false) }
+
+func TestKernelConformanceRAID10(t *testing.T) { conformOnKernel(t, lvm.LayoutRAID10, false) }
+
+// rawBytes is what volumes of two extents take of a group, with the metadata of their
+// legs.
+func rawBytes(layout lvm.Layout, volumes int64) int64 {
+	const extent = 4 * mib
+	data := map[lvm.Layout]int64{lvm.LayoutMirror: 1, lvm.LayoutRAID5: 2, lvm.LayoutRAID6: 3, lvm.LayoutRAID10: 2}[layout]
+	if data == 0 {
+		return volumes * 2 * extent
+	}
+	share := (2 + data - 1) / data
+	return volumes * int64(layout.MinDevices()) * (share + 1) * extent
+}
+
+func conformOnKernel(t *testing.T, layout lvm.Layout, thin bool) {
 	const volumeBytes, volumes = 8 * mib, 4
 	volumetest.Run(t, volumetest.Harness{
 		Access:  []volume.Access{volume.AccessFilesystem, volume.AccessBlock},
-		CanGrow: true,
+		CanGrow: true, CanSnapshot: thin,
 		New: func(t *testing.T) *volumetest.Place {
-			r := newRig(t)
-			fresh := func() volume.Backend { return r.backend(t, volumes*volumeBytes) }
+			r := newRigOf(t, layout)
+			r.thin = thin
+			room := rawBytes(layout, volumes)
+			fresh := func() volume.Backend { return r.backend(t, room) }
 			return &volumetest.Place{
-				Backend:     fresh(),
+				Backend:     r.tend(t, r.backend(t, room)),
 				VolumeBytes: volumeBytes,
 				Volumes:     volumes,
 				Reboot: func(t *testing.T) volume.Backend {
@@ -218,7 +286,11 @@ func TestKernelConformance(t *testing.T) {
 				Tamper: func(t *testing.T, id string, rec volume.Record) {
 					name := r.group.Name + "/" + id
 					r.lvm(t, "lvremove", "--yes", name)
-					r.lvm(t, "lvcreate", "--yes", "--size", fmt.Sprintf("%db", rec.SizeBytes), "--addtag", lvm.TagVolume+"x", "--name", id, r.group.Name)
+					size := []string{"--size", fmt.Sprintf("%db", rec.SizeBytes)}
+					if thin {
+						size = []string{"--thinpool", "thin", "--virtualsize", size[1]}
+					}
+					r.lvm(t, append(append([]string{"lvcreate", "--yes"}, size...), "--addtag", lvm.TagVolume+"x", "--name", id, r.group.Name)...)
 				},
 				Vanish: func(t *testing.T, id string, _ volume.Record) { r.lvm(t, "lvremove", "--yes", r.group.Name+"/"+id) },
 				Blind: func(*testing.T) func() {
@@ -245,80 +317,6 @@ func TestKernelConformance(t *testing.T) {
 			}
 		},
 	})
-}
-
-// lvm is killed by SIGKILL at moments all over its work, and the call repeated
-// converges on what a model says.
-func TestKernelKilled(t *testing.T) {
-	const rounds, workers = 40, 3
-	r := newRig(t)
-	b := r.backend(t, 0)
-	if _, err := b.Capacity(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	started := time.Now()
-	if _, err := b.Create(t.Context(), spec(0, 8*mib)); err != nil {
-		t.Fatal(err)
-	}
-	usual := time.Since(started)
-	want := map[string]int64{id(0): 8 * mib}
-	killed := 0
-	for round := range rounds {
-		r.timeout.Store(int64(rand.N(usual) + time.Millisecond))
-		var wg sync.WaitGroup
-		errs := make([]error, workers)
-		for w := range workers {
-			n := 1 + round%4*workers + w
-			wg.Go(func() { errs[w] = r.toggle(t.Context(), b, n, want[id(n)]) })
-		}
-		wg.Wait()
-		r.timeout.Store(0)
-		if round%5 == 4 {
-			r.boot.Add(1)
-			b = r.backend(t, 0)
-		}
-		for w, err := range errs {
-			n := 1 + round%4*workers + w
-			if err != nil {
-				killed++
-				if err := r.toggle(t.Context(), b, n, want[id(n)]); err != nil {
-					t.Fatalf("round %d: repeated after %v: %v", round, errs[w], err)
-				}
-			}
-			if want[id(n)] == 0 {
-				want[id(n)] = 8 * mib
-			} else {
-				delete(want, id(n))
-			}
-		}
-		found, err := b.List(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		have := map[string]int64{}
-		for _, f := range found {
-			have[f.ID] = f.Record.SizeBytes
-			if _, err := b.Locate(t.Context(), f.ID, f.Record); err != nil {
-				t.Fatalf("round %d: %v", round, err)
-			}
-		}
-		if !equal(have, want) {
-			t.Fatalf("round %d: there is %v, want %v", round, have, want)
-		}
-	}
-	t.Logf("%d of %d operations were killed", killed, rounds*workers)
-	if killed == 0 {
-		t.Error("nothing was killed")
-	}
-}
-
-// toggle creates what is not there and deletes what is.
-func (r *rig) toggle(ctx context.Context, b *lvm.Backend, n int, size int64) error {
-	if size == 0 {
-		_, err := b.Create(ctx, spec(n, 8*mib))
-		return err
-	}
-	return b.Delete(ctx, id(n), nil, volume.WipeSignatures)
 }
 
 // A new volume shows nothing of what an earlier owner of its extents left, even

@@ -35,7 +35,7 @@ func TestKernelTornMetadata(t *testing.T) {
 	journal := memory{}
 	backend := func() *lvm.Backend {
 		b, err := lvm.NewBackend(lvm.NewClient(r.host, lvm.DiskFlusher("/")), lvm.Options{
-			GroupName: r.group.Name, GroupUUID: r.group.UUID, Devices: func() []string { return []string{r.disk} }, Journal: journal,
+			GroupName: r.group.Name, GroupUUID: r.group.UUID, Devices: func() []string { return r.disks }, Journal: journal,
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -101,7 +101,7 @@ func TestKernelTornMetadata(t *testing.T) {
 // tear zeroes the text that the headers lead to, from a sector on.
 func (r *rig) tear(t *testing.T, g lvm.Generation, sectors int64) {
 	t.Helper()
-	f, err := os.OpenFile(r.disk, os.O_RDWR|unix.O_CLOEXEC, 0)
+	f, err := os.OpenFile(r.disks[0], os.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -65,8 +64,13 @@ type Group struct {
 type PhysicalVolume struct {
 	UUID string
 	// Path on the host right now; empty when the device is missing.
-	Path      string
-	SizeBytes int64
+	Path string
+	// ReturnedPath is where a device is that lvm still counts as missing, because the group
+	// was changed while it was away; empty for all others.
+	ReturnedPath string
+	SizeBytes    int64
+	// Extents of it, and how many of them are free.
+	Extents, FreeExtents int64
 }
 
 // LogicalVolume is a volume of a volume group, as its metadata describes it.
@@ -77,9 +81,28 @@ type LogicalVolume struct {
 	Tags      []string
 	Layout    []string
 	Role      []string
+	// PoolUUID is the thin pool of a thin volume, OriginUUID what a snapshot was made
+	// of; empty for others.
+	PoolUUID   string
+	OriginUUID string
+	// MetadataBytes is the size of a thin pool's metadata, 0 for others.
+	MetadataBytes int64
+	// FailsWhenFull is true for a thin pool whose writes fail when it is full.
+	FailsWhenFull bool
+	// Legs of a volume of a redundant layout; only in a report that was asked for them.
+	Legs []Leg
+	// Unfinished: lvm has not come to the end of making it, or a part of it. It cannot be
+	// activated.
+	Unfinished bool
 
 	groupUUID  string
 	groupSeqno uint64
+	// Only in a report with legs: the volume that it is a part of, whether it is hidden from
+	// lvm's users, the devices that it lies on itself, and whether another one is missing.
+	parent  string
+	hidden  bool
+	on      []string
+	partial bool
 }
 
 // Volume returns the logical volume of that name, or nil.
@@ -115,8 +138,10 @@ const unknownGroup = "[unknown]"
 // The fields that are asked for. None of them makes lvm ask device-mapper, so a
 // report costs little also with thousands of volumes.
 const (
-	volumeFields = "vg_uuid,vg_seqno,lv_uuid,lv_name,lv_size,lv_tags,lv_layout,lv_role"
-	deviceFields = "pv_uuid,pv_name,pv_missing,dev_size,vg_uuid,vg_name,vg_seqno,vg_size,vg_extent_size,vg_extent_count," +
+	volumeFields = "vg_uuid,vg_seqno,lv_uuid,lv_name,lv_size,lv_tags,lv_layout,lv_role,pool_lv_uuid,origin_uuid,lv_metadata_size,lv_when_full"
+	// legFields are asked for in addition where volumes have legs.
+	legFields    = "lv_parent,devices"
+	deviceFields = "pv_uuid,pv_name,pv_missing,dev_size,pv_pe_count,pv_pe_alloc_count,vg_uuid,vg_name,vg_seqno,vg_size,vg_extent_size,vg_extent_count," +
 		"vg_free_count,vg_tags,vg_systemid,vg_exported,vg_missing_pv_count,pv_count,lv_count,vg_mda_size,vg_mda_free"
 )
 
@@ -138,11 +163,11 @@ func ParseReport(out []byte) (*Report, error) {
 			return nil, fmt.Errorf("%w: %w", errReport, err)
 		}
 		if _, ok := row.fields["LV_UUID"]; ok {
-			volumes = append(volumes, row.volume())
+			volumes, err = addVolume(volumes, row.volume())
 		} else {
 			report.addDevice(row)
 		}
-		if err := row.err; err != nil {
+		if err := errors.Join(row.err, err); err != nil {
 			return nil, fmt.Errorf("%w: %w", errReport, err)
 		}
 	}
@@ -153,6 +178,23 @@ func ParseReport(out []byte) (*Report, error) {
 		return nil, fmt.Errorf("%w: %w", errReport, err)
 	}
 	return report, nil
+}
+
+// addVolume adds a row. A report with legs has a row for each piece of a volume.
+func addVolume(volumes []LogicalVolume, lv LogicalVolume) ([]LogicalVolume, error) {
+	if len(lv.on) == 0 && !lv.partial {
+		return append(volumes, lv), nil
+	}
+	i := slices.IndexFunc(volumes, func(o LogicalVolume) bool { return o.UUID == lv.UUID })
+	if i < 0 {
+		return append(volumes, lv), nil
+	}
+	known := &volumes[i]
+	if known.Name != lv.Name || known.SizeBytes != lv.SizeBytes || known.groupSeqno != lv.groupSeqno {
+		return nil, fmt.Errorf("volume %s is shown as two", lv.Name)
+	}
+	known.addSegment(lv.on, lv.partial)
+	return volumes, nil
 }
 
 // complete attaches the volumes to their groups and proves that nothing is
@@ -176,8 +218,17 @@ func (r *Report) complete(volumes []LogicalVolume) error {
 			return fmt.Errorf("volume group %s has %d physical volumes, %d are shown", g.Name, g.pvCount, len(g.PVs))
 		}
 		g.hidden = g.Exported || g.SystemID != "" && g.lvCount > 0 && len(g.LVs) == 0
-		if len(g.LVs) != g.lvCount && !g.hidden {
-			return fmt.Errorf("volume group %s has %d volumes, %d are shown", g.Name, g.lvCount, len(g.LVs))
+		shown := 0
+		for i := range g.LVs {
+			if !g.LVs[i].hidden {
+				shown++
+			}
+		}
+		if shown != g.lvCount && !g.hidden {
+			return fmt.Errorf("volume group %s has %d volumes, %d are shown", g.Name, g.lvCount, shown)
+		}
+		if err := g.attachLegs(); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -185,7 +236,14 @@ func (r *Report) complete(volumes []LogicalVolume) error {
 
 func (r *Report) addDevice(row *row) {
 	pv := PhysicalVolume{UUID: row.uuid("PV_UUID"), Path: row.text("PV_NAME"), SizeBytes: row.number("DEV_SIZE")}
+	pv.Extents = row.number("PV_PE_COUNT")
+	if pv.FreeExtents = pv.Extents - row.number("PV_PE_ALLOC_COUNT"); pv.FreeExtents < 0 {
+		row.fail("%s has %d extents and %d more in use", pv.Path, pv.Extents, -pv.FreeExtents)
+	}
 	if row.text("PV_MISSING") != "" {
+		if strings.HasPrefix(pv.Path, "/") {
+			pv.ReturnedPath = pv.Path
+		}
 		pv.Path, pv.SizeBytes = "", 0
 	}
 	switch row.text("VG_NAME") {
@@ -225,92 +283,4 @@ func (r *Report) addDevice(row *row) {
 		row.err = fmt.Errorf("volume group %s is shown as two", g.Name)
 	}
 	known.PVs = append(known.PVs, pv)
-}
-
-// row is one line of a report; the first thing wrong with it is kept in err.
-type row struct {
-	fields map[string]string
-	err    error
-}
-
-const fieldPrefix = "LVM2_"
-
-func parseRow(text string) (*row, error) {
-	r := &row{fields: map[string]string{}}
-	for rest := text; rest != ""; {
-		key, after, ok := strings.Cut(rest, "='")
-		name, prefixed := strings.CutPrefix(key, fieldPrefix)
-		if !ok || !prefixed || strings.ContainsAny(name, " '") {
-			return nil, fmt.Errorf("%q is no row of a report", short(text))
-		}
-		value, next, ok := strings.Cut(after, "'")
-		if !ok || next != "" && next[0] != ' ' {
-			return nil, fmt.Errorf("the value of %s has no end in %q", name, short(text))
-		}
-		if _, twice := r.fields[name]; twice {
-			return nil, fmt.Errorf("%s stands twice in %q", name, short(text))
-		}
-		r.fields[name] = value
-		rest = strings.TrimLeft(next, " ")
-	}
-	return r, nil
-}
-
-func (r *row) volume() LogicalVolume {
-	return LogicalVolume{
-		Name:       r.text("LV_NAME"),
-		UUID:       r.uuid("LV_UUID"),
-		SizeBytes:  r.number("LV_SIZE"),
-		Tags:       r.list("LV_TAGS"),
-		Layout:     r.list("LV_LAYOUT"),
-		Role:       r.list("LV_ROLE"),
-		groupUUID:  r.uuid("VG_UUID"),
-		groupSeqno: uint64(r.number("VG_SEQNO")),
-	}
-}
-
-func (r *row) fail(format string, args ...any) {
-	if r.err == nil {
-		r.err = fmt.Errorf(format, args...)
-	}
-}
-
-func (r *row) text(name string) string {
-	value, ok := r.fields[name]
-	if !ok {
-		r.fail("a row lacks %s", name)
-	}
-	return value
-}
-
-func (r *row) number(name string) int64 {
-	n, err := strconv.ParseInt(r.text(name), 10, 64)
-	if err != nil || n < 0 {
-		r.fail("%s is %q, not a number", name, short(r.fields[name]))
-		return 0
-	}
-	return n
-}
-
-func (r *row) list(name string) []string {
-	if text := r.text(name); text != "" {
-		return strings.Split(text, ",")
-	}
-	return nil
-}
-
-func (r *row) uuid(name string) string {
-	text := r.text(name)
-	if !validUUID(text) && (name != "VG_UUID" || text != "") {
-		r.fail("%s is %q, not a UUID of LVM", name, short(text))
-	}
-	return text
-}
-
-func short(text string) string {
-	const limit = 80
-	if len(text) > limit {
-		return text[:limit] + "…"
-	}
-	return text
 }

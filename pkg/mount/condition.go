@@ -25,8 +25,8 @@ type Condition struct {
 	ReadOnly bool
 	// ShutDown is true when it answers every access with an error, as xfs does after one.
 	ShutDown bool
-	// Errors are those that ext4 has counted in its superblock, since it was last
-	// checked.
+	// Errors are those that ext4 has counted since it was last checked, or btrfs since
+	// its counters were last set back.
 	Errors int64
 }
 
@@ -67,8 +67,11 @@ func condition(path string) (c Condition, err error) {
 	} else if err != nil {
 		return c, err
 	}
-	if at.FSType == Ext4 {
+	switch at.FSType {
+	case Ext4:
 		c.Errors, err = ext4Errors(at.Major, at.Minor)
+	case Btrfs:
+		c.Errors, err = btrfsErrors(resolved)
 	}
 	return c, err
 }

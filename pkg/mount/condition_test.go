@@ -31,7 +31,7 @@ func mounted(t *testing.T, fsType string, options ...string) (m *mount.Mounter, 
 }
 
 func TestConditionOfAWholeFilesystem(t *testing.T) {
-	for _, fsType := range bothTypes {
+	for _, fsType := range everyType {
 		for _, options := range [][]string{nil, {"ro"}} {
 			t.Run(strings.Join(append([]string{fsType}, options...), " "), func(t *testing.T) {
 				m, _, target := mounted(t, fsType, options...)

@@ -33,7 +33,7 @@ func TestFormatRefusesEveryContent(t *testing.T) {
 				t.Fatal(err)
 			}
 			host := &counting{Host: mounttest.Here(t)}
-			for _, fsType := range bothTypes {
+			for _, fsType := range everyType {
 				for _, never := range []bool{true, false} {
 					err := mount.NewFormatter(host).Format(t.Context(), mount.FormatRequest{
 						Device: loop.Path, FSType: fsType, UUID: uuidA, NeverFormatted: never,

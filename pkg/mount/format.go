@@ -33,12 +33,12 @@ type FormatRequest struct {
 	// Device is the path of the block device on the host. The caller has just proven
 	// that it is the right one.
 	Device string
-	// FSType is Ext4 or XFS.
+	// FSType is Ext4, XFS or Btrfs.
 	FSType string
 	// UUID the filesystem shall have, in lower case.
 	UUID string
-	// Label is optional, for people: at most 16 bytes in ext4, 12 in xfs; longer ones
-	// are cut.
+	// Label is optional, for people: at most 16 bytes in ext4, 12 in xfs, 255 in btrfs;
+	// longer ones are cut.
 	Label string
 	// Options are the class's own, as CheckMkfsOptions allows them.
 	Options []string

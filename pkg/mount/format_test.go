@@ -46,7 +46,7 @@ func poke(t *testing.T, path string, offset int64, data []byte) {
 }
 
 func TestFormat(t *testing.T) {
-	for _, fsType := range bothTypes {
+	for _, fsType := range everyType {
 		t.Run(fsType, func(t *testing.T) {
 			loop := mounttest.LoopDevice(t, sizeOf[fsType])
 			host := &counting{Host: mounttest.Here(t)}
@@ -69,7 +69,7 @@ func TestFormat(t *testing.T) {
 			if s.FSType != fsType || s.UUID != uuidA || !s.Complete || s.HasErrors || s.NeedsRecovery || s.BlockSizeBytes != 4096 || s.SizeBytes() != sizeOf[fsType] {
 				t.Errorf("superblock %+v", s)
 			}
-			if want := map[string]string{mount.Ext4: "a-label-that-is-", mount.XFS: "a-label-that"}[fsType]; s.Label != want {
+			if want := map[string]string{mount.Ext4: "a-label-that-is-", mount.XFS: "a-label-that", mount.Btrfs: "a-label-that-is-far-too-long"}[fsType]; s.Label != want {
 				t.Errorf("label %q, want %q", s.Label, want)
 			}
 
@@ -132,7 +132,7 @@ func TestFormatRefusesContent(t *testing.T) {
 		{"blank, formatted before, and mkfs begun before", func(*testing.T, *mounttest.Loop) {}, func(r *mount.FormatRequest) { r.NeverFormatted = false; r.Begun = true }, volume.ErrIdentity},
 		{"no such device", func(*testing.T, *mounttest.Loop) {}, func(r *mount.FormatRequest) { r.Device = "/dev/berth-nothing" }, volume.ErrNotFound},
 		{"not a device", func(*testing.T, *mounttest.Loop) {}, func(r *mount.FormatRequest) { r.Device = "/etc/passwd" }, volume.ErrInvalid},
-		{"unknown filesystem", func(*testing.T, *mounttest.Loop) {}, func(r *mount.FormatRequest) { r.FSType = "btrfs" }, volume.ErrInvalid},
+		{"unknown filesystem", func(*testing.T, *mounttest.Loop) {}, func(r *mount.FormatRequest) { r.FSType = "zfs" }, volume.ErrInvalid},
 		{"bad UUID", func(*testing.T, *mounttest.Loop) {}, func(r *mount.FormatRequest) { r.UUID = "clear" }, volume.ErrInvalid},
 		{"relative path", func(*testing.T, *mounttest.Loop) {}, func(r *mount.FormatRequest) { r.Device = "-F" }, volume.ErrInvalid},
 	}
@@ -190,7 +190,7 @@ func (d dying) Run(context.Context, hostexec.Command) (hostexec.Result, error) {
 
 // Killed between any two steps, the next call converges (I7).
 func TestFormatConvergesAfterCrash(t *testing.T) {
-	for _, fsType := range bothTypes {
+	for _, fsType := range everyType {
 		t.Run(fsType, func(t *testing.T) {
 			size := sizeOf[fsType]
 			garbage := make([]byte, 3<<20)
@@ -201,6 +201,13 @@ func TestFormatConvergesAfterCrash(t *testing.T) {
 			image, err := os.ReadFile(whole.File)
 			if err != nil {
 				t.Fatal(err)
+			}
+			// mkfs.btrfs looks on all disks for one with the UUID.
+			whole.Detach()
+			const btrfsSuper = 64 << 10
+			if fsType == mount.Btrfs {
+				copy(image[btrfsSuper+0x40:], "!") // what mkfs puts there until the end
+				seal(image[btrfsSuper : btrfsSuper+4096])
 			}
 			tests := []struct {
 				name  string
@@ -213,9 +220,11 @@ func TestFormatConvergesAfterCrash(t *testing.T) {
 				}},
 				{"everything but the superblock", func(t *testing.T, l *mounttest.Loop) { poke(t, l.Path, 4096, image[4096:]) }},
 				{"our superblock and nothing else, torn", func(t *testing.T, l *mounttest.Loop) {
-					head := append([]byte(nil), image[:4096]...)
+					head := append([]byte(nil), image[:btrfsSuper+4096]...)
+					clear(head[4096:btrfsSuper])
 					head[0x400+0x3FF] ^= 0xFF // ext4: its checksum
 					head[224] ^= 0xFF         // xfs: its checksum
+					head[btrfsSuper] ^= 0xFF  // btrfs: its checksum
 					poke(t, l.Path, 0, head)
 				}},
 			}

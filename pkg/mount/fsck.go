@@ -19,7 +19,8 @@ const checkTimeout = 12 * time.Hour
 // repairs what can be repaired without a decision.
 //
 // Most calls run no program. xfs has no check at mount time: the kernel replays
-// its log, and xfs_repair is a person's decision (fsck.xfs(8)). ext4 that needs
+// its log, and xfs_repair is a person's decision (fsck.xfs(8)); the same holds for
+// btrfs and its btrfs check (fsck.btrfs(8)). ext4 that needs
 // only its journal replayed is left to the kernel too. Only when the superblock
 // says that ext4 has errors, or was not unmounted and has no journal, e2fsck -p
 // runs; never -y, which takes decisions that lose data.

@@ -11,8 +11,6 @@ import (
 	"time"
 	"unsafe"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/berth-dev/berth/pkg/block"
 	"github.com/berth-dev/berth/pkg/hostexec"
 	"github.com/berth-dev/berth/pkg/volume"
@@ -44,12 +42,16 @@ func (m *Mounter) Grow(ctx context.Context, device, mountpoint, fsType string) (
 	if before.DeviceBytes-before.FilesystemBytes < growthUnitBytes {
 		return before, nil
 	}
-	c := hostexec.Command{Name: "resize2fs", Args: []string{device}, Timeout: growTimeout}
-	if fsType == XFS {
-		c = hostexec.Command{Name: "xfs_growfs", Args: []string{"-d", mountpoint}, Timeout: growTimeout}
-	}
 	ctx = context.WithoutCancel(ctx)
-	if _, err := m.host.Run(ctx, c); err != nil {
+	switch fsType {
+	case Btrfs:
+		err = m.host.InMountNamespace(ctx, func() error { return growBtrfs(mountpoint) })
+	case XFS:
+		_, err = m.host.Run(ctx, hostexec.Command{Name: "xfs_growfs", Args: []string{"-d", mountpoint}, Timeout: growTimeout})
+	default:
+		_, err = m.host.Run(ctx, hostexec.Command{Name: "resize2fs", Args: []string{device}, Timeout: growTimeout})
+	}
+	if err != nil {
 		return before, fmt.Errorf("grow the filesystem at %s: %w", mountpoint, err)
 	}
 	after, err := m.sizes(ctx, device, mountpoint, fsType)
@@ -84,7 +86,13 @@ func sizes(device, mountpoint, fsType string) (s Sizes, err error) {
 	if err != nil {
 		return s, err
 	}
-	if current == nil || !mountsDevice(current, number) || current.FSType != fsType {
+	shows := false
+	if current != nil {
+		if shows, err = atopDevice(current, number); err != nil {
+			return s, err
+		}
+	}
+	if !shows || current.FSType != fsType {
 		return s, fmt.Errorf("%w: %s of %s is not mounted there", volume.ErrIdentity, fsType, device)
 	}
 	f, err := block.OpenReadOnly(device)
@@ -95,8 +103,12 @@ func sizes(device, mountpoint, fsType string) (s Sizes, err error) {
 	if s.DeviceBytes, err = block.SizeBytes(f); err != nil {
 		return s, err
 	}
-	if fsType == XFS {
+	switch fsType {
+	case XFS:
 		s.FilesystemBytes, err = mountedXFSSize(path)
+		return s, err
+	case Btrfs:
+		s.FilesystemBytes, err = mountedBtrfsSize(path)
 		return s, err
 	}
 	super, err := settledSuperblock(f)
@@ -136,14 +148,9 @@ const xfsIocFSGeometryV1 = 2<<30 | 112<<16 | 'X'<<8 | 100
 // mountedXFSSize asks the kernel: while xfs is mounted its superblock on the disk
 // may be older than its log.
 func mountedXFSSize(path string) (int64, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return 0, fmt.Errorf("open %s: %w", path, err)
-	}
-	defer unix.Close(fd)
 	var g xfsGeometry
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), xfsIocFSGeometryV1, uintptr(unsafe.Pointer(&g))); errno != 0 {
-		return 0, fmt.Errorf("read the geometry of the xfs at %s: %w", path, errno)
+	if err := atMount(path, func(fd int) error { return ioctl(fd, xfsIocFSGeometryV1, unsafe.Pointer(&g)) }); err != nil {
+		return 0, fmt.Errorf("read the geometry of the xfs at %s: %w", path, err)
 	}
 	return int64(g.DataBlocks) * int64(g.BlockSize), nil
 }

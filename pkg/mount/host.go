@@ -23,6 +23,9 @@ type Host interface {
 
 // The filesystems that volumes can have.
 const (
-	Ext4 = "ext4"
-	XFS  = "xfs"
+	Ext4  = "ext4"
+	XFS   = "xfs"
+	Btrfs = "btrfs"
 )
+
+var fsTypes = []string{Ext4, XFS, Btrfs}

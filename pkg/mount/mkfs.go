@@ -8,12 +8,13 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
+	"strings"
 
 	"github.com/berth-dev/berth/pkg/hostexec"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
-// Lengths of a label: EXT2_LABEL_LEN and XFSLABEL_MAX.
+// Lengths of a label: EXT2_LABEL_LEN and XFSLABEL_MAX. That of btrfs ends with a zero.
 const (
 	extLabelBytes = 16
 	xfsLabelBytes = 12
@@ -58,8 +59,14 @@ func mkfs(req FormatRequest) (hostexec.Command, error) {
 		if req.Label != "" {
 			c.Args = append(c.Args, "-L", cut(req.Label, xfsLabelBytes))
 		}
+	case Btrfs:
+		c.Name = "mkfs.btrfs"
+		c.Args = []string{"-q", "-K", "-U", req.UUID}
+		if req.Label != "" {
+			c.Args = append(c.Args, "-L", cut(req.Label, btrfsLabelBytes-1))
+		}
 	default:
-		return hostexec.Command{}, fmt.Errorf("%w: unknown filesystem %q, known are %s and %s", volume.ErrInvalid, req.FSType, Ext4, XFS)
+		return hostexec.Command{}, fmt.Errorf("%w: unknown filesystem %q, known are %s", volume.ErrInvalid, req.FSType, strings.Join(fsTypes, ", "))
 	}
 	c.Args = append(withMkfsOptions(req.FSType, c.Args, req.Options), req.Device)
 	return c, nil

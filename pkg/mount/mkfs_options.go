@@ -23,6 +23,8 @@ const maxMkfsOptions = 32
 type allowed struct {
 	value *regexp.Regexp
 	subs  map[string]*regexp.Regexp
+	// features is the pattern of each of several words, separated by commas.
+	features *regexp.Regexp
 }
 
 var (
@@ -30,9 +32,14 @@ var (
 	size    = regexp.MustCompile(`^[0-9]{1,12}[skmgbSKMGB]?$`)
 	boolean = regexp.MustCompile(`^[01]$`)
 	// features that change neither what e2fsck needs nor whether there is a journal.
-	feature = regexp.MustCompile(`^\^?(64bit|bigalloc|casefold|dir_index|dir_nlink|ea_inode|encrypt|extent|extra_isize|fast_commit|flex_bg|huge_file|inline_data|large_dir|large_file|metadata_csum|metadata_csum_seed|orphan_file|project|quota|sparse_super2|verity)$`)
+	extFeature = regexp.MustCompile(`^\^?(64bit|bigalloc|casefold|dir_index|dir_nlink|ea_inode|encrypt|extent|extra_isize|fast_commit|flex_bg|huge_file|inline_data|large_dir|large_file|metadata_csum|metadata_csum_seed|orphan_file|project|quota|sparse_super2|verity)$`)
 
-	// mkfsOptions are those of mke2fs(8) and mkfs.xfs(8).
+	// btrfsFeature leaves out what needs several devices or zoned disks.
+	btrfsFeature = regexp.MustCompile(`^\^?(block-group-tree|extref|free-space-tree|mixed-bg|no-holes|quota|skinny-metadata|squota)$`)
+	// btrfsProfile of one device.
+	btrfsProfile = regexp.MustCompile(`^(single|dup)$`)
+
+	// mkfsOptions are those of mke2fs(8), mkfs.xfs(8) and mkfs.btrfs(8).
 	mkfsOptions = map[string]map[string]allowed{
 		Ext4: {
 			"-b": {value: regexp.MustCompile(`^(1024|2048|4096)$`)},
@@ -43,7 +50,7 @@ var (
 			"-J": {subs: map[string]*regexp.Regexp{"size": number, "fast_commit_size": number}},
 			"-m": {value: regexp.MustCompile(`^([0-9]|[1-4][0-9]|50)$`)},
 			"-N": {value: number},
-			"-O": {},
+			"-O": {features: extFeature},
 			"-T": {value: regexp.MustCompile(`^[a-z0-9]{1,20}$`)},
 		},
 		XFS: {
@@ -54,6 +61,15 @@ var (
 			"-m": {subs: map[string]*regexp.Regexp{"bigtime": boolean, "finobt": boolean, "inobtcount": boolean, "reflink": boolean, "rmapbt": boolean}},
 			"-n": {subs: map[string]*regexp.Regexp{"size": size}},
 			"-s": {subs: map[string]*regexp.Regexp{"size": size}},
+		},
+		Btrfs: {
+			// The last kind, blake2, is not read by ReadSuperblock.
+			"--csum": {value: regexp.MustCompile(`^(crc32c|xxhash|sha256)$`)},
+			"-d":     {value: btrfsProfile},
+			"-m":     {value: btrfsProfile},
+			"-n":     {value: size},
+			"-O":     {features: btrfsFeature},
+			"-s":     {value: size},
 		},
 	}
 )
@@ -98,10 +114,10 @@ func (a allowed) check(value string) error {
 			return fmt.Errorf("%q is not allowed, it must match %s", value, a.value)
 		}
 		return nil
-	case a.subs == nil: // features
+	case a.features != nil:
 		for name := range strings.SplitSeq(value, ",") {
-			if !feature.MatchString(name) {
-				return fmt.Errorf("feature %q is not allowed, it must match %s", name, feature)
+			if !a.features.MatchString(name) {
+				return fmt.Errorf("feature %q is not allowed, it must match %s", name, a.features)
 			}
 		}
 		return nil

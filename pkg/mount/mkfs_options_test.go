@@ -23,6 +23,15 @@ func TestCheckMkfsOptions(t *testing.T) {
 		{mount.Ext4, "-b 1024 -i 4096 -I 512 -m 1 -N 1000 -T largefile", ""},
 		{mount.Ext4, "-E stride=16,stripe_width=64,lazy_itable_init=0 -J size=64 -O ^huge_file,bigalloc,project -C 65536", ""},
 		{mount.XFS, "-b size=4k -d su=64k,sw=4,agcount=8 -i size=1024,sparse=0 -l size=64m -m reflink=0,rmapbt=1 -n size=8192 -s size=4096", ""},
+		{mount.Btrfs, "-n 32k -s 4096 -d single -m dup -O quota,^no-holes --csum sha256", ""},
+		{mount.Btrfs, "-f x", "\"-f\""},
+		{mount.Btrfs, "-U " + uuidB, "\"-U\""},
+		{mount.Btrfs, "-b 1g", "\"-b\""},
+		{mount.Btrfs, "-r /etc", "\"-r\""},
+		{mount.Btrfs, "-d raid0", "raid0"},
+		{mount.Btrfs, "-O zoned", "zoned"},
+		{mount.Btrfs, "--csum blake2", "blake2"},
+		{mount.Btrfs, "-n 16k /dev/sdb x", "/dev/sdb"},
 		{"", "-b 1024", "filesystem"},
 		{mount.Ext4, "-F", "\"-F\""},
 		{mount.Ext4, "-U random", "\"-U\""},
@@ -72,6 +81,7 @@ func TestFormatWithOptions(t *testing.T) {
 	}{
 		{mount.Ext4, "-b 1024 -E stride=16,stripe_width=64 -m 5", 1024},
 		{mount.XFS, "-b size=1k -m reflink=0", 1024},
+		{mount.Btrfs, "-s 16k -n 16k -m single -O ^no-holes --csum xxhash", 16384},
 	} {
 		t.Run(c.fsType, func(t *testing.T) {
 			loop := mounttest.LoopDevice(t, sizeOf[c.fsType])
@@ -98,6 +108,7 @@ func TestFormatWithOptions(t *testing.T) {
 func FuzzCheckMkfsOptions(f *testing.F) {
 	f.Add("ext4", "-b 4096 -E stride=16 -O ^quota")
 	f.Add("xfs", "-d su=64k,sw=4 -m reflink=0")
+	f.Add("btrfs", "-n 16k --csum sha256 -O quota,^no-holes")
 	f.Fuzz(func(t *testing.T, fsType, options string) {
 		words := strings.Fields(options)
 		if mount.CheckMkfsOptions(fsType, words) != nil {

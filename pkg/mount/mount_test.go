@@ -29,10 +29,11 @@ const (
 	mib = int64(1) << 20
 )
 
-// sizeOf is the smallest size that mkfs makes gladly; xfs wants more than 300 MB.
-var sizeOf = map[string]int64{mount.Ext4: 64 * mib, mount.XFS: 320 * mib}
+// sizeOf is the smallest size that mkfs makes gladly; xfs wants more than 300 MB,
+// btrfs more than 109 MiB.
+var sizeOf = map[string]int64{mount.Ext4: 64 * mib, mount.XFS: 320 * mib, mount.Btrfs: 128 * mib}
 
-var bothTypes = []string{mount.Ext4, mount.XFS}
+var everyType = []string{mount.Ext4, mount.XFS, mount.Btrfs}
 
 // counting counts the programs that are run on a host.
 type counting struct {
@@ -86,7 +87,7 @@ func mustRead(t *testing.T, path, want string) {
 }
 
 func TestMountUnmount(t *testing.T) {
-	for _, fsType := range bothTypes {
+	for _, fsType := range everyType {
 		t.Run(fsType, func(t *testing.T) {
 			loop := formatted(t, fsType, uuidA)
 			host := &counting{Host: mounttest.Here(t)}
@@ -160,7 +161,7 @@ func TestMountRefuses(t *testing.T) {
 	}{
 		{"something else is there", mount.Filesystem{Device: loop.Path, Target: taken, FSType: mount.Ext4}, volume.ErrExists},
 		{"another filesystem than it is", mount.Filesystem{Device: loop.Path, Target: target, FSType: mount.XFS}, volume.ErrInvalid},
-		{"unknown filesystem", mount.Filesystem{Device: loop.Path, Target: target, FSType: "btrfs"}, volume.ErrInvalid},
+		{"unknown filesystem", mount.Filesystem{Device: loop.Path, Target: target, FSType: "zfs"}, volume.ErrInvalid},
 		{"no such device", mount.Filesystem{Device: "/dev/berth-nothing", Target: target, FSType: mount.Ext4}, volume.ErrNotFound},
 		{"not a device", mount.Filesystem{Device: filepath.Join(dir, "file"), Target: target, FSType: mount.Ext4}, volume.ErrInvalid},
 		{"unknown option", mount.Filesystem{Device: loop.Path, Target: target, FSType: mount.Ext4, Options: []string{"no-such-option"}}, volume.ErrInvalid},

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -58,7 +59,7 @@ type Filesystem struct {
 	Device string
 	// Target is a directory; it is made when only it, not its parent, is missing.
 	Target string
-	// FSType is Ext4 or XFS.
+	// FSType is Ext4, XFS or Btrfs.
 	FSType string
 	// Options as a StorageClass has them.
 	Options []string
@@ -87,7 +88,7 @@ func (m *Mounter) Mount(ctx context.Context, fs Filesystem) error {
 }
 
 func mountFilesystem(fs Filesystem, options parsedOptions) error {
-	if fs.FSType != Ext4 && fs.FSType != XFS {
+	if !slices.Contains(fsTypes, fs.FSType) {
 		return fmt.Errorf("%w: unknown filesystem %q", volume.ErrInvalid, fs.FSType)
 	}
 	device, err := deviceNumber(fs.Device)
@@ -122,7 +123,11 @@ func mountFilesystem(fs Filesystem, options parsedOptions) error {
 }
 
 func sameFilesystem(i *mountinfo.Info, device uint64, fsType string) error {
-	if !mountsDevice(i, device) || i.FSType != fsType || i.Root != "/" {
+	shows, err := atopDevice(i, device)
+	if err != nil {
+		return err
+	}
+	if !shows || i.FSType != fsType || i.Root != "/" {
 		return fmt.Errorf("%w: %s of %s is mounted there", volume.ErrExists, i.FSType, i.Source)
 	}
 	return nil

@@ -5,7 +5,9 @@ package mount_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
@@ -34,7 +36,7 @@ func image(t testing.TB, name string, sizeBytes int64, args ...string) []byte {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	head := make([]byte, 64<<10)
+	head := make([]byte, 72<<10)
 	if _, err := io.ReadFull(f, head); err != nil {
 		t.Fatal(err)
 	}
@@ -84,6 +86,23 @@ func TestReadSuperblock(t *testing.T) {
 			[]string{"-q", "-m", "crc=0"},
 			mount.Superblock{FSType: "xfs", BlockSizeBytes: 4096, Blocks: 100 << 10, Complete: true},
 		},
+		{
+			// UUIDs of their own: mkfs.btrfs refuses one that is on a disk, and other
+			// tests have loop devices with uuidA.
+			"btrfs", "mkfs.btrfs", 400 * mib,
+			[]string{"-q", "-U", "5a0e7fc7-1d9b-4a5e-8a53-8d3f5a1f2f00", "-L", "data"},
+			mount.Superblock{FSType: "btrfs", UUID: "5a0e7fc7-1d9b-4a5e-8a53-8d3f5a1f2f00", Label: "data", BlockSizeBytes: 4096, Blocks: 100 << 10, Complete: true},
+		},
+		{
+			"btrfs with xxhash", "mkfs.btrfs", 400 * mib,
+			[]string{"-q", "-U", "5a0e7fc7-1d9b-4a5e-8a53-8d3f5a1f2f01", "--csum", "xxhash"},
+			mount.Superblock{FSType: "btrfs", UUID: "5a0e7fc7-1d9b-4a5e-8a53-8d3f5a1f2f01", BlockSizeBytes: 4096, Blocks: 100 << 10, Complete: true},
+		},
+		{
+			"btrfs with sha256", "mkfs.btrfs", 400 * mib,
+			[]string{"-q", "-U", "5a0e7fc7-1d9b-4a5e-8a53-8d3f5a1f2f02", "--csum", "sha256", "-s", "16k", "-n", "16k"},
+			mount.Superblock{FSType: "btrfs", UUID: "5a0e7fc7-1d9b-4a5e-8a53-8d3f5a1f2f02", BlockSizeBytes: 16384, Blocks: 25 << 10, Complete: true},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -111,6 +130,8 @@ func TestReadSuperblockNoticesDamage(t *testing.T) {
 	}{
 		{"ext4", "mkfs.ext4", []string{"-q", "-O", "metadata_csum"}, 1024, 2048},
 		{"xfs", "mkfs.xfs", []string{"-q"}, 0, 512},
+		{"btrfs", "mkfs.btrfs", []string{"-q"}, 64<<10 + 32, 68 << 10},
+		{"btrfs with sha256", "mkfs.btrfs", []string{"-q", "--csum", "sha256"}, 64 << 10, 68 << 10},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -134,10 +155,15 @@ func TestReadSuperblockStates(t *testing.T) {
 	t.Parallel()
 	ext := image(t, "mkfs.ext4", 64*mib, "-q", "-O", "^metadata_csum,^64bit")
 	xfs := image(t, "mkfs.xfs", 400*mib, "-q", "-m", "crc=0")
+	btrfs := image(t, "mkfs.btrfs", 400*mib, "-q")
 	edited := func(head []byte, edit func([]byte)) []byte {
 		head = bytes.Clone(head)
 		edit(head)
 		return head
+	}
+	// sealed edits the superblock of btrfs and makes its checksum true.
+	sealed := func(edit func([]byte)) []byte {
+		return edited(btrfs, func(b []byte) { edit(b[64<<10 : 68<<10]); seal(b[64<<10 : 68<<10]) })
 	}
 	both := edited(ext, func(b []byte) { copy(b, xfs[:512]) })
 	tests := []struct {
@@ -157,6 +183,17 @@ func TestReadSuperblockStates(t *testing.T) {
 		{"xfs with absurd sectors", edited(xfs, func(b []byte) { b[102] = 0xFF }), nil, mount.ErrDamaged},
 		{"xfs of an unknown version", edited(xfs, func(b []byte) { b[101] = b[101]&^0xF | 9 }), nil, mount.ErrDamaged},
 		{"both at once", both, nil, mount.ErrDamaged},
+		{"btrfs that mkfs did not finish", sealed(func(b []byte) { b[0x40] = '!' }), func(s mount.Superblock) bool { return !s.Complete }, nil},
+		{"btrfs with a log to replay", sealed(func(b []byte) { b[0x60] = 1 }), func(s mount.Superblock) bool { return s.NeedsRecovery }, nil},
+		{"btrfs of two devices", sealed(func(b []byte) { b[0x88] = 2 }), nil, mount.ErrDamaged},
+		{"btrfs at another place than it says", sealed(func(b []byte) { b[0x32] = 2 }), nil, mount.ErrDamaged},
+		{"btrfs with absurd sectors", sealed(func(b []byte) { b[0x90] = 1 }), nil, mount.ErrDamaged},
+		{"btrfs without a size", sealed(func(b []byte) { clear(b[0x70:0x78]) }), nil, mount.ErrDamaged},
+		{"btrfs with a checksum that nobody here knows", sealed(func(b []byte) { b[0xC4] = 3 }), nil, mount.ErrDamaged},
+		{
+			"ext4 with a btrfs in its files", edited(ext, func(b []byte) { copy(b[64<<10:], btrfs[64<<10:68<<10]) }),
+			func(s mount.Superblock) bool { return s.FSType == mount.Ext4 }, nil,
+		},
 		{"zeroes", make([]byte, 64<<10), nil, mount.ErrNoFilesystem},
 		{"nothing at all", nil, nil, mount.ErrNoFilesystem},
 		{"too short", ext[:1500], nil, mount.ErrNoFilesystem},
@@ -170,6 +207,12 @@ func TestReadSuperblockStates(t *testing.T) {
 			}
 		})
 	}
+}
+
+// seal makes the checksum of a superblock of btrfs true.
+func seal(b []byte) {
+	clear(b[:32])
+	binary.LittleEndian.PutUint32(b, crc32.Checksum(b[32:], crc32.MakeTable(crc32.Castagnoli)))
 }
 
 type broken struct{}
@@ -190,7 +233,12 @@ func FuzzReadSuperblock(f *testing.F) {
 	f.Add(image(f, "mkfs.ext4", 64*mib, "-q", "-O", "^metadata_csum")[:8192])
 	f.Add(image(f, "mkfs.xfs", 400*mib, "-q")[:8192])
 	f.Add(image(f, "mkfs.xfs", 400*mib, "-q", "-m", "crc=0")[:8192])
+	f.Add(image(f, "mkfs.btrfs", 400*mib, "-q")[64<<10 : 68<<10])
 	f.Fuzz(func(t *testing.T, head []byte) {
+		if len(head) == 4096 { // of btrfs, which lies elsewhere
+			seal(head)
+			head = append(make([]byte, 64<<10), head...)
+		}
 		s, err := mount.ReadSuperblock(bytes.NewReader(head))
 		if err == nil && (s.Blocks <= 0 || s.BlockSizeBytes < 512 || s.SizeBytes() <= 0 || len(s.UUID) != 36 || s.FSType == "") {
 			t.Errorf("taken for a superblock: %+v", s)

@@ -88,9 +88,30 @@ func deviceNumber(path string) (uint64, error) {
 	return st.Rdev, nil
 }
 
-// mountsDevice reports whether a mount shows a filesystem of the device.
+// DeviceNumber returns the number of a block device of the host. volume.ErrNotFound when there
+// is no such node, volume.ErrInvalid when it is no block device.
+func (m *Mounter) DeviceNumber(ctx context.Context, device string) (major, minor uint32, err error) {
+	var number uint64
+	err = m.host.InMountNamespace(ctx, func() error {
+		number, err = deviceNumber(device)
+		return err
+	})
+	return unix.Major(number), unix.Minor(number), err
+}
+
+// mountsDevice reports whether a mount shows a filesystem of the device, of any kind but
+// btrfs.
 func mountsDevice(i *mountinfo.Info, device uint64) bool {
 	return i.Major == int(unix.Major(device)) && i.Minor == int(unix.Minor(device))
+}
+
+// atopDevice reports whether a mount that no other covers shows a filesystem of the
+// device.
+func atopDevice(i *mountinfo.Info, device uint64) (bool, error) {
+	if i.FSType == Btrfs {
+		return btrfsAt(i.Mountpoint, device)
+	}
+	return mountsDevice(i, device), nil
 }
 
 // MountsOf returns every mount point on the host that shows a thing: of a directory
@@ -134,10 +155,22 @@ func mountsOf(path string) ([]string, error) {
 		return nil, fmt.Errorf("no mount in the table covers %s", resolved)
 	}
 	root := filepath.Join(cover.Root, strings.TrimPrefix(resolved, cover.Mountpoint))
+	isDevice := st.Mode&unix.S_IFMT == unix.S_IFBLK
+	var siblings []uint64
+	if isDevice {
+		if siblings, err = btrfsSiblings(st.Rdev); err != nil {
+			return nil, err
+		}
+	}
 	var targets []string
 	for _, i := range infos {
 		same := i.Major == cover.Major && i.Minor == cover.Minor && i.Root == root
-		ofDevice := st.Mode&unix.S_IFMT == unix.S_IFBLK && mountsDevice(i, st.Rdev)
+		ofDevice := isDevice && mountsDevice(i, st.Rdev)
+		if !ofDevice {
+			if ofDevice, err = btrfsNames(i, siblings); err != nil {
+				return nil, err
+			}
+		}
 		if same || ofDevice {
 			targets = append(targets, i.Mountpoint)
 		}

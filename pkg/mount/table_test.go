@@ -4,6 +4,7 @@
 package mount_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,10 +14,17 @@ import (
 
 	"github.com/berth-dev/berth/pkg/mount"
 	"github.com/berth-dev/berth/pkg/mount/mounttest"
+	"github.com/berth-dev/berth/pkg/volume"
 )
 
 func TestMountsOf(t *testing.T) {
-	loop := formatted(t, mount.Ext4, uuidA)
+	for _, fsType := range []string{mount.Ext4, mount.Btrfs} {
+		t.Run(fsType, func(t *testing.T) { testMountsOf(t, fsType) })
+	}
+}
+
+func testMountsOf(t *testing.T, fsType string) {
+	loop := formatted(t, fsType, uuidA)
 	m := mount.NewMounter(mounttest.Here(t))
 	dir := t.TempDir()
 	path := func(name string) string {
@@ -45,11 +53,14 @@ func TestMountsOf(t *testing.T) {
 			t.Errorf("%s: got %q, %v; want %q", what, got, err, want)
 		}
 	}
+	// Another of the same kind, whose mount is not the first one's.
+	other, elsewhere := formatted(t, fsType, uuidB), path("elsewhere")
+	must(m.Mount(ctx, mount.Filesystem{Device: other.Path, Target: elsewhere, FSType: fsType}))
 	check("nothing mounted", loop.Path)
 	check("a plain directory", plain)
 	check("nothing there", filepath.Join(dir, "nothing"))
 
-	must(m.Mount(ctx, mount.Filesystem{Device: loop.Path, Target: staging, FSType: mount.Ext4}))
+	must(m.Mount(ctx, mount.Filesystem{Device: loop.Path, Target: staging, FSType: fsType}))
 	must(m.BindDirectory(ctx, mount.Bind{Source: staging, Target: first}))
 	must(m.BindDirectory(ctx, mount.Bind{Source: staging, Target: second}))
 	must(m.BindDevice(ctx, mount.Bind{Source: loop.Path, Target: node}))
@@ -63,4 +74,24 @@ func TestMountsOf(t *testing.T) {
 	check("a directory in it", filepath.Join(staging, "sub"), within)
 	check("a device", loop.Path, staging, first, second, within, node)
 	check("a bound directory", plain, bound)
+	check("another device", other.Path, elsewhere)
+}
+
+func TestDeviceNumber(t *testing.T) {
+	loop := mounttest.LoopDevice(t, sizeOf[mount.Ext4])
+	m := mount.NewMounter(mounttest.Here(t))
+	var st unix.Stat_t
+	if err := unix.Stat(loop.Path, &st); err != nil {
+		t.Fatal(err)
+	}
+	major, minor, err := m.DeviceNumber(t.Context(), loop.Path)
+	if err != nil || unix.Mkdev(major, minor) != st.Rdev {
+		t.Errorf("%s is %d:%d, %v", loop.Path, major, minor, err)
+	}
+	if _, _, err := m.DeviceNumber(t.Context(), "/dev/berth-nothing"); !errors.Is(err, volume.ErrNotFound) {
+		t.Errorf("no device: %v", err)
+	}
+	if _, _, err := m.DeviceNumber(t.Context(), "/dev/null"); !errors.Is(err, volume.ErrInvalid) {
+		t.Errorf("no block device: %v", err)
+	}
 }

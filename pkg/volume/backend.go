@@ -69,6 +69,9 @@ type Spec struct {
 	// a method Absent for the proof), and that it has handed the volume to nobody since.
 	// What is found under the ID is then what a killed call left.
 	Fresh bool
+	// Source is what the volume begins as a copy of, nil for an empty one. Backends that
+	// are no Snapshotter refuse it (ErrInvalid). What was copied is never cleared.
+	Source *Source
 }
 
 // Adoption names a disk with a filesystem that becomes a volume as it is.
@@ -90,6 +93,8 @@ type Disk struct {
 	Transport  string
 	Rotational bool
 	Weak       bool
+	// CryptoErase is true when Wipe can follow WipeCryptoErase.
+	CryptoErase bool
 	// Controller names the adapter that the disk is behind; empty when it is not known.
 	Controller string
 }

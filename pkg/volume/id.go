@@ -23,6 +23,8 @@ func ValidateID(id string) error {
 }
 
 // Validate returns ErrInvalid for a wish that no backend can meet.
+//
+// It is for backends whose volumes can be copies; see ValidateEmpty.
 func (s Spec) Validate() error {
 	if err := ValidateID(s.ID); err != nil {
 		return err
@@ -35,4 +37,12 @@ func (s Spec) Validate() error {
 		return nil
 	}
 	return fmt.Errorf("%w: volume %s: access %q is unknown (Filesystem, Block)", ErrInvalid, s.Name, s.Access)
+}
+
+// ValidateEmpty is Validate for a backend that makes empty volumes only.
+func (s Spec) ValidateEmpty() error {
+	if s.Source != nil {
+		return fmt.Errorf("%w: volume %s: here are no snapshots and no copies, so it cannot begin as a copy of %s", ErrInvalid, s.Name, s.Source.ID)
+	}
+	return s.Validate()
 }

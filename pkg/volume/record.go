@@ -3,6 +3,8 @@
 
 package volume
 
+import "fmt"
+
 // Mode is the kind of storage a volume is carved from.
 type Mode string
 
@@ -27,11 +29,27 @@ type WipePolicy string
 
 // The wipe policies; see the API's WipePolicy for what each leaves behind.
 const (
-	WipeZero       WipePolicy = "zero"
-	WipeDiscard    WipePolicy = "discard"
-	WipeSignatures WipePolicy = "signatures"
-	WipeNone       WipePolicy = "none"
+	WipeZero        WipePolicy = "zero"
+	WipeDiscard     WipePolicy = "discard"
+	WipeCryptoErase WipePolicy = "cryptoErase"
+	WipeSignatures  WipePolicy = "signatures"
+	WipeNone        WipePolicy = "none"
 )
+
+// CheckWipe says what is wrong with a policy for a mode: ErrInvalid for one that is not
+// known, or that the mode cannot follow.
+func CheckWipe(mode Mode, policy WipePolicy) error {
+	switch policy {
+	case WipeZero, WipeDiscard, WipeSignatures, WipeNone:
+		return nil
+	case WipeCryptoErase:
+		if mode != ModeDevice {
+			return fmt.Errorf("wipe policy %s in mode %s: only a whole disk has a key of its own: %w", policy, mode, ErrInvalid)
+		}
+		return nil
+	}
+	return fmt.Errorf("wipe policy %q is unknown: %w", policy, ErrInvalid)
+}
 
 // Record is what a backend made, told by what does not change: UUIDs and device
 // identities, never kernel names. It is stored in the node's ledger and in the

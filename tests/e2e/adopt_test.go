@@ -28,7 +28,7 @@ var _ = Describe("A disk that holds a filesystem since before Berth", Label("dis
 
 	DescribeTable("is handed over, used and given back without losing a byte", func(ctx SpecContext, fsType string) {
 		const uuid = "6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11"
-		flags, sizeBytes := map[string]string{"ext4": "-F -U " + uuid, "xfs": "-f -m uuid=" + uuid}[fsType], int64(320)<<20
+		flags, sizeBytes := map[string]string{"ext4": "-F -U " + uuid, "xfs": "-f -m uuid=" + uuid, "btrfs": "-f -U " + uuid}[fsType], int64(320)<<20
 		node, disk := suite.nodes[0], Disk{Serial: "E2E-" + strings.ToUpper(fsType), SizeBytes: sizeBytes}
 		plug(ctx, node, disk)
 		device := awaitPlugged(ctx, node, disk.Serial)
@@ -77,6 +77,7 @@ var _ = Describe("A disk that holds a filesystem since before Berth", Label("dis
 	},
 		Entry("ext4", "ext4", SpecTimeout(2*patience)),
 		Entry("xfs", "xfs", SpecTimeout(2*patience)),
+		Entry("btrfs", "btrfs", SpecTimeout(2*patience)),
 	)
 
 	It("is not taken for another", func(ctx SpecContext) {

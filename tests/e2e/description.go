@@ -34,6 +34,7 @@ type Description struct {
 type Classes struct {
 	LVM       string `json:"lvm"`
 	LVMXFS    string `json:"lvmXFS"`
+	LVMBtrfs  string `json:"lvmBtrfs"`
 	LVMRetain string `json:"lvmRetain"`
 	Device    string `json:"device"`
 	Hostpath  string `json:"hostpath"`

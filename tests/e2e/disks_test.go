@@ -261,7 +261,8 @@ var _ = Describe("A disk", Label("disks"), Serial, func() {
 	}, SpecTimeout(3*patience))
 })
 
-// plug adds a disk and takes it away in the end.
+// plug adds a disk and takes it away in the end: when nothing holds it any more and it is
+// wiped, for it would stay Released without an end.
 func plug(ctx context.Context, node string, disk Disk) {
 	GinkgoHelper()
 	Expect(suite.hosts.PlugDisk(ctx, node, disk)).To(Succeed())
@@ -269,6 +270,18 @@ func plug(ctx context.Context, node string, disk Disk) {
 		for _, at := range suite.nodes { // it may have moved
 			_ = suite.hosts.UnplugDisk(ctx, at, disk.Serial)
 		}
+	}, NodeTimeout(2*time.Minute))
+	// The last to be registered is the first to run.
+	DeferCleanup(func(ctx SpecContext) {
+		Eventually(func(g Gomega, ctx context.Context) {
+			devices := &v1alpha1.BlockDeviceList{}
+			g.Expect(suite.client.List(ctx, devices)).To(Succeed())
+			for _, device := range devices.Items {
+				if device.Status.Serial == disk.Serial && device.Status.State == v1alpha1.DeviceActive {
+					g.Expect(device.Status.ClaimState).NotTo(Equal(v1alpha1.ClaimStateReleased), "%s on %s is still being wiped", disk.Serial, device.Spec.NodeName)
+				}
+			}
+		}).WithContext(ctx).WithTimeout(time.Minute).WithPolling(time.Second).Should(Succeed())
 	}, NodeTimeout(2*time.Minute))
 }
 

@@ -17,7 +17,8 @@ type kind struct {
 	block bool
 }
 
-// kinds are all the ways that are tested. mkfs.xfs refuses less than 300 MiB.
+// kinds are all the ways that are tested. mkfs.xfs refuses less than 300 MiB, mkfs.btrfs
+// less than 109 MiB.
 var kinds = []kind{
 	{name: "lvm with ext4", class: func(c Classes) string { return c.LVM }, size: "96Mi"},
 	{name: "lvm with xfs", class: func(c Classes) string { return c.LVMXFS }, size: "320Mi"},
@@ -25,6 +26,7 @@ var kinds = []kind{
 	{name: "device with ext4", class: func(c Classes) string { return c.Device }, size: "1Gi"},
 	{name: "device as a block device", class: func(c Classes) string { return c.Device }, size: "1Gi", block: true},
 	{name: "hostpath", class: func(c Classes) string { return c.Hostpath }, size: "32Mi"},
+	{name: "lvm with btrfs", class: func(c Classes) string { return c.LVMBtrfs }, size: "128Mi"},
 }
 
 const contentBlocks = 32 // of 64 KiB

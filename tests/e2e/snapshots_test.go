@@ -29,9 +29,9 @@ const (
 	snapshotAPI       = "snapshot.storage.k8s.io/v1"
 )
 
-// Berth takes no snapshots yet. That the cluster's part of them works, the CRDs, the
-// snapshot-controller and csi-snapshotter, is shown with a driver that has nothing else:
-// otherwise nobody would notice that they were built and do not run.
+// That the cluster's part of snapshots works, the CRDs, the snapshot-controller and
+// csi-snapshotter, is shown with a driver that has nothing else: then it is Berth's fault
+// if its own fail.
 var _ = Describe("The testbed's snapshot sidecars", Label("testbed"), func() {
 	It("take a snapshot and delete it", func(ctx SpecContext) {
 		testbed, ok := suite.hosts.(TestbedHosts)

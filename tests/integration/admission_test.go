@@ -89,9 +89,31 @@ func TestLocalVolumeDeletionOfAll(t *testing.T) {
 	wantRefused(t, err, "delete the PersistentVolumeClaim instead")
 }
 
+func localSnapshot(name, node string) *v1alpha1.LocalSnapshot {
+	return &v1alpha1.LocalSnapshot{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: v1alpha1.LocalSnapshotSpec{
+			NodeName: node, Pool: "fast", VolumeName: "pvc-1", VolumeUID: "6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11",
+		},
+	}
+}
+
+func TestLocalSnapshotDeletion(t *testing.T) {
+	t.Parallel()
+	s := localSnapshot("snapshot-1", "node1")
+	if err := server.admin.Create(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	wantRefused(t, server.admin.Delete(t.Context(), s), "delete the VolumeSnapshot instead")
+	wantRefused(t, as(t, nodeAgent, "node1").Delete(t.Context(), s), "delete the VolumeSnapshot instead")
+	if err := as(t, provisioner, "").Delete(t.Context(), s); err != nil {
+		t.Errorf("by the provisioner: %v", err)
+	}
+}
+
 func TestCRDDeletion(t *testing.T) {
 	t.Parallel()
-	for _, plural := range []string{"localvolumes", "blockdevices", "pools", "poolsets"} {
+	for _, plural := range []string{"localvolumes", "localsnapshots", "blockdevices", "pools", "poolsets"} {
 		crd := &unstructured.Unstructured{}
 		crd.SetGroupVersionKind(apiextensionsv1.SchemeGroupVersion.WithKind("CustomResourceDefinition"))
 		crd.SetName(plural + ".berth.dev")
@@ -117,6 +139,12 @@ func TestAgentWritesItsOwnNode(t *testing.T) {
 	if err := server.admin.Create(t.Context(), volume); err != nil {
 		t.Fatal(err)
 	}
+	s := localSnapshot("snapshot-status", "node2")
+	if err := server.admin.Create(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	s.Status.FSType = "xfs"
+	wantRefused(t, as(t, nodeAgent, "node1").Status().Update(t.Context(), s), refused)
 	volume.Status.Formatted = true
 	wantRefused(t, as(t, nodeAgent, "node1").Status().Update(t.Context(), volume), refused)
 	if err := as(t, nodeAgent, "node2").Status().Update(t.Context(), volume); err != nil {

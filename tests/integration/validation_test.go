@@ -4,12 +4,18 @@
 package integration
 
 import (
+	"context"
+	"errors"
+	"math"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/provision"
 )
 
 func TestLocalVolumeValidation(t *testing.T) {
@@ -29,7 +35,16 @@ func TestLocalVolumeValidation(t *testing.T) {
 			v.Spec.Mode, v.Spec.VolumeMode, v.Spec.FSType = v1alpha1.ModeHostpath, v1alpha1.VolumeBlock, ""
 		}, "mode hostpath has no block volumes"},
 		{"no size", func(v *v1alpha1.LocalVolume) { v.Spec.SizeBytes = 0 }, "spec.sizeBytes"},
-		{"unknown filesystem", func(v *v1alpha1.LocalVolume) { v.Spec.FSType = "btrfs" }, "spec.fsType"},
+		{"a key of a logical volume", func(v *v1alpha1.LocalVolume) { v.Spec.Wipe = v1alpha1.WipeCryptoErase }, "spec.wipe: cryptoErase is for mode device"},
+		{"a key of any disk", func(v *v1alpha1.LocalVolume) {
+			v.Spec.Mode, v.Spec.Pool, v.Spec.Wipe = v1alpha1.ModeDevice, "", v1alpha1.WipeCryptoErase
+		}, "deviceSelector.cryptoErase: true"},
+		{"a key of disks that have one", func(v *v1alpha1.LocalVolume) {
+			yes := true
+			v.Spec.Mode, v.Spec.Pool, v.Spec.Wipe = v1alpha1.ModeDevice, "", v1alpha1.WipeCryptoErase
+			v.Spec.DeviceSelector = &v1alpha1.DeviceSelector{CryptoErase: &yes}
+		}, ""},
+		{"unknown filesystem", func(v *v1alpha1.LocalVolume) { v.Spec.FSType = "zfs" }, "spec.fsType"},
 		{"options of mkfs", func(v *v1alpha1.LocalVolume) { v.Spec.MkfsOptions = []string{"-m", "1"} }, ""},
 		{"options of mkfs without a filesystem", func(v *v1alpha1.LocalVolume) {
 			v.Spec.VolumeMode, v.Spec.FSType, v.Spec.MkfsOptions = v1alpha1.VolumeBlock, "", []string{"-m", "1"}
@@ -44,6 +59,22 @@ func TestLocalVolumeValidation(t *testing.T) {
 		{"adopt with options of mkfs", func(v *v1alpha1.LocalVolume) { adopt(v); v.Spec.MkfsOptions = []string{"-m", "1"} }, "nothing is formatted"},
 		{"adopt no disk", func(v *v1alpha1.LocalVolume) { adopt(v); v.Spec.Adopt.Device = "" }, "spec.adopt.device"},
 		{"adopt by a label", func(v *v1alpha1.LocalVolume) { adopt(v); v.Spec.Adopt.FilesystemUUID = "DATA" }, "spec.adopt.filesystemUUID"},
+		{"copy of a snapshot", copyOfSnapshot, ""},
+		{"copy of a claim", func(v *v1alpha1.LocalVolume) { copyOfSnapshot(v); v.Spec.Source.Kind = "PersistentVolumeClaim" }, "spec.source.kind"},
+		{"copy of what has no name", func(v *v1alpha1.LocalVolume) { copyOfSnapshot(v); v.Spec.Source.Name = "" }, "spec.source.name"},
+		{"copy in a directory", func(v *v1alpha1.LocalVolume) {
+			copyOfSnapshot(v)
+			v.Spec.Mode, v.Spec.FSType = v1alpha1.ModeHostpath, ""
+		}, "spec.source is for mode lvm"},
+		{"copy with options of mkfs", func(v *v1alpha1.LocalVolume) { copyOfSnapshot(v); v.Spec.MkfsOptions = []string{"-m", "1"} }, "brings its filesystem along"},
+		{"limits", limitWith(v1alpha1.VolumeLimits{ReadIOPS: 1, WriteIOPS: v1alpha1.MaxIOPS, ReadBytesPerSecond: 1, WriteBytesPerSecond: math.MaxInt64}), ""},
+		{"limits of nothing", limitWith(v1alpha1.VolumeLimits{}), "spec.limits"},
+		{"a limit below nothing", limitWith(v1alpha1.VolumeLimits{ReadBytesPerSecond: -1}), "spec.limits.readBytesPerSecond"},
+		{"more operations than the kernel counts", limitWith(v1alpha1.VolumeLimits{WriteIOPS: v1alpha1.MaxIOPS + 1}), "spec.limits.writeIOPS"},
+		{"limits of a directory", func(v *v1alpha1.LocalVolume) {
+			limitWith(v1alpha1.VolumeLimits{ReadIOPS: 1})(v)
+			v.Spec.Mode, v.Spec.FSType = v1alpha1.ModeHostpath, ""
+		}, "use mode lvm or device"},
 		{"unknown wipe", func(v *v1alpha1.LocalVolume) { v.Spec.Wipe = "shred" }, "spec.wipe"},
 	}
 	for _, test := range tests {
@@ -65,6 +96,16 @@ func TestLocalVolumeValidation(t *testing.T) {
 func adopt(v *v1alpha1.LocalVolume) {
 	v.Spec.Mode, v.Spec.Pool, v.Spec.Wipe = v1alpha1.ModeDevice, "", v1alpha1.WipeNone
 	v.Spec.Adopt = &v1alpha1.Adoption{Device: "bd-0123456789abcdef", FilesystemUUID: "6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11"}
+}
+
+// limitWith makes a volume one with limits.
+func limitWith(limits v1alpha1.VolumeLimits) func(*v1alpha1.LocalVolume) {
+	return func(v *v1alpha1.LocalVolume) { v.Spec.Limits = &limits }
+}
+
+// copyOfSnapshot makes a volume one that begins as a copy.
+func copyOfSnapshot(v *v1alpha1.LocalVolume) {
+	v.Spec.Source = &v1alpha1.VolumeSource{Kind: v1alpha1.SourceSnapshot, Name: "snapshot-1", UID: "6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11"}
 }
 
 func TestLocalVolumeChanges(t *testing.T) {
@@ -89,6 +130,10 @@ func TestLocalVolumeChanges(t *testing.T) {
 		{"a disk with data", func(s *v1alpha1.LocalVolumeSpec) {
 			s.Adopt = &v1alpha1.Adoption{Device: "bd-0123456789abcdef", FilesystemUUID: "6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11"}
 		}, "spec.adopt is immutable"},
+		{"a source", func(s *v1alpha1.LocalVolumeSpec) {
+			s.Source = &v1alpha1.VolumeSource{Kind: v1alpha1.SourceSnapshot, Name: "snapshot-1", UID: "6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11"}
+		}, "spec.source is immutable"},
+		{"limits", func(s *v1alpha1.LocalVolumeSpec) { s.Limits = &v1alpha1.VolumeLimits{ReadIOPS: 1} }, ""},
 		{"a block volume", func(s *v1alpha1.LocalVolumeSpec) { s.VolumeMode = v1alpha1.VolumeBlock }, "spec.volumeMode is immutable"},
 	}
 	for _, test := range tests {
@@ -106,6 +151,34 @@ func TestLocalVolumeChanges(t *testing.T) {
 	}
 }
 
+// A change of limits replaces all of them, and asks for nothing else.
+func TestLimitsAreReplaced(t *testing.T) {
+	t.Parallel()
+	made := localVolume("lv-limits", "node1")
+	if err := server.admin.Create(t.Context(), made); err != nil {
+		t.Fatal(err)
+	}
+	volumes := provision.NewVolumes(server.admin, server.admin, provision.NewTracker())
+	for _, want := range []*v1alpha1.VolumeLimits{
+		{ReadIOPS: 100, WriteBytesPerSecond: 1 << 20}, {WriteBytesPerSecond: 1 << 40, WriteIOPS: 5}, nil, {ReadBytesPerSecond: 1},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		_, err := volumes.Limit(ctx, made.Name, want)
+		cancel()
+		var pending *provision.Pending
+		if want != nil && !errors.As(err, &pending) {
+			t.Errorf("%+v without an agent: %v", want, err)
+		}
+		seen := &v1alpha1.LocalVolume{}
+		if err := server.admin.Get(t.Context(), client.ObjectKeyFromObject(made), seen); err != nil {
+			t.Fatal(err)
+		}
+		if !provision.SameLimits(seen.Spec.Limits, want) || seen.Spec.SizeBytes != made.Spec.SizeBytes {
+			t.Errorf("became %+v, want %+v", seen.Spec.Limits, want)
+		}
+	}
+}
+
 func TestPoolSetValidation(t *testing.T) {
 	t.Parallel()
 	small := resource.MustParse("10Gi")
@@ -116,6 +189,40 @@ func TestPoolSetValidation(t *testing.T) {
 		refused string
 	}{
 		{"lvm", "fast", v1alpha1.PoolSetSpec{Kind: v1alpha1.PoolLVM, DeviceSelector: &v1alpha1.DeviceSelector{MinSize: &small}, Reserve: "5%"}, ""},
+		{"stripes", "fast", v1alpha1.PoolSetSpec{Kind: v1alpha1.PoolLVM, DeviceSelector: &v1alpha1.DeviceSelector{}, Layout: v1alpha1.LayoutStriped}, ""},
+		{"a layout that nobody knows", "fast", v1alpha1.PoolSetSpec{Kind: v1alpha1.PoolLVM, DeviceSelector: &v1alpha1.DeviceSelector{}, Layout: "raid0"}, "spec.layout"},
+		{"stripes of directories", "dirs", v1alpha1.PoolSetSpec{
+			Kind: v1alpha1.PoolHostpath, Hostpath: &v1alpha1.HostpathPool{Path: "/var/lib/x"}, Layout: v1alpha1.LayoutStriped,
+		}, "spec.layout is for kind lvm"},
+		{"mirrors", "fast", v1alpha1.PoolSetSpec{
+			Kind: v1alpha1.PoolLVM, DeviceSelector: &v1alpha1.DeviceSelector{}, Layout: v1alpha1.LayoutMirror, RebuildAfter: &metav1.Duration{Duration: time.Minute},
+		}, ""},
+		{"rebuilt at once", "fast", v1alpha1.PoolSetSpec{
+			Kind: v1alpha1.PoolLVM, DeviceSelector: &v1alpha1.DeviceSelector{}, Layout: v1alpha1.LayoutRAID6, RebuildAfter: &metav1.Duration{},
+		}, ""},
+		{"rebuilt before it is lost", "fast", v1alpha1.PoolSetSpec{
+			Kind: v1alpha1.PoolLVM, DeviceSelector: &v1alpha1.DeviceSelector{}, Layout: v1alpha1.LayoutRAID5, RebuildAfter: &metav1.Duration{Duration: -time.Minute},
+		}, "spec.rebuildAfter is a duration from 0s to 720h"},
+		{"rebuilt without redundancy", "fast", v1alpha1.PoolSetSpec{
+			Kind: v1alpha1.PoolLVM, DeviceSelector: &v1alpha1.DeviceSelector{}, Layout: v1alpha1.LayoutStriped, RebuildAfter: &metav1.Duration{Duration: time.Minute},
+		}, "spec.rebuildAfter is for the layouts mirror, raid5, raid6 and raid10"},
+		{"thin mirrors", "fast", v1alpha1.PoolSetSpec{
+			Kind: v1alpha1.PoolLVM, DeviceSelector: &v1alpha1.DeviceSelector{}, Layout: v1alpha1.LayoutMirror, Thin: &v1alpha1.ThinPool{},
+		}, "spec.thin is for kind lvm and layout linear"},
+		{"thin", "fast", thinPool(nil), ""},
+		{"thin with all there is", "fast", thinPool(&v1alpha1.ThinPool{
+			OverprovisionRatio: "2.25", InitialPercent: 20, Autoextend: v1alpha1.Autoextend{ThresholdPercent: 50, Percent: 100}, HighWaterPercent: 100, WhenFull: v1alpha1.WhenFullFail,
+		}), ""},
+		{"thin that promises less than there is", "fast", thinPool(&v1alpha1.ThinPool{OverprovisionRatio: "0.5"}), "spec.thin.overprovisionRatio"},
+		{"thin that begins with too much", "fast", thinPool(&v1alpha1.ThinPool{InitialPercent: 101}), "spec.thin.initialPercent"},
+		{"thin with a threshold that lvm cannot have", "fast", thinPool(&v1alpha1.ThinPool{Autoextend: v1alpha1.Autoextend{ThresholdPercent: 49}}), "spec.thin.autoextend.thresholdPercent"},
+		{"thin that is full at what nobody knows", "fast", thinPool(&v1alpha1.ThinPool{WhenFull: "Panic"}), "spec.thin.whenFull"},
+		{"thin in stripes", "fast", v1alpha1.PoolSetSpec{
+			Kind: v1alpha1.PoolLVM, DeviceSelector: &v1alpha1.DeviceSelector{}, Layout: v1alpha1.LayoutStriped, Thin: &v1alpha1.ThinPool{},
+		}, "spec.thin is for kind lvm and layout linear"},
+		{"thin directories", "dirs", v1alpha1.PoolSetSpec{
+			Kind: v1alpha1.PoolHostpath, Hostpath: &v1alpha1.HostpathPool{Path: "/var/lib/x"}, Thin: &v1alpha1.ThinPool{},
+		}, "spec.thin is for kind lvm"},
 		{"lvm without a selector", "fast", v1alpha1.PoolSetSpec{Kind: v1alpha1.PoolLVM}, "spec.deviceSelector is needed"},
 		{"lvm with a path", "fast", v1alpha1.PoolSetSpec{
 			Kind: v1alpha1.PoolLVM, DeviceSelector: &v1alpha1.DeviceSelector{}, Hostpath: &v1alpha1.HostpathPool{Path: "/var/lib/x"},
@@ -146,4 +253,45 @@ func TestPoolSetValidation(t *testing.T) {
 			}
 		})
 	}
+}
+
+func thinPool(thin *v1alpha1.ThinPool) v1alpha1.PoolSetSpec {
+	if thin == nil {
+		thin = &v1alpha1.ThinPool{}
+	}
+	return v1alpha1.PoolSetSpec{Kind: v1alpha1.PoolLVM, DeviceSelector: &v1alpha1.DeviceSelector{}, Thin: thin}
+}
+
+// thin: {} gets every default, and its presence does not change.
+func TestThinPoolSet(t *testing.T) {
+	t.Parallel()
+	set := &v1alpha1.PoolSet{Spec: thinPool(nil)}
+	set.Name = "thin-changes"
+	if err := server.admin.Create(t.Context(), set); err != nil {
+		t.Fatal(err)
+	}
+	want := v1alpha1.ThinPool{
+		OverprovisionRatio: "1", InitialPercent: 100, Autoextend: v1alpha1.Autoextend{ThresholdPercent: 80, Percent: 20}, HighWaterPercent: 95, WhenFull: v1alpha1.WhenFullWait,
+	}
+	if set.Spec.Thin == nil || *set.Spec.Thin != want {
+		t.Errorf("got %+v, want %+v", set.Spec.Thin, want)
+	}
+	changed := set.DeepCopy()
+	changed.Spec.Thin.OverprovisionRatio = "3"
+	if err := server.admin.Update(t.Context(), changed, client.DryRunAll); err != nil {
+		t.Errorf("another ratio: %v", err)
+	}
+	changed = set.DeepCopy()
+	changed.Spec.Thin = nil
+	wantRefused(t, server.admin.Update(t.Context(), changed, client.DryRunAll), "spec.thin cannot be added or taken away")
+}
+
+func TestLocalSnapshotChanges(t *testing.T) {
+	t.Parallel()
+	s := localSnapshot("snapshot-changes", "node1")
+	if err := server.admin.Create(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	s.Spec.NodeName = "node2"
+	wantRefused(t, server.admin.Update(t.Context(), s, client.DryRunAll), "spec is immutable")
 }

@@ -15,13 +15,17 @@ import (
 
 // Claim is a PersistentVolumeClaim to make.
 type Claim struct {
-	Name        string
-	Class       string
-	Size        string
-	Block       bool
-	AccessMode  corev1.PersistentVolumeAccessMode
-	Selector    *metav1.LabelSelector
-	Annotations map[string]string
+	Name  string
+	Class string
+	// AttributesClass is the VolumeAttributesClass, "" for none.
+	AttributesClass string
+	Size            string
+	Block           bool
+	AccessMode      corev1.PersistentVolumeAccessMode
+	Selector        *metav1.LabelSelector
+	Annotations     map[string]string
+	// Source is what the claim begins as a copy of.
+	Source *corev1.TypedLocalObjectReference
 }
 
 // Object is the claim as Kubernetes takes it.
@@ -34,6 +38,10 @@ func (c Claim) Object(namespace string) *corev1.PersistentVolumeClaim {
 	if access == "" {
 		access = corev1.ReadWriteOnce
 	}
+	var attributes *string
+	if c.AttributesClass != "" {
+		attributes = &c.AttributesClass
+	}
 	return &corev1.PersistentVolumeClaim{
 		ObjectMeta: metav1.ObjectMeta{Name: c.Name, Namespace: namespace, Annotations: c.Annotations},
 		Spec: corev1.PersistentVolumeClaimSpec{
@@ -41,6 +49,9 @@ func (c Claim) Object(namespace string) *corev1.PersistentVolumeClaim {
 			VolumeMode:       &mode,
 			AccessModes:      []corev1.PersistentVolumeAccessMode{access},
 			Selector:         c.Selector,
+			DataSource:       c.Source,
+
+			VolumeAttributesClassName: attributes,
 			Resources: corev1.VolumeResourceRequirements{
 				Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse(c.Size)},
 			},

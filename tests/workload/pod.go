@@ -6,6 +6,7 @@ package workload
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -40,6 +41,9 @@ type Pod struct {
 	FSGroup int64
 	// ReadOnly mounts the claims read-only.
 	ReadOnly bool
+	// HostPaths are directories of the node that the pod sees, to read, by where it
+	// sees them.
+	HostPaths map[string]string
 }
 
 // Object is the pod as Kubernetes takes it.
@@ -83,6 +87,13 @@ func (p Pod) Object(namespace, image string) *corev1.Pod {
 		container.VolumeDevices = append(container.VolumeDevices, corev1.VolumeDevice{
 			Name: claim, DevicePath: DeviceDirectory + "/" + claim,
 		})
+	}
+	for i, path := range slices.Sorted(maps.Keys(p.HostPaths)) {
+		name := fmt.Sprintf("host-%d", i)
+		pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{
+			Name: name, VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: p.HostPaths[path]}},
+		})
+		container.VolumeMounts = append(container.VolumeMounts, corev1.VolumeMount{Name: name, MountPath: path, ReadOnly: true})
 	}
 	pod.Spec.Containers = []corev1.Container{container}
 	return pod

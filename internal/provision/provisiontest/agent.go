@@ -31,7 +31,9 @@ type Agent struct {
 	paused  bool
 	answer  func(*berth.LocalVolume) (reason, message string)
 	pending []string
-	made    int
+	// unlimited agents cannot hold pods to limits.
+	unlimited bool
+	made      int
 }
 
 // NewAgent runs an agent for the node until the test ends.
@@ -69,6 +71,9 @@ func (a *Agent) Answer(answer func(*berth.LocalVolume) (reason, message string))
 	defer a.mu.Unlock()
 	a.answer = answer
 }
+
+// CannotLimit makes the agent one of a node without cgroup v2, or of one with it again.
+func (a *Agent) CannotLimit(cannot bool) { a.mu.Lock(); a.unlimited = cannot; a.mu.Unlock() }
 
 // Carved is the number of volumes that stand on the node.
 func (a *Agent) Carved() int { a.mu.Lock(); defer a.mu.Unlock(); return len(a.carved) }
@@ -115,6 +120,9 @@ func (a *Agent) carve(lv *berth.LocalVolume) (size int64, reason, message string
 		}
 	}
 	have, known := a.carved[lv.UID]
+	if !known && a.unlimited && lv.Spec.Limits != nil {
+		return 0, berth.ReasonNotEnforceable, "no cgroup v2", false
+	}
 	if more := lv.Spec.SizeBytes - have; more > 0 {
 		if more > a.free {
 			return have, berth.ReasonNoSpace, fmt.Sprintf("%d bytes are free", a.free), false
@@ -155,6 +163,29 @@ func (a *Agent) report(lv *berth.LocalVolume, size int64, reason, message string
 		if reason == berth.ReasonPoolNotReady || reason == berth.ReasonFailed {
 			condition.Status = metav1.ConditionUnknown // it tries again
 		}
+	}
+	meta.SetStatusCondition(&lv.Status.Conditions, condition)
+	if size > 0 {
+		a.limit(lv)
+	}
+}
+
+// limit reports what became of the limits of a volume that stands.
+func (a *Agent) limit(lv *berth.LocalVolume) {
+	a.mu.Lock()
+	unlimited := a.unlimited
+	a.mu.Unlock()
+	condition := metav1.Condition{Type: berth.LocalVolumeLimited, ObservedGeneration: lv.Generation}
+	switch {
+	case lv.Spec.Limits == nil:
+		lv.Status.Limits = nil
+		meta.RemoveStatusCondition(&lv.Status.Conditions, berth.LocalVolumeLimited)
+		return
+	case unlimited:
+		condition.Status, condition.Reason, condition.Message = metav1.ConditionFalse, berth.ReasonNotEnforceable, "no cgroup v2"
+	default:
+		lv.Status.Limits = lv.Spec.Limits.DeepCopy()
+		condition.Status, condition.Reason, condition.Message = metav1.ConditionTrue, berth.ReasonInForce, "in force"
 	}
 	meta.SetStatusCondition(&lv.Status.Conditions, condition)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -65,9 +66,9 @@ func New(t testing.TB, objects ...client.Object) *Cluster {
 		}
 	}
 	backdoor := interceptor.NewClient(
-		fake.NewClientBuilder().WithScheme(Scheme()).WithObjects(objects...).WithStatusSubresource(&berth.LocalVolume{}).
+		fake.NewClientBuilder().WithScheme(Scheme()).WithObjects(objects...).WithStatusSubresource(&berth.LocalVolume{}, &berth.LocalSnapshot{}).
 			WithIndex(&berth.Pool{}, "spec.nodeName", nodeOfPool).Build(),
-		interceptor.Funcs{Create: createWithUID, Delete: deleteWithUID})
+		interceptor.Funcs{Create: createWithUID, Delete: deleteWithUID, Patch: patchWithGeneration})
 	c := &Cluster{Backdoor: backdoor, Tracker: provision.NewTracker()}
 	c.Client = interceptor.NewClient(backdoor, interceptor.Funcs{
 		Get: func(ctx context.Context, w client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
@@ -231,6 +232,29 @@ func (c *Cluster) do(verb string, obj runtime.Object, name string, act func() er
 func createWithUID(ctx context.Context, w client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
 	obj.SetUID(types.UID(uuid.NewString()))
 	return w.Create(ctx, obj, opts...)
+}
+
+// patchWithGeneration counts the changes of a LocalVolume's spec, as an API server does
+// and the fake does not. The count comes a moment after the change.
+func patchWithGeneration(ctx context.Context, w client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
+	lv, ok := obj.(*berth.LocalVolume)
+	before := &berth.LocalVolume{}
+	if !ok || w.Get(ctx, client.ObjectKeyFromObject(obj), before) != nil {
+		return w.Patch(ctx, obj, patch, opts...)
+	}
+	if err := w.Patch(ctx, obj, patch, opts...); err != nil || equality.Semantic.DeepEqual(before.Spec, lv.Spec) {
+		return err
+	}
+	for {
+		lv.Generation = before.Generation + 1
+		err := w.Update(ctx, lv)
+		if !apierrors.IsConflict(err) {
+			return client.IgnoreNotFound(err)
+		}
+		if err := w.Get(ctx, client.ObjectKeyFromObject(lv), lv); err != nil {
+			return client.IgnoreNotFound(err)
+		}
+	}
 }
 
 // deleteWithUID honours the precondition that the fake ignores.

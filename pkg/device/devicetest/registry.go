@@ -26,6 +26,7 @@ type Registry struct {
 	entries map[string]*entry
 	blind   error
 	changed chan struct{}
+	wipeDue func()
 }
 
 var _ device.Registry = (*Registry)(nil)
@@ -225,7 +226,17 @@ func (r *Registry) Release(ctx context.Context, diskName, ownerUID string, polic
 	if err := r.change(ctx, func() { e.state, e.token, e.policy, e.message = device.StateReleased, token, policy, "" }); err != nil {
 		return "", err
 	}
+	if r.wipeDue != nil && token != "" {
+		r.wipeDue()
+	}
 	return token, nil
+}
+
+// OnWipeDue calls f, which must not block, when a disk was released and is to be wiped;
+// wire it to Cleaner.Kick.
+func (r *Registry) OnWipeDue(f func()) {
+	defer r.lock()()
+	r.wipeDue = f
 }
 
 // FinishWipe implements device.Registry.

@@ -17,6 +17,14 @@ import (
 // so the next owner of an extent sees what the last one left there.
 
 func (h *Host) activate(g *group, lv *logicalVolume) {
+	if lv.thin != nil || lv.isThinPool() {
+		h.activateThin(g, lv)
+		return
+	}
+	if lv.node == "" && len(lv.legs) > 0 {
+		h.activateRaid(g, lv)
+		return
+	}
 	if lv.node != "" {
 		h.resizeNode(g, lv)
 		return
@@ -32,6 +40,10 @@ func (h *Host) activate(g *group, lv *logicalVolume) {
 
 // resizeNode brings extents that the volume has got into its node.
 func (h *Host) resizeNode(g *group, lv *logicalVolume) {
+	if lv.thin != nil || lv.isThinPool() {
+		h.activateThin(g, lv)
+		return
+	}
 	out := h.open(lv.node)
 	defer h.close(out)
 	info, err := out.Stat()
@@ -44,6 +56,9 @@ func (h *Host) resizeNode(g *group, lv *logicalVolume) {
 }
 
 func (h *Host) deactivate(lv *logicalVolume) {
+	if lv.thin != nil || lv.isThinPool() || len(lv.legs) > 0 {
+		lv.node = "" // its bytes stay where they are
+	}
 	if lv.node == "" {
 		return
 	}

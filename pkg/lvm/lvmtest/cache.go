@@ -106,7 +106,14 @@ func (g *group) clone() *group {
 		v := *lv
 		v.node = ""
 		v.tags, v.role, v.extents = slices.Clone(lv.tags), slices.Clone(lv.role), slices.Clone(lv.extents)
+		v.metadata = slices.Clone(lv.metadata)
+		v.legs = cloneLegs(lv.legs)
 		c.volumes[i] = &v
+	}
+	for _, lv := range c.volumes {
+		if lv.thin != nil {
+			lv.thin = c.volume(lv.thin.name)
+		}
 	}
 	return &c
 }

@@ -19,6 +19,8 @@ func (p *process) change(c command, within func() error) (said string, err error
 		return p.lvcreate(c, within)
 	case "lvextend":
 		return p.lvextend(c, within)
+	case "lvconvert":
+		return p.repair(c, within)
 	case "lvremove":
 		return p.eachSelected(c, func(g *group, lv *logicalVolume) (string, error) {
 			if lv.node != "" && p.h.held[lv.node] {
@@ -34,15 +36,31 @@ func (p *process) change(c command, within func() error) (said string, err error
 		})
 	case "lvchange":
 		return p.eachSelected(c, func(g *group, lv *logicalVolume) (string, error) {
-			if lv.node == "" && c.has("--refresh") {
+			if when := c.value("--errorwhenfull"); when != "" && lv.isThinPool() {
+				lv.failsWhenFull = when == "y"
+				g.seqno++
+				return "", within()
+			}
+			if c.has("--refresh") {
+				lv.unmarked = false
+			}
+			if c.value("--activate") == "n" {
+				p.h.deactivate(lv)
+				return "", within()
+			}
+			if lv.node == "" && c.has("--refresh") || lv.unfinished {
 				return "", nil
 			}
-			for _, e := range lv.extents {
-				if e.disk.missing {
-					return fmt.Sprintf("Refusing activation of partial LV %s/%s.", g.name, lv.name), nil
-				}
+			if !lv.canActivate(c.value("--activationmode")) {
+				return fmt.Sprintf("Refusing activation of partial LV %s/%s.", g.name, lv.name), nil
+			}
+			if lv.suspended {
+				return "lvmtest: it would wait for ever for a leg that is suspended", nil
 			}
 			p.h.activate(g, lv)
+			if c.has("--refresh") {
+				p.h.refresh(lv)
+			}
 			return "", within()
 		})
 	}
@@ -80,21 +98,36 @@ func refuseChange(p *process, c command, g *group) string {
 }
 
 func (p *process) lvcreate(c command, within func() error) (string, error) {
-	g, refused := p.writable(c, strings.Join(c.args, " "))
+	if c.has("--snapshot") {
+		return p.createCopy(c, within)
+	}
+	g, refused := p.writable(c, c.args[0])
 	if refused != "" {
 		return refused, nil
 	}
+	switch c.value("--type") {
+	case "thin-pool":
+		return p.createThinPool(g, c, within)
+	case "thin":
+		return p.createThin(g, c, within)
+	}
+	if isRaid(c.value("--type")) {
+		return p.createRaid(g, c, within)
+	}
 	extents, _ := strconv.Atoi(c.value("--extents"))
-	name, free := c.value("--name"), g.free()
+	name := c.value("--name")
+	free, refused := g.place(c, extents)
 	switch {
 	case g.volume(name) != nil:
 		return fmt.Sprintf("Logical Volume %q already exists in volume group %q", name, g.name), nil
 	case extents <= 0:
 		return "Unable to create new logical volume with no extents.", nil
-	case len(free) < extents:
-		return fmt.Sprintf("Volume group %q has insufficient free space (%d extents): %d required.", g.name, len(free), extents), nil
+	case refused != "":
+		return refused, nil
 	}
-	lv := &logicalVolume{name: name, uuid: p.h.newUUID(), tags: c.flags["--addtag"], role: []string{"public"}, extents: free[:extents]}
+	lv := &logicalVolume{
+		name: name, uuid: p.h.newUUID(), tags: c.flags["--addtag"], role: []string{"public"}, layout: c.value("--type"), extents: free,
+	}
 	g.volumes = append(g.volumes, lv)
 	g.seqno++
 	if err := within(); err != nil {
@@ -105,7 +138,7 @@ func (p *process) lvcreate(c command, within func() error) (string, error) {
 }
 
 func (p *process) lvextend(c command, within func() error) (string, error) {
-	groupName, name, _ := strings.Cut(strings.Join(c.args, " "), "/")
+	groupName, name, _ := strings.Cut(c.args[0], "/")
 	g, refused := p.writable(c, groupName)
 	if refused != "" {
 		return refused, nil
@@ -114,15 +147,22 @@ func (p *process) lvextend(c command, within func() error) (string, error) {
 	if lv == nil {
 		return fmt.Sprintf("Failed to find logical volume \"%s/%s\"", groupName, name), nil
 	}
-	extents, _ := strconv.Atoi(c.value("--extents"))
-	more, free := extents-len(lv.extents), g.free()
-	switch {
-	case more <= 0:
-		return fmt.Sprintf("New size given (%d extents) not larger than existing size (%d extents)", extents, len(lv.extents)), nil
-	case len(free) < more:
-		return fmt.Sprintf("Insufficient free space: %d extents needed, but only %d available", more, len(free)), nil
+	if len(lv.legs) > 0 {
+		return p.extendRaid(g, lv, c, within)
 	}
-	lv.extents = append(lv.extents, free[:more]...)
+	if lv.thin != nil || c.has("--poolmetadatasize") {
+		return p.extendThin(g, lv, c, within)
+	}
+	extents, _ := strconv.Atoi(c.value("--extents"))
+	more := extents - len(lv.extents)
+	if more <= 0 {
+		return fmt.Sprintf("New size given (%d extents) not larger than existing size (%d extents)", extents, len(lv.extents)), nil
+	}
+	free, refused := g.place(c, more)
+	if refused != "" {
+		return refused, nil
+	}
+	lv.extents = append(lv.extents, free...)
 	g.seqno++
 	if err := within(); err != nil {
 		return "", err
@@ -142,7 +182,8 @@ func (p *process) eachSelected(c command, do func(*group, *logicalVolume) (strin
 		}
 		for _, lv := range slices.Clone(g.volumes) {
 			ok, err := matches(c.value("--select"), map[string]string{
-				"vg_uuid": g.uuid, "lv_uuid": lv.uuid, "lv_layout": "linear", "lv_role": strings.Join(lv.role, ","),
+				"vg_uuid": g.uuid, "lv_uuid": lv.uuid, "lv_layout": lv.layoutName(), "lv_role": strings.Join(lv.role, ","),
+				"lv_health_status": lv.health(),
 			})
 			if err != nil {
 				return err.Error(), nil //nolint:nilerr // lvm complains of the selection and goes on.
@@ -150,7 +191,7 @@ func (p *process) eachSelected(c command, do func(*group, *logicalVolume) (strin
 			if !ok {
 				continue
 			}
-			if c.name == "lvremove" && p.missing(c, g) > 0 {
+			if c.name == "lvremove" && p.missing(c, g) > 0 && lv.health() != "partial" {
 				complaints = append(complaints, refuseChange(p, c, g))
 				continue
 			}
@@ -194,7 +235,13 @@ func (p *process) changePool(c command) string {
 			return fmt.Sprintf("Volume group %q not found", c.args[0])
 		}
 		g.seqno++
+		if c.has("--restoremissing") {
+			return restoreMissing(g, c.args[1:])
+		}
+		flagMissing(g)
 		return p.addDisks(g, c.args[1:])
+	case "vgreduce":
+		return p.removeMissing(c)
 	case "vgremove":
 		p.h.groups = slices.DeleteFunc(p.h.groups, func(g *group) bool {
 			ok, _ := matches(c.value("--select"), map[string]string{"vg_uuid": g.uuid})

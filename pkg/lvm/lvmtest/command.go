@@ -26,17 +26,20 @@ type syntax struct {
 }
 
 var commands = map[string]syntax{
-	"lvs":      {flags: "--config= --noheadings --nameprefixes --units= --nosuffix -o="},
-	"pvs":      {flags: "--config= --noheadings --nameprefixes --units= --nosuffix -o= --foreign --shared"},
-	"lvcreate": {true, true, "--autobackup= --config= --yes --type= --activate= --wipesignatures= --zero= --extents= --addtag= --name="},
-	"lvextend": {true, true, "--autobackup= --config= --yes --extents="},
-	"lvremove": {true, true, "--autobackup= --config= --yes --select="},
-	"lvchange": {true, true, "--config= --yes --activate= --refresh --select="},
-	"pvcreate": {true, true, "--config= --uuid= --norestorefile --metadatasize= --dataalignment="},
-	"pvremove": {true, true, ""},
-	"vgcreate": {true, true, "--physicalextentsize= --addtag="},
-	"vgextend": {true, true, ""},
-	"vgremove": {true, true, "--select="},
+	"lvs": {flags: "-a --config= --noheadings --nameprefixes --units= --nosuffix -o="},
+	"pvs": {flags: "--config= --noheadings --nameprefixes --units= --nosuffix -o= --foreign --shared"},
+	"lvcreate": {true, true, "--autobackup= --config= --yes --type= --activate= --wipesignatures= --zero= --stripes= --stripesize= --mirrors= --extents= --addtag= --name=" +
+		" --discards= --poolmetadataspare= --chunksize= --poolmetadatasize= --thinpool= --virtualsize= --snapshot --permission= --setactivationskip="},
+	"lvextend":  {true, true, "--autobackup= --config= --yes --alloc= --stripes= --stripesize= --extents= --poolmetadatasize="},
+	"lvremove":  {true, true, "--autobackup= --config= --yes --select="},
+	"lvconvert": {true, true, "--autobackup= --config= --yes --repair"},
+	"vgreduce":  {true, true, "--autobackup= --config= --yes --removemissing"},
+	"lvchange":  {true, true, "--autobackup= --config= --yes --activationmode= --activate= --refresh --errorwhenfull= --select="},
+	"pvcreate":  {true, true, "--config= --uuid= --norestorefile --metadatasize= --dataalignment="},
+	"pvremove":  {true, true, "--config="},
+	"vgcreate":  {true, true, "--physicalextentsize= --addtag="},
+	"vgextend":  {true, true, "--autobackup= --config= --yes --restoremissing"},
+	"vgremove":  {true, true, "--config= --select="},
 }
 
 // split splits a line as lvm_split does: at white space, but not within quotes that
@@ -105,7 +108,7 @@ func (c command) value(flag string) string {
 	return ""
 }
 
-// matches evaluates a selection: comparisons by = with a value or a {list}, && and
+// matches evaluates a selection: comparisons by = with a value or a list, && and
 // || with && binding stronger, and parentheses.
 func matches(expression string, fields map[string]string) (bool, error) {
 	s := selection{rest: expression, fields: fields}
@@ -159,7 +162,27 @@ func (s *selection) one() bool {
 		s.err = fmt.Errorf("Unrecognised selection field: %s", name) //nolint:staticcheck // lvm's words.
 		return false
 	}
-	return have == strings.Trim(want, "{}")
+	return isList(have, want)
+}
+
+// isList compares a list with [all,of,it], {some,of,it} or a single value (lvmreport(7)).
+func isList(have, want string) bool {
+	list := strings.Split(have, ",")
+	switch {
+	case strings.HasPrefix(want, "["):
+		wanted := strings.Split(strings.Trim(want, "[]"), ",")
+		slices.Sort(list)
+		slices.Sort(wanted)
+		return slices.Equal(list, wanted)
+	case strings.HasPrefix(want, "{"):
+		for item := range strings.SplitSeq(strings.Trim(want, "{}"), ",") {
+			if !slices.Contains(list, item) {
+				return false
+			}
+		}
+		return true
+	}
+	return have == want
 }
 
 func (s *selection) skip(token string) bool {

@@ -4,6 +4,7 @@
 package lvmtest
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -26,15 +27,21 @@ type Host struct {
 	serial int
 	boot   int
 	blind  bool
-	held   map[string]bool
-	faults []Fault
+	// slowRebuild keeps legs from coming in step; leftovers are volumes in whose way a
+	// killed lvm has left something.
+	slowRebuild bool
+	leftovers   map[string]bool
+	held        map[string]bool
+	faults      []Fault
 	// countdown to the loss of power; negative: not armed.
 	countdown int
 	dead      bool
 	durable   durable
 	noFlush   bool
 	tearing   bool
-	journal   Journal
+	// moreMetadata blocks are in use in each thin pool.
+	moreMetadata uint64
+	journal      Journal
 
 	processes int
 	commands  []string
@@ -51,6 +58,12 @@ type disk struct {
 	pvUUID  string
 	group   *group
 	missing bool
+	// plugs is how often it was plugged in.
+	plugs int
+	// flagged: its group was changed while it was missing.
+	flagged bool
+	// ghost is its group as it was when the disk was lost: what its metadata say.
+	ghost *group
 	// start of the extents, and how many are on it.
 	extents int64
 }
@@ -72,7 +85,26 @@ type logicalVolume struct {
 	name, uuid string
 	tags       []string
 	role       []string
+	layout     string // "" is linear
 	extents    []extent
+	// thin is set for volumes of the thin pool, and of them virtual is the size in extents.
+	thin    *logicalVolume
+	virtual int64
+	// origin is what a snapshot was made of, as long as that is there.
+	origin *logicalVolume
+	// metadata of a thin pool, and its spare.
+	metadata  []extent
+	metaBytes int64
+	// unmarked thin pools tell of nothing before they are full.
+	unmarked bool
+	// failsWhenFull of a thin pool.
+	failsWhenFull bool
+	// legs of a volume with legs; extents are those of them that its bytes are in.
+	legs []*leg
+	// unfinished: lvm was killed while it made it.
+	unfinished bool
+	// suspended: its legs wait to be resumed.
+	suspended bool
 	// node is the file that stands for the device node, "" when inactive. Its size
 	// may lag behind the metadata after a crash.
 	node string
@@ -91,7 +123,7 @@ const dataStart = 1 << 20
 // test.
 func NewHost(t testing.TB) *Host {
 	t.Helper()
-	h := &Host{t: t, dir: t.TempDir(), disks: map[string]*disk{}, held: map[string]bool{}, countdown: -1}
+	h := &Host{t: t, dir: t.TempDir(), disks: map[string]*disk{}, held: map[string]bool{}, leftovers: map[string]bool{}, countdown: -1}
 	h.journal = Journal{h: h, kept: map[string]lvm.Generation{}}
 	return h
 }
@@ -114,7 +146,17 @@ func (h *Host) AddDisk(path string, sizeBytes int64, signature string) {
 func (h *Host) SetMissing(path string, missing bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.disks[path].missing = missing
+	d := h.disks[path]
+	if d.missing && !missing {
+		d.plugs++
+		if h.isMember(d) {
+			d.ghost = nil // lvm brings its metadata up to date
+		}
+	}
+	if !d.missing && missing && d.group != nil {
+		d.ghost = d.group.clone()
+	}
+	d.missing = missing
 }
 
 // Rename gives a disk another kernel name, as a reboot may.
@@ -190,6 +232,10 @@ func (e *Editor) Add(name string, extents int) {
 		name: name, uuid: e.h.newUUID(), role: []string{"public"}, extents: free[:extents],
 	})
 }
+
+// Unmark activates a thin pool as the host does by its own lvm.conf: without a low-water
+// mark.
+func (e *Editor) Unmark(name string) { e.g.volume(name).unmarked = true }
 
 // Deactivate takes the device node away.
 func (e *Editor) Deactivate(name string) { e.h.deactivate(e.g.volume(name)) }
@@ -276,7 +322,7 @@ func (g *group) total() int64 {
 func (g *group) free() []extent {
 	used := map[extent]bool{}
 	for _, lv := range g.volumes {
-		for _, e := range lv.extents {
+		for _, e := range slices.Concat(lv.extents, lv.metadata, lv.extentsOfLegs()) {
 			used[e] = true
 		}
 	}
@@ -291,7 +337,16 @@ func (g *group) free() []extent {
 	return free
 }
 
+// freeOn returns the extents of one disk that no volume has.
+func (g *group) freeOn(d *disk) []extent {
+	return slices.DeleteFunc(g.free(), func(e extent) bool { return e.disk != d })
+}
+
+func (lv *logicalVolume) layoutName() string { return cmp.Or(lv.layout, "linear") }
+
 func (h *Host) drop(g *group, lv *logicalVolume) {
 	h.deactivate(lv)
+	h.forgetThin(lv)
+	h.forgetRaid(g, lv)
 	g.volumes = slices.DeleteFunc(g.volumes, func(o *logicalVolume) bool { return o == lv })
 }

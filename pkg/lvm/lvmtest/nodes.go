@@ -81,9 +81,20 @@ func (n nodes) Wipe(ctx context.Context, loc volume.Location, policy volume.Wipe
 	return errors.Join(err, n.h.step())
 }
 
+// WipeThin implements lvm.Nodes.
+func (n nodes) WipeThin(ctx context.Context, loc volume.Location, policy volume.WipePolicy) error {
+	if policy == volume.WipeSignatures {
+		policy = volume.WipeNone
+	}
+	return n.Wipe(ctx, loc, policy)
+}
+
 func (h *Host) zeroEnds(f *os.File, size int64) {
 	edge := min(size, block.EdgeBytes)
 	for _, at := range []int64{0, size - edge} {
+		if !h.hasData(f, at, edge) {
+			continue // and stays sparse
+		}
 		_, err := f.WriteAt(make([]byte, edge), at)
 		h.must(err)
 	}

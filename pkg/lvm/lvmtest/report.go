@@ -20,7 +20,14 @@ func (p *process) answer(c command) {
 				continue
 			}
 			for _, lv := range g.volumes {
+				if c.has("-a") {
+					p.printWithLegs(c, g, lv)
+					continue
+				}
 				p.print(c, lvFields(g, lv))
+				for _, fields := range lv.shownLegs(g) {
+					p.print(c, fields)
+				}
 			}
 		}
 	case "pvs":
@@ -63,27 +70,34 @@ func lvFields(g *group, lv *logicalVolume) map[string]string {
 	return map[string]string{
 		"vg_uuid": g.uuid, "vg_seqno": strconv.FormatUint(g.seqno, 10),
 		"lv_uuid": lv.uuid, "lv_name": lv.name, "lv_tags": strings.Join(lv.tags, ","),
-		"lv_size":   strconv.FormatInt(int64(len(lv.extents))*g.extent, 10),
-		"lv_layout": "linear", "lv_role": strings.Join(lv.role, ","),
+		"lv_size":   strconv.FormatInt(lv.size()*g.extent, 10),
+		"lv_layout": lv.layoutName(), "lv_role": strings.Join(lv.role, ","),
+		"pool_lv_uuid": lv.poolUUID(), "origin_uuid": lv.originUUID(g), "lv_metadata_size": lv.metadataSize(),
+		"lv_when_full": lv.whenFull(),
 	}
 }
 
 func (p *process) pvFields(c command, g *group, d *disk) map[string]string {
 	fields := map[string]string{"pv_uuid": d.pvUUID, "pv_name": d.path, "pv_missing": "", "dev_size": strconv.FormatInt(d.size, 10)}
-	if !p.seen(c, d) {
+	switch {
+	case !p.seen(c, d):
 		fields["pv_name"], fields["pv_missing"], fields["dev_size"] = "[unknown]", "missing", "0"
+	case d.flagged:
+		fields["pv_missing"] = "missing"
 	}
 	text := func(name, value string) { fields[name] = value }
 	number := func(name string, value int64) { fields[name] = strconv.FormatInt(value, 10) }
 	const metadataBytes = 64 << 20
 	if g == nil {
-		g = &group{}
+		g, d = &group{}, &disk{}
 	}
 	text("vg_uuid", g.uuid)
 	text("vg_name", g.name)
 	text("vg_tags", strings.Join(g.tags, ","))
 	text("vg_systemid", g.systemID)
 	text("vg_exported", map[bool]string{true: "exported"}[g.exported])
+	number("pv_pe_count", d.extents)
+	number("pv_pe_alloc_count", d.extents-int64(len(g.freeOn(d))))
 	number("vg_seqno", int64(g.seqno))
 	number("vg_size", g.total()*g.extent)
 	number("vg_extent_size", g.extent)
@@ -91,7 +105,7 @@ func (p *process) pvFields(c command, g *group, d *disk) map[string]string {
 	number("vg_free_count", int64(len(g.free())))
 	number("vg_missing_pv_count", int64(p.missing(c, g)))
 	number("pv_count", int64(len(g.disks)))
-	number("lv_count", int64(len(g.volumes)))
+	number("lv_count", int64(len(g.volumes)+len(g.shownLegs())))
 	number("vg_mda_size", metadataBytes)
 	number("vg_mda_free", metadataBytes-int64(len(g.volumes))<<9)
 	return fields
@@ -107,15 +121,26 @@ func (p *process) seen(c command, d *disk) bool {
 
 // visible returns the groups of which a command sees at least one disk.
 func (p *process) visible(c command) []*group {
-	return slices.DeleteFunc(slices.Clone(p.h.groups), func(g *group) bool {
+	groups := slices.DeleteFunc(slices.Clone(p.h.groups), func(g *group) bool {
 		return g.torn > 0 || !slices.ContainsFunc(g.disks, func(d *disk) bool { return p.seen(c, d) })
 	})
+	for _, d := range p.h.disks {
+		if d.ghost != nil && p.seen(c, d) && !p.h.isMember(d) && !slices.ContainsFunc(groups, func(g *group) bool { return g.uuid == d.ghost.uuid }) {
+			groups = append(groups, d.ghost)
+		}
+	}
+	return groups
+}
+
+// isMember reports whether a disk is part of a group that knows it.
+func (h *Host) isMember(d *disk) bool {
+	return slices.ContainsFunc(h.groups, func(g *group) bool { return slices.Contains(g.disks, d) })
 }
 
 func (p *process) missing(c command, g *group) int {
 	n := 0
 	for _, d := range g.disks {
-		if !p.seen(c, d) {
+		if !p.seen(c, d) || d.flagged {
 			n++
 		}
 	}
@@ -128,8 +153,8 @@ func (h *Host) Report() []byte {
 	defer h.mu.Unlock()
 	p := &process{h: h}
 	for _, line := range []string{
-		"lvs -o vg_uuid,vg_seqno,lv_uuid,lv_name,lv_size,lv_tags,lv_layout,lv_role",
-		"pvs -o pv_uuid,pv_name,pv_missing,dev_size,vg_uuid,vg_name,vg_seqno,vg_size,vg_extent_size,vg_extent_count," +
+		"lvs -o vg_uuid,vg_seqno,lv_uuid,lv_name,lv_size,lv_tags,lv_layout,lv_role,pool_lv_uuid,origin_uuid,lv_metadata_size,lv_when_full",
+		"pvs -o pv_uuid,pv_name,pv_missing,dev_size,pv_pe_count,pv_pe_alloc_count,vg_uuid,vg_name,vg_seqno,vg_size,vg_extent_size,vg_extent_count," +
 			"vg_free_count,vg_tags,vg_systemid,vg_exported,vg_missing_pv_count,pv_count,lv_count,vg_mda_size,vg_mda_free",
 	} {
 		c, err := parse(strings.Fields(line))

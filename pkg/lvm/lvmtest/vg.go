@@ -16,27 +16,83 @@ const PoolUID = "b0000000-0000-4000-8000-00000000b001"
 // ExtentBytes is the size of an extent of NewVG's group.
 const ExtentBytes = 1 << 20
 
-// VG is a host with one disk and one volume group of ours on it.
+// VG is a host with one volume group of ours on all of its disks.
 type VG struct {
 	*Host
 	Name, UUID string
 	// Devices of the group.
 	Devices []string
+	// Layout of its volumes.
+	Layout lvm.Layout
+	// Thin is the policy of its thin pool; nil for thick volumes.
+	Thin *lvm.ThinPolicy
 }
 
 // NewVG returns a volume group in which volumes of sizeBytes together have room.
 func NewVG(t testing.TB, sizeBytes int64) *VG {
 	t.Helper()
-	const path = "/dev/vdb"
+	return newVG(t, lvm.LayoutLinear, sizeBytes)
+}
+
+// NewStripedVG is NewVG with striped volumes on disks that are sizeBytes together.
+func NewStripedVG(t testing.TB, disks int, sizeBytes int64) *VG {
+	t.Helper()
+	sizes := make([]int64, disks)
+	for i := range sizes {
+		sizes[i] = sizeBytes / int64(disks)
+	}
+	return newVG(t, lvm.LayoutStriped, sizes...)
+}
+
+// NewRaidVG is NewVG with volumes of a redundant layout on that many disks, each of which
+// has room for sizeBytes.
+func NewRaidVG(t testing.TB, layout lvm.Layout, disks int, sizeBytes int64) *VG {
+	t.Helper()
+	sizes := make([]int64, disks)
+	for i := range sizes {
+		sizes[i] = sizeBytes
+	}
+	return newVG(t, layout, sizes...)
+}
+
+// ThinMetadataBytes is what a thin pool of NewThinVG needs beside its data.
+const ThinMetadataBytes = 4 * 8 << 20
+
+// NewThinVG is NewVG with a thin pool that has room for sizeBytes, and promises no more.
+func NewThinVG(t testing.TB, sizeBytes int64) *VG {
+	t.Helper()
+	v := newVG(t, lvm.LayoutLinear, sizeBytes+ThinMetadataBytes)
+	v.Thin = &lvm.ThinPolicy{OverprovisionPercent: 100, InitialPercent: 100, ThresholdPercent: 80, ExtendPercent: 20, HighWaterPercent: 95}
+	if _, err := v.Backend().Tend(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// Policy is what lvm.Options.Thin is for the group.
+func (v *VG) Policy() func() lvm.ThinPolicy {
+	if v.Thin == nil {
+		return nil
+	}
+	return func() lvm.ThinPolicy { return *v.Thin }
+}
+
+func newVG(t testing.TB, layout lvm.Layout, sizesBytes ...int64) *VG {
+	t.Helper()
 	h := NewHost(t)
-	h.AddDisk(path, dataStart+sizeBytes, "")
+	var paths []string
+	for i, size := range sizesBytes {
+		path := "/dev/vd" + string(rune('b'+i))
+		h.AddDisk(path, dataStart+size, "")
+		paths = append(paths, path)
+	}
 	g, err := lvm.NewClient(h.Runner(), h.Flush).CreateGroup(context.Background(), lvm.GroupSpec{
-		Name: "berth-test", PoolUID: PoolUID, PoolSet: "test", Devices: []string{path}, ExtentBytes: ExtentBytes,
+		Name: "berth-test", PoolUID: PoolUID, PoolSet: "test", Devices: paths, ExtentBytes: ExtentBytes,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &VG{Host: h, Name: g.Name, UUID: g.UUID, Devices: []string{path}}
+	return &VG{Host: h, Name: g.Name, UUID: g.UUID, Devices: paths, Layout: layout}
 }
 
 // Backend returns a new backend over the group, as an agent that has just started
@@ -45,6 +101,8 @@ func (v *VG) Backend() *lvm.Backend {
 	b, err := lvm.NewBackend(lvm.NewClient(v.Runner(), v.Flush), lvm.Options{
 		GroupName: v.Name, GroupUUID: v.UUID,
 		Devices: func() []string { return v.Devices },
+		Layout:  v.Layout,
+		Thin:    v.Policy(),
 		Nodes:   v.Nodes(),
 		Seqno:   v.Seqno,
 		Journal: v.Journal(), Metadata: v.Metadata(),

@@ -120,6 +120,16 @@ func (s suite) testCreateInvalid(t *testing.T) {
 			wantError(t, "Create with access "+string(access), err, volume.ErrInvalid)
 		}
 	})
+	if s.CanSnapshot {
+		return
+	}
+	source := b.create(t, 2)
+	b.unchanged(t, func() {
+		spec := b.spec(1)
+		spec.Source = &volume.Source{ID: ID(2), Record: source}
+		_, err := b.Backend.Create(t.Context(), spec)
+		wantError(t, "Create of a copy", err, volume.ErrInvalid)
+	})
 }
 
 // A call whose caller has gone may have done its work or not; the next one finds

@@ -20,6 +20,9 @@ type Harness struct {
 	Access []volume.Access
 	// CanGrow is false for a backend whose volumes have the size they have.
 	CanGrow bool
+	// CanSnapshot is true for a volume.Snapshotter whose places have snapshots. A snapshot
+	// then takes as much room as its volume, and volumes of twice VolumeBytes can be made.
+	CanSnapshot bool
 }
 
 // Place is storage with a backend over it, and the hooks by which the suite does
@@ -92,6 +95,12 @@ func Run(t *testing.T, h Harness) {
 		{"CrashInCreateThenDelete", s.testCrashInCreateThenDelete},
 		{"CrashInGrow", s.testCrashInGrow},
 		{"CrashInDelete", s.testCrashInDelete},
+		{"Snapshot", s.testSnapshot},
+		{"SnapshotRefused", s.testSnapshotRefused},
+		{"CopyGrows", s.testCopyGrows},
+		{"CrashInSnapshot", s.testCrashInSnapshot},
+		{"CrashInCopy", s.testCrashInCopy},
+		{"CrashInDeleteSnapshot", s.testCrashInDeleteSnapshot},
 	} {
 		t.Run(test.name, test.run)
 	}

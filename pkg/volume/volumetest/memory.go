@@ -161,7 +161,7 @@ func (m *Memory) CrashAt(n int) (crashed func() bool) {
 
 // Create implements volume.Backend.
 func (m *Memory) Create(ctx context.Context, spec volume.Spec) (rec volume.Record, err error) {
-	if err := spec.Validate(); err != nil {
+	if err := spec.ValidateEmpty(); err != nil {
 		return volume.Record{}, err
 	}
 	if m.opts.Mode == volume.ModeHostpath && spec.Access == volume.AccessBlock {

@@ -19,7 +19,8 @@ func ID(n int) string {
 // bench is a place and the short words of the tests.
 type bench struct {
 	*Place
-	access volume.Access
+	access    volume.Access
+	snapshots bool
 }
 
 func (s suite) place(t *testing.T) *bench {
@@ -31,7 +32,7 @@ func (s suite) place(t *testing.T) *bench {
 	case p.VolumeBytes <= 0 || p.Volumes < 3:
 		t.Fatal("the harness must offer room for at least 3 volumes")
 	}
-	return &bench{Place: p, access: s.access()}
+	return &bench{Place: p, access: s.access(), snapshots: s.CanSnapshot}
 }
 
 func (b *bench) spec(n int) volume.Spec {

@@ -137,7 +137,8 @@ const readyPoll = 500 * time.Millisecond
 
 // WaitReady waits until the nodes (all if none are named) run, and are Ready
 // since their last start: a node that lost its power is Ready in the API for a
-// while, so the boot that the kubelet reports is compared with the guest's own.
+// while, so the boot that the kubelet reports is compared with the guest's own. A node
+// whose emulated machine stalled while it booted is started again.
 func (c *Cluster) WaitReady(ctx context.Context, nodes ...string) error {
 	return c.waitReady(ctx, nodes, func([]string) {})
 }
@@ -148,7 +149,7 @@ func (c *Cluster) waitReady(ctx context.Context, nodes []string, report func(wai
 		nodes = c.Nodes()
 	}
 	waiting := slices.Clone(nodes)
-	boots := map[string]string{}
+	boots, restarts := map[string]string{}, map[string]int{}
 	report(waiting)
 	for {
 		var why []string
@@ -181,6 +182,19 @@ func (c *Cluster) waitReady(ctx context.Context, nodes []string, report func(wai
 				}
 				waiting = slices.DeleteFunc(waiting, func(n string) bool { return n == node })
 				report(waiting)
+			}
+		}
+		for _, node := range waiting {
+			if restarts[node] >= mostRestarts {
+				continue
+			}
+			restarted, err := c.restartStalled(ctx, node)
+			if err != nil {
+				return err
+			}
+			if restarted {
+				restarts[node]++
+				delete(boots, node)
 			}
 		}
 		if len(waiting) == 0 {

@@ -292,3 +292,16 @@ func TestKeepImageKnowsAnArchiveByItsContent(t *testing.T) {
 		t.Error("kept an archive that is not there")
 	}
 }
+
+func TestStalled(t *testing.T) {
+	t.Parallel()
+	for console, want := range map[string]bool{
+		"": false,
+		"[    0.000000] Linux version 6.12\n[   12.3] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:\n":                            false,
+		"[  129.03] rcu: rcu_preempt kthread timer wakeup didn't happen for 5251 jiffies! g-1143 f0x0 RCU_GP_WAIT_FQS(5) ->state=0x402\n": true,
+	} {
+		if got := stalled([]byte(console)); got != want {
+			t.Errorf("%q: %v", console, got)
+		}
+	}
+}

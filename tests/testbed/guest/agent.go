@@ -144,7 +144,7 @@ func (a Agent) Exec(ctx context.Context, argv []string, stdin []byte) (Result, e
 			ErrCut   bool   `json:"err-truncated"`
 		}
 		if err := a.call(ctx, "guest-exec-status", map[string]any{"pid": started.PID}, &status); err != nil {
-			if ctx.Err() != nil {
+			if ended(ctx) {
 				continue // kill it first
 			}
 			return Result{}, fmt.Errorf("run %s in guest: %w", argv[0], err)
@@ -161,6 +161,14 @@ func (a Agent) Exec(ctx context.Context, argv []string, stdin []byte) (Result, e
 		}
 		return result, nil
 	}
+}
+
+// ended tells whether nobody waits any more. A line that was opened with the context's
+// deadline fails at that time, by a timer of its own: often a moment before the context
+// says that it is over.
+func ended(ctx context.Context) bool {
+	deadline, limited := ctx.Deadline()
+	return ctx.Err() != nil || limited && !time.Now().Before(deadline)
 }
 
 // startGrace is how long the answer to a start is waited for when nobody waits for

@@ -215,6 +215,31 @@ func killsWhatNobodyWaitsFor(t *testing.T, delay time.Duration) {
 	}
 }
 
+// lateContext ends some time after its deadline, as every context may: the line's own
+// deadline is another timer.
+type lateContext struct {
+	context.Context
+	deadline time.Time
+}
+
+func (c lateContext) Deadline() (time.Time, bool) { return c.deadline, true }
+
+func TestExecKillsWhenTheLineEndsBeforeTheContext(t *testing.T) {
+	t.Parallel()
+	fake, agent := startFakeAgent(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	late := lateContext{Context: ctx, deadline: time.Now().Add(500 * time.Millisecond)}
+	if _, err := agent.Exec(late, []string{"sleep", "60"}, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("exec = %v", err)
+	}
+	fake.mu.Lock()
+	defer fake.mu.Unlock()
+	if last := fake.started[len(fake.started)-1]; !slices.Equal(last[:2], []string{"kill", "-KILL"}) {
+		t.Fatalf("started %v", fake.started)
+	}
+}
+
 func TestCallOfAGuestThatHangs(t *testing.T) {
 	t.Parallel()
 	_, agent := startFakeAgentAs(t, "", true)

@@ -1,0 +1,338 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/ledger"
+	"github.com/berth-dev/berth/internal/quietqueue"
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// snapshotWorkers is how many snapshots are taken or deleted at once; the backends batch
+// what arrives together.
+const snapshotWorkers = 8
+
+// SnapshotReconciler keeps the LocalSnapshots of this node. A snapshot is known on the disk
+// by its UID, and is handed to nobody before its status says that it stands, so it needs
+// no entry in the ledger: what a crash cuts short is found there by the next attempt.
+type SnapshotReconciler struct {
+	// Client reads from the cache and writes to the API server.
+	Client    client.Client
+	Backends  *Backends
+	Ledger    *ledger.Ledger
+	MachineID string
+	// Locks by volume name, shared with the Carver.
+	Locks *Locks
+
+	written expectations
+	queue   queueHandle
+
+	mu sync.Mutex
+	// waiting are the snapshots to look at again when a pool changes.
+	waiting map[string]bool
+}
+
+// SetupWithManager adds the controller of LocalSnapshots.
+func (r *SnapshotReconciler) SetupWithManager(mgr manager.Manager) error {
+	r.Backends.OnChange(r.poolsChanged)
+	r.Backends.OnTouch(func(string) { r.poolsChanged() })
+	ctrl, err := controller.New("snapshot", mgr, controller.Options{
+		Reconciler:              r,
+		MaxConcurrentReconciles: snapshotWorkers,
+		NeedLeaderElection:      new(false),
+		NewQueue:                quietqueue.New,
+		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstRetry, lastRetry),
+	})
+	if err != nil {
+		return fmt.Errorf("add controller snapshot: %w", err)
+	}
+	for _, s := range []source.Source{
+		source.Kind(mgr.GetCache(), &v1alpha1.LocalSnapshot{}, &handler.TypedEnqueueRequestForObject[*v1alpha1.LocalSnapshot]{}),
+		&r.queue,
+	} {
+		if err := ctrl.Watch(s); err != nil {
+			return fmt.Errorf("watch for the controller snapshot: %w", err)
+		}
+	}
+	return nil
+}
+
+// Reconcile takes a snapshot that is wanted, and removes one whose deletion was asked for.
+func (r *SnapshotReconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	s := &v1alpha1.LocalSnapshot{}
+	if err := r.Client.Get(ctx, req.NamespacedName, s); err != nil {
+		if apierrors.IsNotFound(err) {
+			r.written.forget(req.Name)
+			return reconcile.Result{}, nil
+		}
+		return reconcile.Result{}, fmt.Errorf("read LocalSnapshot %s: %w", req.Name, err)
+	}
+	if r.written.isBehind(s) {
+		return reconcile.Result{}, nil
+	}
+	base := s.DeepCopy()
+	if !s.DeletionTimestamp.IsZero() {
+		return r.delete(ctx, s, base)
+	}
+	if isTaken(s) || isFinalSnapshot(s) {
+		return reconcile.Result{}, nil
+	}
+	if !controllerutil.ContainsFinalizer(s, v1alpha1.AgentFinalizer) {
+		controllerutil.AddFinalizer(s, v1alpha1.AgentFinalizer)
+		return reconcile.Result{}, r.patch(ctx, s, base, false)
+	}
+	return r.conclude(ctx, s, base, r.take(ctx, s))
+}
+
+// take makes the snapshot and writes it into s's status, not yet to the API server.
+func (r *SnapshotReconciler) take(ctx context.Context, s *v1alpha1.LocalSnapshot) error {
+	// The volume must not be wiped while it is copied.
+	unlock, err := r.Locks.Lock(ctx, s.Spec.VolumeName)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	rec, from, err := r.makeSnapshot(ctx, s)
+	if err != nil {
+		setSnapshotCondition(s, err)
+		return err
+	}
+	now := metav1.Now()
+	s.Status = v1alpha1.LocalSnapshotStatus{
+		CreationTime: &now,
+		RestoreSize:  resource.NewQuantity(rec.SizeBytes, resource.BinarySI),
+		VolumeMode:   v1alpha1.VolumeMode(from.Access), FSType: from.FSType, FilesystemUUID: from.FSUUID,
+		MachineID:  r.MachineID,
+		LVM:        &v1alpha1.LVMRecord{VGName: rec.LVM.VGName, VGUUID: rec.LVM.VGUUID, LVName: rec.LVM.LVName, LVUUID: rec.LVM.LVUUID},
+		Conditions: s.Status.Conditions,
+	}
+	meta.SetStatusCondition(&s.Status.Conditions, metav1.Condition{
+		Type: v1alpha1.LocalSnapshotReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonTaken,
+		Message: "the snapshot stands", ObservedGeneration: s.Generation,
+	})
+	return nil
+}
+
+func (r *SnapshotReconciler) makeSnapshot(ctx context.Context, s *v1alpha1.LocalSnapshot) (volume.Record, copySource, error) {
+	e, err := r.Ledger.ByName(s.Spec.VolumeName)
+	switch {
+	case errors.Is(err, ledger.ErrNotFound), err == nil && e.UID != string(s.Spec.VolumeUID):
+		return volume.Record{}, copySource{}, fmt.Errorf("%w: LocalVolume %s (%s) is not on this node: %w", errRefused, s.Spec.VolumeName, s.Spec.VolumeUID, volume.ErrInvalid)
+	case err != nil:
+		return volume.Record{}, copySource{}, err
+	}
+	from, err := sourceOf(e, r.MachineID)
+	if err != nil {
+		return volume.Record{}, copySource{}, refusedIf(err, volume.ErrInvalid)
+	}
+	snapshots, err := r.snapshotter(e.Mode, e.Pool)
+	if err != nil {
+		return volume.Record{}, copySource{}, refusedIf(err, volume.ErrInvalid)
+	}
+	rec, err := snapshots.Snapshot(ctx, volume.SnapshotSpec{ID: string(s.UID), Name: s.Name, VolumeID: e.UID, Volume: from.Record})
+	if err != nil {
+		// These promise that nothing was made.
+		return volume.Record{}, copySource{}, refusedIf(fmt.Errorf("take snapshot %s: %w", s.Name, err), volume.ErrInvalid, volume.ErrNoSpace)
+	}
+	r.Backends.Touch(e.Pool)
+	return rec, from, nil
+}
+
+// refusedIf marks an error as a final answer if it is one of those.
+func refusedIf(err error, final ...error) error {
+	for _, sentinel := range final {
+		if errors.Is(err, sentinel) {
+			return fmt.Errorf("%w: %w", errRefused, err)
+		}
+	}
+	return err
+}
+
+// snapshotter is the backend of a pool, if its volumes have snapshots.
+func (r *SnapshotReconciler) snapshotter(mode volume.Mode, pool string) (volume.Snapshotter, error) {
+	b, err := r.Backends.ForExisting(mode, pool)
+	if err != nil {
+		return nil, err
+	}
+	s, ok := b.(volume.Snapshotter)
+	if !ok {
+		return nil, fmt.Errorf("volumes of mode %s have no snapshots: %w", mode, volume.ErrInvalid)
+	}
+	return s, nil
+}
+
+// delete removes the snapshot from the disk, and then its finalizer.
+func (r *SnapshotReconciler) delete(ctx context.Context, s, base *v1alpha1.LocalSnapshot) (reconcile.Result, error) {
+	if !controllerutil.ContainsFinalizer(s, v1alpha1.AgentFinalizer) {
+		return reconcile.Result{}, nil
+	}
+	if err := r.remove(ctx, s); err != nil {
+		setSnapshotCondition(s, fmt.Errorf("the deletion waits: %w", err))
+		return r.conclude(ctx, s, base, err)
+	}
+	controllerutil.RemoveFinalizer(s, v1alpha1.AgentFinalizer)
+	err := r.patch(ctx, s, base, false)
+	if apierrors.IsConflict(err) {
+		return reconcile.Result{RequeueAfter: conflictRetry}, nil
+	}
+	return reconcile.Result{}, err
+}
+
+func (r *SnapshotReconciler) remove(ctx context.Context, s *v1alpha1.LocalSnapshot) error {
+	if s.Status.MachineID != "" && s.Status.MachineID != r.MachineID {
+		return fmt.Errorf("LocalSnapshot %s was taken on the machine %s and this is %s: %w", s.Name, s.Status.MachineID, r.MachineID, volume.ErrIdentity)
+	}
+	snapshots, err := r.snapshotter(volume.ModeLVM, s.Spec.Pool)
+	if err != nil {
+		known := s.Status.LVM != nil
+		if !known && (errors.Is(err, ErrPoolNotFound) || errors.Is(err, volume.ErrInvalid)) {
+			return nil // there is no place where it could be
+		}
+		return err
+	}
+	var rec *volume.Record
+	if s.Status.LVM != nil {
+		made := recordOfSnapshot(s)
+		rec = &made
+	}
+	if err := snapshots.DeleteSnapshot(ctx, string(s.UID), rec); err != nil {
+		return fmt.Errorf("delete snapshot %s: %w", s.Name, err)
+	}
+	r.Backends.Touch(s.Spec.Pool)
+	return nil
+}
+
+// conclude writes the status if it changed and decides when to look again.
+func (r *SnapshotReconciler) conclude(ctx context.Context, s, base *v1alpha1.LocalSnapshot, cause error) (reconcile.Result, error) {
+	if errors.Is(cause, volume.ErrPoolUnavailable) && !r.Backends.Synced() {
+		// The agent has just started. Not worth a write: the pools are being looked at.
+		r.wait(s.Name)
+		return reconcile.Result{}, nil
+	}
+	if ctx.Err() != nil {
+		return reconcile.Result{}, ctx.Err()
+	}
+	if !apiequality.Semantic.DeepEqual(base.Status, s.Status) {
+		err := r.patch(ctx, s, base, true)
+		if apierrors.IsConflict(err) {
+			return reconcile.Result{RequeueAfter: conflictRetry}, nil
+		}
+		if err != nil {
+			return reconcile.Result{}, errors.Join(cause, fmt.Errorf("write the status of LocalSnapshot %s: %w", s.Name, err))
+		}
+		if cause != nil {
+			log.FromContext(ctx).Info("Snapshot waits", "cause", cause.Error())
+		}
+	}
+	if cause == nil {
+		return reconcile.Result{}, nil
+	}
+	if !classify(cause).settled {
+		return reconcile.Result{}, cause
+	}
+	if s.DeletionTimestamp.IsZero() && isFinalSnapshot(s) {
+		return reconcile.Result{}, nil
+	}
+	r.wait(s.Name)
+	return reconcile.Result{RequeueAfter: snapshotRetry}, nil
+}
+
+// snapshotRetry is how often a snapshot that waits is looked at again without an event:
+// its volume may be formatted right now.
+const snapshotRetry = 30 * time.Second
+
+func (r *SnapshotReconciler) patch(ctx context.Context, s, base *v1alpha1.LocalSnapshot, status bool) error {
+	before := s.ResourceVersion
+	patch := client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})
+	var err error
+	if status {
+		err = r.Client.Status().Patch(ctx, s, patch)
+	} else {
+		err = client.IgnoreNotFound(r.Client.Patch(ctx, s, patch))
+	}
+	if err != nil {
+		return err
+	}
+	r.written.wrote(s, before)
+	return nil
+}
+
+func (r *SnapshotReconciler) wait(name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.waiting == nil {
+		r.waiting = map[string]bool{}
+	}
+	r.waiting[name] = true
+}
+
+func (r *SnapshotReconciler) poolsChanged() {
+	r.mu.Lock()
+	waiting := r.waiting
+	r.waiting = nil
+	r.mu.Unlock()
+	for name := range waiting {
+		r.queue.addAfter(name, touchDelay)
+	}
+}
+
+// isTaken reports whether the status says that the snapshot stands.
+func isTaken(s *v1alpha1.LocalSnapshot) bool {
+	return meta.IsStatusConditionTrue(s.Status.Conditions, v1alpha1.LocalSnapshotReady)
+}
+
+// isFinalSnapshot reports whether the status holds a final answer: nothing was made, and
+// nothing will be.
+func isFinalSnapshot(s *v1alpha1.LocalSnapshot) bool {
+	c := meta.FindStatusCondition(s.Status.Conditions, v1alpha1.LocalSnapshotReady)
+	if c == nil || c.Status != metav1.ConditionFalse {
+		return false
+	}
+	return c.Reason == v1alpha1.ReasonInvalid || c.Reason == v1alpha1.ReasonNoSpace || c.Reason == v1alpha1.ReasonPoolNotFound
+}
+
+func setSnapshotCondition(s *v1alpha1.LocalSnapshot, cause error) {
+	f := classify(cause)
+	const longest = 1024
+	message := cause.Error()
+	if len(message) > longest {
+		message = message[:longest]
+	}
+	meta.SetStatusCondition(&s.Status.Conditions, metav1.Condition{
+		Type: v1alpha1.LocalSnapshotReady, Status: f.status, Reason: f.reason, Message: message, ObservedGeneration: s.Generation,
+	})
+}
+
+func recordOfSnapshot(s *v1alpha1.LocalSnapshot) volume.Record {
+	r := volume.Record{Mode: volume.ModeLVM}
+	if s.Status.RestoreSize != nil {
+		r.SizeBytes = s.Status.RestoreSize.Value()
+	}
+	if l := s.Status.LVM; l != nil {
+		r.LVM = &volume.LVMRecord{VGName: l.VGName, VGUUID: l.VGUUID, LVName: l.LVName, LVUUID: l.LVUUID}
+	}
+	return r
+}

@@ -1,0 +1,126 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package lvm
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// row is one line of a report; the first thing wrong with it is kept in err.
+type row struct {
+	fields map[string]string
+	err    error
+}
+
+const fieldPrefix = "LVM2_"
+
+func parseRow(text string) (*row, error) {
+	r := &row{fields: map[string]string{}}
+	for rest := text; rest != ""; {
+		key, after, ok := strings.Cut(rest, "='")
+		name, prefixed := strings.CutPrefix(key, fieldPrefix)
+		if !ok || !prefixed || strings.ContainsAny(name, " '") {
+			return nil, fmt.Errorf("%q is no row of a report", short(text))
+		}
+		value, next, ok := strings.Cut(after, "'")
+		if !ok || next != "" && next[0] != ' ' {
+			return nil, fmt.Errorf("the value of %s has no end in %q", name, short(text))
+		}
+		if _, twice := r.fields[name]; twice {
+			return nil, fmt.Errorf("%s stands twice in %q", name, short(text))
+		}
+		r.fields[name] = value
+		rest = strings.TrimLeft(next, " ")
+	}
+	return r, nil
+}
+
+func (r *row) volume() LogicalVolume {
+	lv := r.plainVolume()
+	text, withLegs := r.fields["DEVICES"]
+	if !withLegs {
+		return lv
+	}
+	lv.Name, lv.hidden = hiddenName(lv.Name)
+	lv.parent, _ = hiddenName(r.text("LV_PARENT"))
+	var err error
+	if lv.on, lv.partial, err = parseDevices(text); err != nil {
+		r.fail("volume %s: %w", lv.Name, err)
+	}
+	return lv
+}
+
+func (r *row) plainVolume() LogicalVolume {
+	return LogicalVolume{
+		Name:          r.text("LV_NAME"),
+		UUID:          r.uuid("LV_UUID"),
+		SizeBytes:     r.number("LV_SIZE"),
+		Tags:          r.list("LV_TAGS"),
+		Layout:        r.list("LV_LAYOUT"),
+		Role:          r.list("LV_ROLE"),
+		PoolUUID:      r.uuid("POOL_LV_UUID"),
+		OriginUUID:    r.uuid("ORIGIN_UUID"),
+		MetadataBytes: r.numberOrNone("LV_METADATA_SIZE"),
+		FailsWhenFull: r.text("LV_WHEN_FULL") == "error",
+		groupUUID:     r.uuid("VG_UUID"),
+		groupSeqno:    uint64(r.number("VG_SEQNO")),
+	}
+}
+
+func (r *row) fail(format string, args ...any) {
+	if r.err == nil {
+		r.err = fmt.Errorf(format, args...)
+	}
+}
+
+func (r *row) text(name string) string {
+	value, ok := r.fields[name]
+	if !ok {
+		r.fail("a row lacks %s", name)
+	}
+	return value
+}
+
+func (r *row) number(name string) int64 {
+	n, err := strconv.ParseInt(r.text(name), 10, 64)
+	if err != nil || n < 0 {
+		r.fail("%s is %q, not a number", name, short(r.fields[name]))
+		return 0
+	}
+	return n
+}
+
+// numberOrNone is 0 where the field does not apply.
+func (r *row) numberOrNone(name string) int64 {
+	if r.text(name) == "" {
+		return 0
+	}
+	return r.number(name)
+}
+
+func (r *row) list(name string) []string {
+	if text := r.text(name); text != "" {
+		return strings.Split(text, ",")
+	}
+	return nil
+}
+
+func (r *row) uuid(name string) string {
+	text := r.text(name)
+	optional := name == "VG_UUID" || name == "POOL_LV_UUID" || name == "ORIGIN_UUID"
+	if !validUUID(text) && (!optional || text != "") {
+		r.fail("%s is %q, not a UUID of LVM", name, short(text))
+	}
+	return text
+}
+
+func short(text string) string {
+	const limit = 80
+	if len(text) > limit {
+		return text[:limit] + "…"
+	}
+	return text
+}

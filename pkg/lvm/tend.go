@@ -1,0 +1,95 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package lvm
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/berth-dev/berth/pkg/dm"
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// ThinState is how a group's thin pool is.
+type ThinState struct {
+	// DataBytes and MetadataBytes are how large the pool is now.
+	DataBytes, MetadataBytes int64
+	// Usage is how much of both is taken, and in which condition the pool is.
+	Usage dm.ThinPool
+	// Grown is true when the call made the pool larger.
+	Grown bool
+}
+
+// Tend makes the group's thin pool if there is none, activates it, and gives it more data
+// and metadata where its policy says so and the group has room, and sees to it that the
+// kernel tells before it is full. It is called after the
+// group was made or has got a device, and after each event of device-mapper. It starts
+// no process when there is nothing to do. Nil, without an error: the group's volumes are
+// thick.
+//
+// volume.ErrNoSpace: the group is too small for a thin pool. volume.ErrExists: a volume
+// that is not ours has its name.
+func (b *Backend) Tend(ctx context.Context) (*ThinState, error) {
+	if b.queue.thin == nil {
+		return nil, nil
+	}
+	grown, refreshed := false, false
+	// Each step is decided by what the one before has done: make, activate, grow, look. A
+	// pool that others fill at the same time grows more than once.
+	const most = 32
+	for range most {
+		g, err := b.ready(ctx)
+		if err != nil {
+			return nil, err
+		}
+		t, err := b.queue.terms(ctx, g)
+		if err != nil {
+			return nil, err
+		}
+		pool, err := g.thinPool()
+		if err != nil {
+			return nil, err
+		}
+		op, err := nextStep(g, pool, *t.thin)
+		if err != nil {
+			return nil, err
+		}
+		if u := t.thin.usage; op == nil && u.LowWaterBlocks == 0 && u.Mode == dm.ThinPoolWritable && !refreshed {
+			// The host activated it, by its own lvm.conf, which does not let the kernel tell of
+			// anything before the pool is full.
+			op, refreshed = &operation{verb: verbRefresh, name: thinPoolName, uuid: pool.UUID}, true
+		}
+		if op == nil {
+			return &ThinState{DataBytes: pool.SizeBytes, MetadataBytes: pool.MetadataBytes, Usage: *t.thin.usage, Grown: grown}, nil
+		}
+		if _, err := b.queue.do(ctx, op); err != nil {
+			return nil, err
+		}
+		grown = grown || op.verb == verbTend && pool != nil
+	}
+	return nil, fmt.Errorf("tend thin pool %s/%s: %w: it does not come to rest", b.group.GroupName, thinPoolName, volume.ErrBusy)
+}
+
+// nextStep is what must be done first, or nil.
+func nextStep(g *Group, pool *LogicalVolume, t thinTerms) (*operation, error) {
+	if pool == nil {
+		data, metaBytes := g.newPool(t)
+		if data == 0 {
+			return nil, fmt.Errorf("make thin pool %s/%s: %w: %d bytes are free, of which %d are kept in reserve and %d go to the pool's metadata",
+				g.Name, thinPoolName, volume.ErrNoSpace, g.bytes(g.FreeExtents), g.bytes(t.reserve), 4*metaBytes)
+		}
+		return &operation{verb: verbTend, name: thinPoolName, sizeBytes: g.bytes(data), metadataBytes: metaBytes}, nil
+	}
+	if t.usage == nil {
+		return &operation{verb: verbActivate, name: thinPoolName, uuid: pool.UUID}, nil
+	}
+	if fail := t.FailWhenFull; fail != nil && pool.FailsWhenFull != *fail {
+		return &operation{verb: verbWhenFull, name: thinPoolName, uuid: pool.UUID, failWhenFull: *fail}, nil
+	}
+	data, metaBytes := g.thinTarget(pool, t)
+	if data == g.extentsFor(pool.SizeBytes) && metaBytes == pool.MetadataBytes {
+		return nil, nil
+	}
+	return &operation{verb: verbTend, name: thinPoolName, sizeBytes: g.bytes(data), metadataBytes: metaBytes}, nil
+}

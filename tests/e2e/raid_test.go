@@ -1,0 +1,235 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/tests/workload"
+)
+
+// Disks of the test's own: the pool of the other specs stays as it is.
+var _ = Describe("A redundant pool", Label("pools", "raid"), Serial, func() {
+	It("goes on without a disk, takes it back, and rebuilds what was on one that is lost for good", func(ctx SpecContext) {
+		needs(CanPlugDisks)
+		needs(CanExec)
+		node := suite.nodes[0]
+		first, second, spare := raidDisk("A"), raidDisk("B"), raidDisk("C")
+		for _, disk := range []Disk{first, second} {
+			plug(ctx, node, disk)
+			awaitDisk(ctx, node, disk.Serial, "blank")
+		}
+		set := raidSet("e2e-mirror", v1alpha1.LayoutMirror, node)
+		pool := newPool(ctx, set, node)
+		Expect(pool.Status.Type).To(Equal(string(v1alpha1.LayoutMirror)))
+		whole := pool.Status.Free.DeepCopy()
+		Expect(whole.Value()).To(And(BeNumerically(">", 400<<20), BeNumerically("<", 512<<20)), "what one disk holds")
+
+		By("making a volume, with a pod that goes on writing")
+		class := newClass(ctx, map[string]string{"mode": "lvm", "pool": set.Name})
+		mirrored := kind{name: "lvm in a mirror", class: func(Classes) string { return class }, size: "96Mi"}
+		space := newSpace(ctx)
+		_, err := space.CreateClaim(ctx, mirrored.claim("data"))
+		Expect(err).NotTo(HaveOccurred())
+		written, _, err := space.RunPod(ctx, mirrored.with(workload.Pod{Name: "writer", Node: node, Script: mirrored.writeScript("data")}, "data"))
+		Expect(err).NotTo(HaveOccurred())
+		volume, err := space.AwaitBound(ctx, "data")
+		Expect(err).NotTo(HaveOccurred())
+		local := volumeOf(ctx, volume)
+		Expect(local.Status.LVM).NotTo(BeNil())
+		Expect(strings.TrimSpace(execOn(ctx, node, fmt.Sprintf("lvs --noheadings -o lv_layout %s/%s", local.Status.LVM.VGName, local.Status.LVM.LVName)))).To(Equal("raid,raid1"))
+		_, err = space.CreatePod(ctx, mirrored.with(workload.Pod{Name: "busy", Node: node, Script: busyScript("data")}, "data"))
+		Expect(err).NotTo(HaveOccurred())
+		_, err = space.AwaitPod(ctx, "busy", corev1.PodRunning)
+		Expect(err).NotTo(HaveOccurred())
+		grow(ctx, local, 128<<20)
+
+		By("unplugging a disk, and plugging it in again")
+		Expect(suite.hosts.UnplugDisk(ctx, node, second.Serial)).To(Succeed())
+		awaitPool(ctx, pool, metav1.ConditionFalse, v1alpha1.ReasonVGPartial, "1 of 2 disks")
+		Expect(pool.Status.State).To(Equal(v1alpha1.PoolDegraded))
+		Expect(pool.Status.Raid.DegradedVolumes).To(BeEquivalentTo(1))
+		Expect(suite.hosts.PlugDisk(ctx, node, second)).To(Succeed())
+		awaitRedundant(ctx, pool)
+		Expect(pool.Status.DiskCount).To(BeEquivalentTo(2))
+
+		By("losing it for good")
+		setRebuildAfter(ctx, set, 2*time.Second)
+		Expect(suite.hosts.UnplugDisk(ctx, node, second.Serial)).To(Succeed())
+		awaitPool(ctx, pool, metav1.ConditionFalse, v1alpha1.ReasonVGPartial, "add a disk that matches")
+		plug(ctx, node, spare)
+		awaitRedundant(ctx, pool)
+		Expect(pool.Status.DiskCount).To(BeEquivalentTo(2))
+		Expect(pool.Status.MissingDiskCount).To(BeZero())
+		Expect(legDisks(ctx, node, local)).To(ConsistOf(
+			awaitDisk(ctx, node, first.Serial, "").Status.Path, awaitDisk(ctx, node, spare.Serial, "").Status.Path))
+
+		By("having the lost one back, which is nobody's now, and is left as it is")
+		Expect(suite.hosts.PlugDisk(ctx, node, second)).To(Succeed())
+		lost := awaitDisk(ctx, node, second.Serial, "as it was (wipe: none)")
+		Expect(lost.Status.State).To(Equal(v1alpha1.DeviceActive))
+		Consistently(func(g Gomega, ctx context.Context) {
+			g.Expect(suite.client.Get(ctx, client.ObjectKeyFromObject(pool), pool)).To(Succeed())
+			g.Expect(pool.Status.State).To(Equal(v1alpha1.PoolHealthy))
+			g.Expect(pool.Status.DiskCount).To(BeEquivalentTo(2))
+		}).WithContext(ctx).WithTimeout(5 * time.Second).WithPolling(time.Second).Should(Succeed())
+
+		By("reading on the disk that came last alone what was written, after a loss of power")
+		busy := &corev1.Pod{}
+		Expect(suite.client.Get(ctx, client.ObjectKey{Namespace: space.Namespace, Name: "busy"}, busy)).To(Succeed())
+		Expect(busy.Status.Phase).To(Equal(corev1.PodRunning), "it has not missed a write")
+		Expect(space.DeletePod(ctx, "busy")).To(Succeed())
+		Expect(suite.hosts.UnplugDisk(ctx, node, first.Serial)).To(Succeed())
+		Expect(suite.hosts.PowerOff(ctx, node)).To(Succeed())
+		Expect(suite.hosts.PowerOn(ctx, node, true)).To(Succeed())
+		awaitNode(ctx, node, true)
+		awaitAgent(ctx, node)
+		awaitPool(ctx, pool, metav1.ConditionFalse, v1alpha1.ReasonVGPartial, "1 of 2 disks")
+		read, _, err := space.RunPod(ctx, mirrored.with(workload.Pod{Name: "reader", Node: node, Script: mirrored.readScript("data")}, "data"))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(read).To(Equal(written))
+
+		By("giving everything back")
+		Expect(suite.hosts.PlugDisk(ctx, node, first)).To(Succeed())
+		awaitRedundant(ctx, pool)
+		for _, pod := range []string{"writer", "reader"} {
+			Expect(space.DeletePod(ctx, pod)).To(Succeed())
+		}
+		Expect(space.DeleteClaim(ctx, "data")).To(Succeed())
+		Expect(space.AwaitVolumeGone(ctx, volume.Name)).To(Succeed())
+		Eventually(func(g Gomega, ctx context.Context) {
+			g.Expect(suite.client.Get(ctx, client.ObjectKeyFromObject(pool), pool)).To(Succeed())
+			g.Expect(pool.Status.Free.Cmp(whole)).To(Equal(0))
+		}).WithContext(ctx).WithTimeout(time.Minute).WithPolling(time.Second).Should(Succeed())
+		removePool(ctx, set, pool)
+		for _, disk := range []Disk{first, spare} {
+			awaitDisk(ctx, node, disk.Serial, "blank")
+		}
+		path := awaitDisk(ctx, node, second.Serial, "").Status.Path
+		execOn(ctx, node, "blkdiscard --zeroout --force "+path)
+		awaitDisk(ctx, node, second.Serial, "blank")
+	}, SpecTimeout(5*patience))
+
+	It("keeps its volumes whatever two of six disks are lost", func(ctx SpecContext) {
+		needs(CanPlugDisks)
+		needs(CanExec)
+		node := suite.nodes[len(suite.nodes)-1]
+		var disks []Disk
+		for _, letter := range []string{"D", "E", "F", "G", "H", "I"} {
+			disk := raidDisk(letter)
+			disk.SizeBytes /= 2
+			disks = append(disks, disk)
+			plug(ctx, node, disk)
+		}
+		for _, disk := range disks {
+			awaitDisk(ctx, node, disk.Serial, "blank")
+		}
+		set := raidSet("e2e-raid6", v1alpha1.LayoutRAID6, node)
+		pool := newPool(ctx, set, node)
+		setRebuildAfter(ctx, set, 2*time.Second)
+		class := newClass(ctx, map[string]string{"mode": "lvm", "pool": set.Name})
+		parity := kind{name: "lvm in a raid6", class: func(Classes) string { return class }, size: "600Mi"}
+		space := newSpace(ctx)
+		_, err := space.CreateClaim(ctx, parity.claim("data"))
+		Expect(err).NotTo(HaveOccurred())
+		written, _, err := space.RunPod(ctx, parity.with(workload.Pod{Name: "writer", Node: node, Script: parity.writeScript("data")}, "data"))
+		Expect(err).NotTo(HaveOccurred())
+		volume, err := space.AwaitBound(ctx, "data")
+		Expect(err).NotTo(HaveOccurred())
+		local := volumeOf(ctx, volume)
+		Expect(legDisks(ctx, node, local)).To(HaveLen(len(disks)))
+		for _, disk := range disks[1:3] {
+			Expect(suite.hosts.UnplugDisk(ctx, node, disk.Serial)).To(Succeed())
+		}
+		awaitPool(ctx, pool, metav1.ConditionFalse, v1alpha1.ReasonVGPartial, "2 of 6 disks")
+		read, _, err := space.RunPod(ctx, parity.with(workload.Pod{Name: "reader", Node: node, Script: parity.readScript("data")}, "data"))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(read).To(Equal(written))
+		for _, disk := range disks[1:3] {
+			Expect(suite.hosts.PlugDisk(ctx, node, disk)).To(Succeed())
+		}
+		awaitRedundant(ctx, pool)
+		read, _, err = space.RunPod(ctx, parity.with(workload.Pod{Name: "again", Node: node, Script: parity.readScript("data")}, "data"))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(read).To(Equal(written))
+		for _, pod := range []string{"writer", "reader", "again"} {
+			Expect(space.DeletePod(ctx, pod)).To(Succeed())
+		}
+		Expect(space.DeleteClaim(ctx, "data")).To(Succeed())
+		Expect(space.AwaitVolumeGone(ctx, volume.Name)).To(Succeed())
+		removePool(ctx, set, pool)
+		for _, disk := range disks {
+			awaitDisk(ctx, node, disk.Serial, "blank")
+		}
+	}, SpecTimeout(3*patience))
+})
+
+func raidDisk(letter string) Disk {
+	return Disk{Serial: "E2E-RAID-" + letter, SizeBytes: 512 << 20}
+}
+
+func raidSet(name string, layout v1alpha1.PoolLayout, node string) *v1alpha1.PoolSet {
+	return &v1alpha1.PoolSet{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: v1alpha1.PoolSetSpec{
+			Kind: v1alpha1.PoolLVM, Layout: layout,
+			NodeSelector:   map[string]string{corev1.LabelHostname: node},
+			DeviceSelector: &v1alpha1.DeviceSelector{Serials: []string{"E2E-RAID-*"}},
+		},
+	}
+}
+
+func setRebuildAfter(ctx context.Context, set *v1alpha1.PoolSet, after time.Duration) {
+	GinkgoHelper()
+	Expect(suite.client.Get(ctx, client.ObjectKeyFromObject(set), set)).To(Succeed())
+	set.Spec.RebuildAfter = &metav1.Duration{Duration: after}
+	Expect(suite.client.Update(ctx, set)).To(Succeed())
+}
+
+// awaitRedundant waits until no volume of a pool lacks anything.
+func awaitRedundant(ctx context.Context, pool *v1alpha1.Pool) {
+	GinkgoHelper()
+	Eventually(func(g Gomega, ctx context.Context) {
+		g.Expect(suite.client.Get(ctx, client.ObjectKeyFromObject(pool), pool)).To(Succeed())
+		g.Expect(pool.Status.State).To(Equal(v1alpha1.PoolHealthy), "%+v", pool.Status)
+		g.Expect(pool.Status.Raid).NotTo(BeNil())
+		g.Expect(pool.Status.Raid.DegradedVolumes).To(BeZero())
+		g.Expect(pool.Status.MissingDiskCount).To(BeZero())
+	}).WithContext(ctx).WithTimeout(patience).WithPolling(time.Second).Should(Succeed())
+}
+
+// legDisks are the disks that the legs of a volume lie on.
+func legDisks(ctx context.Context, node string, local *v1alpha1.LocalVolume) []string {
+	GinkgoHelper()
+	name := local.Status.LVM.LVName
+	out := execOn(ctx, node, fmt.Sprintf("lvs -a --noheadings -o lv_name,devices %s | grep -F '[%s_rimage'", local.Status.LVM.VGName, name))
+	disks := map[string]bool{}
+	for line := range strings.Lines(out) {
+		if fields := strings.Fields(line); len(fields) > 1 {
+			disk, _, _ := strings.Cut(fields[1], "(")
+			disks[disk] = true
+		}
+	}
+	var paths []string
+	for path := range disks {
+		paths = append(paths, path)
+	}
+	return paths
+}
+
+// busyScript writes and reads back until it fails, and then ends.
+func busyScript(claim string) string {
+	return fmt.Sprintf(`set -e; n=0; while :; do n=$((n+1)); echo $n > %[1]s/%[2]s/busy; sync; [ "$(cat %[1]s/%[2]s/busy)" = $n ]; sleep 0.2; done`,
+		workload.MountDirectory, claim)
+}
