@@ -99,7 +99,8 @@ func (a *Agent) Reconcile(ctx context.Context, name string) {
 		if current.UID != lv.UID {
 			return
 		}
-		a.report(current, size, reason, message)
+		// The answer is to the spec that was read, not to one that came meanwhile.
+		a.report(current, lv.Generation, size, reason, message)
 	})
 	if err != nil && !apierrors.IsNotFound(err) {
 		panic(fmt.Sprintf("agent of %s: %v", a.node, err))
@@ -145,10 +146,10 @@ func (a *Agent) deaf(name string) bool {
 	return a.paused
 }
 
-func (a *Agent) report(lv *berth.LocalVolume, size int64, reason, message string) {
+func (a *Agent) report(lv *berth.LocalVolume, generation, size int64, reason, message string) {
 	condition := metav1.Condition{
 		Type: berth.LocalVolumeReady, Status: metav1.ConditionTrue, Reason: berth.ReasonCarved,
-		Message: "carved", ObservedGeneration: lv.Generation,
+		Message: "carved", ObservedGeneration: generation,
 	}
 	stands := meta.IsStatusConditionTrue(lv.Status.Conditions, berth.LocalVolumeReady)
 	switch {
