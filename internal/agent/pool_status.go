@@ -64,6 +64,7 @@ func (r *PoolReconciler) publish(ctx context.Context, pool *v1alpha1.Pool, view 
 	}
 	p.numbersWritten = time.Now()
 	if words {
+		r.announcePool(p, base, pool)
 		r.Log.Info("Pool", "pool", pool.Name, "state", pool.Status.State, "reason", view.reason, "message", view.message)
 	}
 	return result, nil

@@ -42,6 +42,7 @@ type poolHost struct {
 	writes    int
 	serial    int
 
+	news     newspaper
 	disks    map[string]*fakeDisk
 	groups   map[string]*fakeGroup
 	thin     *lvm.ThinState
@@ -132,7 +133,7 @@ func (h *poolHost) start() {
 			},
 		}),
 		NodeName: "n1", MachineID: h.machineID, Directory: h.stateDir, Backends: h.backends, Ledger: book,
-		Disks: h, LVM: fakeLVM{h}, Roots: fakeRoots{h}, Events: fakeEvents{}, Log: slog.New(slog.DiscardHandler),
+		Disks: h, LVM: fakeLVM{h}, Roots: fakeRoots{h}, Events: fakeEvents{}, Recorder: &h.news, Log: slog.New(slog.DiscardHandler),
 	})
 	if err := h.pools.Restore(); err != nil {
 		h.t.Fatal(err)

@@ -101,6 +101,7 @@ func Run(t *testing.T, h Harness) {
 		{"CrashInSnapshot", s.testCrashInSnapshot},
 		{"CrashInCopy", s.testCrashInCopy},
 		{"CrashInDeleteSnapshot", s.testCrashInDeleteSnapshot},
+		{"RandomOperations", s.testRandomOperations},
 	} {
 		t.Run(test.name, test.run)
 	}
