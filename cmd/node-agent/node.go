@@ -101,7 +101,7 @@ func (n *node) assemble(ctx context.Context) error {
 		return fmt.Errorf("open the records of volume groups: %w", err)
 	}
 	pools := agent.NewPoolReconciler(ctx, agent.PoolOptions{
-		Client: n.manager.GetClient(), NodeName: n.nodeName, MachineID: n.machineID,
+		Client: n.manager.GetClient(), Live: n.manager.GetAPIReader(), NodeName: n.nodeName, MachineID: n.machineID,
 		Directory: filepath.Join(n.stateDir, "pools"), HostRoot: n.hostRoot,
 		Backends: backends, Ledger: n.ledger, Disks: n.inventory,
 		LVM: agent.LVM{

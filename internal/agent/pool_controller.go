@@ -50,8 +50,9 @@ type DeviceMapper interface {
 
 // PoolOptions of a PoolReconciler.
 type PoolOptions struct {
-	// Client reads from the informers' cache and writes.
+	// Client reads from the informers' cache and writes; Live reads from the API server.
 	Client    client.Client
+	Live      client.Reader
 	NodeName  string
 	MachineID string
 	// Directory of the pool records.

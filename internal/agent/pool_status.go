@@ -97,8 +97,8 @@ func fillStatus(pool *v1alpha1.Pool, view poolView) {
 	if rec := view.record; rec != nil {
 		s.Type = rec.typeName()
 		s.Path, s.RootID = rec.Path, rec.RootID
-		s.VGName, s.VGUUID, s.BlockDevices = "", "", nil
-		if rec.VGUUID != "" {
+		s.VGName, s.VGUUID, s.BlockDevices, s.Adopted = "", "", nil, rec.Adoption != ""
+		if rec.VGUUID != "" && rec.Adoption != adoptionAsked {
 			s.VGName, s.VGUUID, s.BlockDevices = rec.VGName, rec.VGUUID, slices.Clone(rec.Disks)
 		}
 	}

@@ -132,7 +132,7 @@ func (h *poolHost) start() {
 				return write(func() error { return c.SubResource(sub).Patch(ctx, o, p, opts...) })
 			},
 		}),
-		NodeName: "n1", MachineID: h.machineID, Directory: h.stateDir, Backends: h.backends, Ledger: book,
+		Live: h.api, NodeName: "n1", MachineID: h.machineID, Directory: h.stateDir, Backends: h.backends, Ledger: book,
 		Disks: h, LVM: fakeLVM{h}, Roots: fakeRoots{h}, Events: fakeEvents{}, Recorder: &h.news, Log: slog.New(slog.DiscardHandler),
 	})
 	if err := h.pools.Restore(); err != nil {
