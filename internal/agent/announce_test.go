@@ -44,9 +44,7 @@ func (n *newspaper) expect(t *testing.T, want ...string) {
 	defer n.mu.Unlock()
 	got := n.lines
 	n.lines = nil
-	if !slices.EqualFunc(got, want, func(line, words string) bool {
-		return strings.HasPrefix(line, words)
-	}) {
+	if !slices.EqualFunc(got, want, strings.HasPrefix) {
 		t.Errorf("announced %q, not %q", got, want)
 	}
 }

@@ -164,4 +164,3 @@ func (r *PoolReconciler) letGroupGo(rec *poolRecord) error {
 	rec.Removal = removalDone
 	return r.records.save(rec)
 }
-

@@ -42,7 +42,7 @@ func TestMemoryConforms(t *testing.T) {
 							m.Blind(errors.New("blind"))
 							return func() { m.Blind(nil) }
 						},
-						Hold: func(t *testing.T, loc volume.Location) func() { return m.Hold(idAt(t, m, loc)) },
+						Hold:    func(t *testing.T, loc volume.Location) func() { return m.Hold(idAt(t, m, loc)) },
 						CrashAt: func(_ *testing.T, n int) func() bool { return m.CrashAt(n) },
 					}
 				},

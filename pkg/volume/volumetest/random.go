@@ -73,7 +73,7 @@ func (s suite) testRandomOperations(t *testing.T) {
 	var wg sync.WaitGroup
 	for w := range randomWorkers {
 		wg.Go(func() {
-			random := rand.New(rand.NewPCG(uint64(w), 1)) //nolint:gosec // it shall be the same each time
+			random := rand.New(rand.NewPCG(uint64(w), 1)) // the same each time
 			for range randomOperations / randomWorkers {
 				r.step(t, s, random)
 			}
