@@ -22,15 +22,16 @@ import (
 const Tool = "cryptsetup"
 
 // HeaderBytes is how much of a device's start the header and its key slots take. It is
-// cryptsetup's own default for LUKS2, and is asked for by name all the same.
+// cryptsetup's own default for LUKS2, and is asked for by name all the same. It is
+// volume.EncryptionLUKS2's OverheadBytes.
 const HeaderBytes = 16 << 20
 
 // longestKeyBytes of a key: what cryptsetup takes for a passphrase that is typed
 // (lib/utils_crypt.h: MAX_PASSPHRASE), so that a person can open the device too.
 const longestKeyBytes = 512
 
-// ErrWrongKey: no key slot opens with that key. Nothing was changed.
-var ErrWrongKey = errors.New("no key slot opens with this passphrase")
+// ErrWrongKey: no key slot opens with that key. Nothing was changed. It is a volume.ErrKey.
+var ErrWrongKey = fmt.Errorf("%w: it opens no key slot", volume.ErrKey)
 
 // Host is where the devices are; *hostexec.Host implements it.
 type Host interface {

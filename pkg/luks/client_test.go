@@ -272,3 +272,10 @@ func TestOneDerivationAtATime(t *testing.T) {
 		t.Errorf("got %v, want Canceled", err)
 	}
 }
+
+func TestHeaderBytesAreTheOverhead(t *testing.T) {
+	t.Parallel()
+	if got := volume.EncryptionLUKS2.OverheadBytes(); got != HeaderBytes {
+		t.Errorf("volumes are made %d bytes larger, and the header takes %d", got, HeaderBytes)
+	}
+}
