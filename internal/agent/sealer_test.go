@@ -204,8 +204,10 @@ func TestSealedIsNeverMadeAgain(t *testing.T) {
 			delete(h.vault.headers, h.vault.store(h.device()))
 			overwrite(h.t, h.device(), make([]byte, 4096))
 		}, volume.ErrIdentity},
-		"another header": {func(h *host) { h.vault.headers[h.vault.store(h.device())].uuid = "00000000-0000-4000-8000-00000000000f" }, volume.ErrIdentity},
-		"no slot":        {func(h *host) { clear(h.vault.headers[h.vault.store(h.device())].slots) }, volume.ErrKey},
+		"another header": {func(h *host) {
+			h.vault.headers[h.vault.store(h.device())].uuid = "00000000-0000-4000-8000-00000000000f"
+		}, volume.ErrIdentity},
+		"no slot": {func(h *host) { clear(h.vault.headers[h.vault.store(h.device())].slots) }, volume.ErrKey},
 	} {
 		h := encryptedHost(t, encrypted)
 		if err := h.stage(oldSecret); err != nil {
