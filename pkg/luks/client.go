@@ -31,7 +31,7 @@ const HeaderBytes = 16 << 20
 const longestKeyBytes = 512
 
 // ErrWrongKey: no key slot opens with that key. Nothing was changed. It is a volume.ErrKey.
-var ErrWrongKey = fmt.Errorf("%w: it opens no key slot", volume.ErrKey)
+var ErrWrongKey = fmt.Errorf("%w: no key slot takes this one", volume.ErrKey)
 
 // Host is where the devices are; *hostexec.Host implements it.
 type Host interface {
