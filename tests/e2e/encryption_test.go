@@ -106,7 +106,7 @@ var _ = Describe("Encrypted volumes", Label("encryption"), Serial, func() {
 		}
 		Eventually(func(ctx context.Context) (string, error) {
 			return suite.hosts.Exec(ctx, node, fmt.Sprintf(`blockdev --getsize64 %s; df -B1 --output=size %s | tail -1`, opened(volumes["raw"]), opened(volumes["files"])))
-		}).WithContext(ctx).WithTimeout(2 * time.Minute).WithPolling(time.Second).Should(WithTransform(func(out string) []int64 { return numbers(out) },
+		}).WithContext(ctx).WithTimeout(2 * time.Minute).WithPolling(time.Second).Should(WithTransform(numbers,
 			HaveExactElements(BeNumerically(">=", 160<<20), BeNumerically(">=", 140<<20))))
 
 		By("taking a snapshot while it is written to, and restoring it")
@@ -197,7 +197,7 @@ func awaitJournal(ctx context.Context, node string, local *v1alpha1.LocalVolume,
 }
 
 func numbers(text string) (found []int64) {
-	for _, word := range strings.Fields(text) {
+	for _, word := range strings.FieldsSeq(text) {
 		var n int64
 		if _, err := fmt.Sscan(word, &n); err == nil {
 			found = append(found, n)
