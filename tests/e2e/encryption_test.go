@@ -197,7 +197,7 @@ func awaitJournal(ctx context.Context, node string, local *v1alpha1.LocalVolume,
 }
 
 func numbers(text string) (found []int64) {
-	for _, word := range strings.FieldsSeq(text) {
+	for word := range strings.FieldsSeq(text) {
 		var n int64
 		if _, err := fmt.Sscan(word, &n); err == nil {
 			found = append(found, n)
