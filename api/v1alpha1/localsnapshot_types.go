@@ -71,6 +71,10 @@ type LocalSnapshotStatus struct {
 	FSType string `json:"fsType,omitempty"`
 	// +optional
 	FilesystemUUID string `json:"filesystemUUID,omitempty"`
+	// Encryption is the volume's: the snapshot opens with the passphrase that the volume had
+	// when it was taken.
+	// +optional
+	Encryption *EncryptionStatus `json:"encryption,omitempty"`
 	// MachineID is /etc/machine-id of the host that took it.
 	// +optional
 	MachineID string `json:"machineID,omitempty"`

@@ -82,6 +82,14 @@ const (
 	WipeNone WipePolicy = "none"
 )
 
+// Encryption is how the content of a volume is encrypted.
+// +kubebuilder:validation:Enum=luks2
+type Encryption string
+
+// EncryptionLUKS2 is LUKS2, with the passphrase that the node gets when a pod uses the
+// volume.
+const EncryptionLUKS2 Encryption = "luks2"
+
 // LocalVolumeSpec is what the provisioner asks of the node. All but sizeBytes and limits is
 // immutable, and sizeBytes only grows.
 //
@@ -99,6 +107,9 @@ const (
 // +kubebuilder:validation:XValidation:rule="self.wipe != 'cryptoErase' || (self.mode == 'device' && has(self.deviceSelector) && has(self.deviceSelector.cryptoErase) && self.deviceSelector.cryptoErase)",message="spec.wipe: cryptoErase is for mode device, and needs deviceSelector.cryptoErase: true so that only a disk that can do it is taken"
 // +kubebuilder:validation:XValidation:rule="!has(self.adopt) || self.wipe == 'none'",message="spec.adopt needs wipe: none: a disk that was handed over with its data is given back with them"
 // +kubebuilder:validation:XValidation:rule="!has(self.adopt) || (!has(self.mkfsOptions) && !has(self.deviceSelector))",message="spec.adopt names the disk and nothing is formatted: mkfsOptions and deviceSelector are not allowed beside it"
+// +kubebuilder:validation:XValidation:rule="has(self.encryption) == has(oldSelf.encryption) && (!has(self.encryption) || self.encryption == oldSelf.encryption)",message="spec.encryption is immutable: a volume is encrypted from its beginning or never"
+// +kubebuilder:validation:XValidation:rule="!has(self.encryption) || self.mode != 'hostpath'",message="spec.encryption needs a block device of the volume's own: use mode lvm or device"
+// +kubebuilder:validation:XValidation:rule="!has(self.encryption) || !has(self.adopt)",message="spec.adopt hands a disk over as it is: encryption is not allowed beside it"
 // +kubebuilder:validation:XValidation:rule="!has(self.mkfsOptions) || size(self.mkfsOptions) == 0 || (has(self.fsType) && size(self.fsType) > 0)",message="spec.mkfsOptions needs spec.fsType"
 type LocalVolumeSpec struct {
 	// NodeName is the node that holds the volume.
@@ -137,6 +148,11 @@ type LocalVolumeSpec struct {
 	// +kubebuilder:validation:MaxItems=32
 	// +kubebuilder:validation:items:MaxLength=256
 	MkfsOptions []string `json:"mkfsOptions,omitempty"`
+
+	// Encryption of the volume's content, in the modes lvm and device. sizeBytes is what
+	// there is for the user: the storage is larger by the header.
+	// +optional
+	Encryption Encryption `json:"encryption,omitempty"`
 
 	// Wipe says what happens to the bytes when the volume is deleted.
 	// +kubebuilder:default=zero
@@ -272,6 +288,32 @@ type HostpathRecord struct {
 	RootID string `json:"rootID"`
 }
 
+// EncryptionState is how far the encryption of a volume has come.
+// +kubebuilder:validation:Enum=Unsealed;Sealed
+type EncryptionState string
+
+const (
+	// EncryptionUnsealed: no pod has used the volume, and nothing is on it yet.
+	EncryptionUnsealed EncryptionState = "Unsealed"
+	// EncryptionSealed: the header stands; from now on none is ever made again.
+	EncryptionSealed EncryptionState = "Sealed"
+)
+
+// EncryptionStatus is what is known of an encryption. It is no secret.
+type EncryptionStatus struct {
+	Format Encryption      `json:"format"`
+	State  EncryptionState `json:"state"`
+	// UUID of the LUKS header. A copy has that of its source.
+	UUID string `json:"uuid"`
+	// Cipher of the data.
+	// +optional
+	Cipher string `json:"cipher,omitempty"`
+	// KeyGeneration is how many passphrases the volume has had: 1 with its first, one
+	// more after each change.
+	// +optional
+	KeyGeneration int64 `json:"keyGeneration,omitempty"`
+}
+
 // LocalVolumeStatus is what the agent made and what it last saw.
 type LocalVolumeStatus struct {
 	// Capacity is the size of the volume as made, never less than asked for.
@@ -294,6 +336,9 @@ type LocalVolumeStatus struct {
 	Device *DeviceRecord `json:"device,omitempty"`
 	// +optional
 	Hostpath *HostpathRecord `json:"hostpath,omitempty"`
+	// Encryption is how the volume is encrypted, if it is.
+	// +optional
+	Encryption *EncryptionStatus `json:"encryption,omitempty"`
 	// Limits are those in force.
 	// +optional
 	Limits *VolumeLimits `json:"limits,omitempty"`

@@ -39,6 +39,7 @@ import (
 	"github.com/berth-dev/berth/pkg/device"
 	"github.com/berth-dev/berth/pkg/dm"
 	"github.com/berth-dev/berth/pkg/hostexec"
+	"github.com/berth-dev/berth/pkg/luks"
 	"github.com/berth-dev/berth/pkg/lvm"
 	"github.com/berth-dev/berth/pkg/mount"
 )
@@ -59,8 +60,11 @@ type node struct {
 	registration *csi.Registration
 	monitor      *health.Monitor
 	limiter      *agent.Limiter
-	podEvents    *cgroup.Watch
-	informers    []toolscache.InformerSynced
+	sealer       *agent.Sealer
+	// goOn lets go on what an agent that was killed has held up.
+	goOn      func(ctx context.Context)
+	podEvents *cgroup.Watch
+	informers []toolscache.InformerSynced
 }
 
 // assemble makes the parts and ties them together. It asks the API server nothing.
@@ -120,14 +124,20 @@ func (n *node) assemble(ctx context.Context) error {
 		return err
 	}
 	locks := &agent.Locks{}
+	n.sealer = &agent.Sealer{
+		Ledger: n.ledger, Cryptsetup: luks.NewClient(n.host), Formatter: mount.NewFormatter(n.host), Filesystems: mount.NewMounter(n.host),
+		Changed: volumes.Enqueue, Log: n.log.With("part", "encryption"),
+	}
 	volumes.Client, volumes.Ledger, volumes.SelectDisk = n.manager.GetClient(), n.ledger, discovery.SelectDisk
 	volumes.Carver = &agent.Carver{
 		Journal: n.ledger, Backends: backends, Formatter: mount.NewFormatter(n.host), Tools: n.host, Mounts: mount.NewMounter(n.host),
 		MachineID: n.machineID, Locks: locks,
-		Copies: &agent.Copies{Cache: n.manager.GetClient(), Ledger: n.ledger, Locks: locks, MachineID: n.machineID},
+		Copies:    &agent.Copies{Cache: n.manager.GetClient(), Ledger: n.ledger, Locks: locks, MachineID: n.machineID},
+		Encrypted: n.sealer,
 	}
 	snapshots := &agent.SnapshotReconciler{
 		Client: n.manager.GetClient(), Backends: backends, Ledger: n.ledger, MachineID: n.machineID, Locks: locks,
+		Encrypted: n.sealer,
 	}
 	if err := snapshots.SetupWithManager(n.manager); err != nil {
 		return err
@@ -136,6 +146,7 @@ func (n *node) assemble(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	n.goOn = func(ctx context.Context) { n.sealer.Recover(ctx, n.ledger.All(), locks, known.Locate) }
 	if err := n.limit(volumes, known, locks); err != nil {
 		return err
 	}
@@ -155,6 +166,7 @@ func (n *node) know(ctx context.Context, backends *agent.Backends) (*agent.Volum
 	return &agent.Volumes{
 		Ledger: n.ledger, Backends: backends, MachineID: n.machineID,
 		Cache: n.manager.GetClient(), CacheSynced: informer.HasSynced,
+		Opened: n.sealer.Opened,
 	}, nil
 }
 
@@ -286,6 +298,7 @@ func (n *node) wireCSI(ctx context.Context, volumes *agent.VolumeReconciler, kno
 				NodeName: n.nodeName, TopologyKey: berth.TopologyKeyNode,
 				Volumes: known,
 				Mounter: mount.NewMounter(n.host), Locks: locks,
+				Encryption: n.sealer,
 				Health: &agent.Health{
 					Volumes: known, Failing: n.inventory.Failing, Under: n.sysfs().Under, NodeName: n.nodeName,
 					Cache: n.manager.GetClient(), PoolsSynced: pools.HasSynced,
@@ -343,6 +356,7 @@ func (n *node) serve(ctx context.Context) error {
 		}
 		return n.registration.Start(ctx)
 	})
+	group.Go(func() error { n.goOn(ctx); return nil })
 	group.Go(func() error { return n.followPods(ctx) })
 	group.Go(func() error { return n.runManager(ctx) })
 	return group.Wait()

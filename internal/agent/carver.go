@@ -46,6 +46,8 @@ type Carver struct {
 	Locks *Locks
 	// Copies finds what volumes begin as copies of.
 	Copies *Copies
+	// Encrypted ends encrypted volumes; it may be nil where there are none.
+	Encrypted Encrypted
 }
 
 // Wish is what a LocalVolume asks for and what its status remembers.
@@ -59,8 +61,10 @@ type Wish struct {
 	// MkfsOptions are words for mkfs.
 	MkfsOptions []string
 	Wipe        volume.WipePolicy
-	SizeBytes   int64
-	SelectDisk  func(volume.Disk) bool
+	// SizeBytes of storage: what the encryption takes is part of it.
+	SizeBytes  int64
+	SelectDisk func(volume.Disk) bool
+	Encryption volume.Encryption
 	// CopyOf is what the volume begins as a copy of; nil for an empty one.
 	CopyOf *CopyOf
 	// Adopt is the disk that is handed over with its filesystem; nil for a volume that is
@@ -73,6 +77,8 @@ type Wish struct {
 	Formatted bool
 	FSUUID    string
 	MachineID string
+	// Sealed is what the status says of the encryption; nil when it says nothing.
+	Sealed *ledger.Encryption
 }
 
 var (
@@ -156,6 +162,9 @@ func (c *Carver) recall(w Wish) (e ledger.Entry, known bool, err error) {
 	if e.MachineID != c.MachineID {
 		return e, false, fmt.Errorf("volume %s was recorded on the machine %s and this is %s: %w", w.Name, e.MachineID, c.MachineID, volume.ErrIdentity)
 	}
+	if err := recallEncryption(&e, w); err != nil {
+		return e, false, err
+	}
 	if w.Recorded == nil {
 		return e, known, nil
 	}
@@ -191,6 +200,7 @@ func (c *Carver) newEntry(w Wish) ledger.Entry {
 	case e.FSType != "":
 		e.FSUUID = w.UID
 	}
+	e.Encryption = newEncryption(w)
 	return e
 }
 
@@ -227,6 +237,9 @@ func validate(w Wish) error {
 	if w.CopyOf != nil && (w.Mode != volume.ModeLVM || w.Adopt != nil || len(w.MkfsOptions) > 0) {
 		return fmt.Errorf("a copy needs mode lvm, and neither adopts a disk nor is formatted: %w", volume.ErrInvalid)
 	}
+	if err := validateEncryption(w); err != nil {
+		return err
+	}
 	if err := mount.CheckMkfsOptions(w.FSType, w.MkfsOptions); err != nil {
 		return err
 	}
@@ -244,7 +257,7 @@ func (c *Carver) verify(ctx context.Context, b volume.Backend, e ledger.Entry) (
 
 func (c *Carver) putIfChanged(e ledger.Entry) error {
 	old, err := c.Journal.Get(e.UID)
-	if err == nil && old.State == e.State && old.Record != nil && e.Record != nil && old.Record.SizeBytes == e.Record.SizeBytes {
+	if err == nil && old.State == e.State && old.Record != nil && e.Record != nil && old.Record.SizeBytes == e.Record.SizeBytes && sameSeal(old, e) {
 		return nil
 	}
 	return c.Journal.Put(e)
@@ -253,14 +266,21 @@ func (c *Carver) putIfChanged(e ledger.Entry) error {
 // carve asks the backend for the volume. The ledger is written first.
 func (c *Carver) carve(ctx context.Context, b volume.Backend, e ledger.Entry, w Wish, begun bool) (ledger.Entry, error) {
 	var from *volume.Source
+	var source copySource
 	if e.Copied {
-		source, release, err := c.Copies.open(ctx, w)
+		var release func()
+		var err error
+		source, release, err = c.Copies.open(ctx, w)
 		if err != nil {
 			return e, c.refuse(ctx, b, e, begun, fmt.Errorf("make volume %s: %w", w.Name, err))
 		}
 		defer release()
 		from, e.FSUUID = &source.Source, source.FSUUID
+		e.Encryption = source.copiedEncryption()
 	} else if err := c.requireMkfs(ctx, e.FSType); err != nil {
+		return e, c.refuse(ctx, b, e, begun, fmt.Errorf("make volume %s: %w", w.Name, err))
+	}
+	if err := c.requireEncryption(ctx, e); err != nil {
 		return e, c.refuse(ctx, b, e, begun, fmt.Errorf("make volume %s: %w", w.Name, err))
 	}
 	if !begun {
@@ -272,9 +292,16 @@ func (c *Carver) carve(ctx context.Context, b volume.Backend, e ledger.Entry, w 
 			return e, err
 		}
 	}
+	release, err := quiesce(ctx, c.Encrypted, b, source)
+	if err != nil {
+		return e, fmt.Errorf("make volume %s: %w", w.Name, err)
+	}
 	rec, err := b.Create(ctx, volume.Spec{
 		ID: w.UID, Name: w.Name, SizeBytes: w.SizeBytes, Access: w.Access, SelectDisk: w.SelectDisk, Fresh: e.Fresh, Source: from,
 	})
+	if err := release(); err != nil {
+		return e, fmt.Errorf("let the source of volume %s go on: %w", w.Name, err)
+	}
 	if err != nil {
 		return e, c.refuse(ctx, b, e, begun, fmt.Errorf("make volume %s: %w", w.Name, err))
 	}
@@ -349,9 +376,10 @@ func (c *Carver) resume(ctx context.Context, b volume.Backend, e ledger.Entry, w
 	return e, nil
 }
 
-// finish formats where asked and writes Ready.
+// finish formats where asked and writes Ready. What is encrypted gets its filesystem when
+// it is staged first: nobody knows the key before.
 func (c *Carver) finish(ctx context.Context, b volume.Backend, e ledger.Entry) (ledger.Entry, error) {
-	if e.FSType != "" && !e.Adopted && !e.Copied {
+	if e.FSType != "" && !e.Adopted && !e.Copied && e.Encryption == nil {
 		if err := c.format(ctx, b, &e); err != nil {
 			return ledger.Entry{}, err
 		}

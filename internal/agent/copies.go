@@ -41,6 +41,8 @@ type copySource struct {
 	Pool           string
 	Access         volume.Access
 	FSType, FSUUID string
+	// Encryption is nil for what is not encrypted.
+	Encryption *ledger.Encryption
 }
 
 // open finds the source of a volume and keeps it from being deleted until release is
@@ -86,6 +88,7 @@ func (c *Copies) snapshot(ctx context.Context, of CopyOf) (copySource, error) {
 	return copySource{
 		Source: volume.Source{ID: of.UID, Record: recordOfSnapshot(s), Snapshot: true},
 		Pool:   s.Spec.Pool, Access: volume.Access(s.Status.VolumeMode), FSType: s.Status.FSType, FSUUID: s.Status.FilesystemUUID,
+		Encryption: encryptionOf(s.Status.Encryption),
 	}, nil
 }
 
@@ -109,9 +112,12 @@ func sourceOf(e ledger.Entry, machineID string) (copySource, error) {
 		return copySource{}, fmt.Errorf("volume %s is being deleted: %w", e.Name, volume.ErrInvalid)
 	case e.State != ledger.Ready:
 		return copySource{}, fmt.Errorf("volume %s is not ready yet: %w", e.Name, volume.ErrBusy)
+	case e.Encryption != nil && e.Encryption.Seal != ledger.Sealed:
+		return copySource{}, fmt.Errorf("volume %s is encrypted when a pod uses it first, and holds nothing yet: %w", e.Name, volume.ErrBusy)
 	}
 	return copySource{
 		Source: volume.Source{ID: e.UID, Record: *e.Record}, Pool: e.Pool, Access: e.Access, FSType: e.FSType, FSUUID: e.FSUUID,
+		Encryption: e.Encryption,
 	}, nil
 }
 
@@ -122,6 +128,8 @@ func (s copySource) fits(w Wish) error {
 		return fmt.Errorf("the volume is asked for in pool %s, and what it is to be a copy of is in pool %s: %w", w.Pool, s.Pool, volume.ErrInvalid)
 	case s.Access != w.Access || s.FSType != w.FSType:
 		return fmt.Errorf("the volume is asked for as %s %s, and what it is to be a copy of is %s %s: %w", w.Access, w.FSType, s.Access, s.FSType, volume.ErrInvalid)
+	case s.encryption() != w.Encryption:
+		return fmt.Errorf("the volume is asked for with encryption %q, and what it is to be a copy of has %q: %w", w.Encryption, s.encryption(), volume.ErrInvalid)
 	case s.FSType == mount.Btrfs:
 		// The kernel takes two devices with one filesystem UUID for one filesystem.
 		return fmt.Errorf("a btrfs cannot stand beside its copy on one node: %w", volume.ErrInvalid)

@@ -189,9 +189,12 @@ func (l *Limiter) enforce(ctx context.Context, name string, limits volume.Limits
 	if err != nil {
 		return err
 	}
-	uids, err := l.podsOf(ctx, v.Location.Device)
-	if err != nil {
-		return err
+	var uids []string
+	// An encrypted volume that is not open has no pods.
+	if device := v.InUse().Device; device != "" || v.Encryption == "" {
+		if uids, err = l.podsOf(ctx, device); err != nil {
+			return err
+		}
 	}
 	limited := !limits.IsZero()
 	if limited {
@@ -199,7 +202,7 @@ func (l *Limiter) enforce(ctx context.Context, name string, limits volume.Limits
 		l.remember(name, uids, false)
 	}
 	if len(uids) > 0 {
-		major, minor, err := l.Devices.DeviceNumber(ctx, v.Location.Device)
+		major, minor, err := l.Devices.DeviceNumber(ctx, v.InUse().Device)
 		if err != nil {
 			return fmt.Errorf("find the number of the device: %w", err)
 		}

@@ -14,7 +14,7 @@ func recordOf(lv *v1alpha1.LocalVolume) *volume.Record {
 	s := &lv.Status
 	r := volume.Record{Mode: volume.Mode(lv.Spec.Mode)}
 	if s.Capacity != nil {
-		r.SizeBytes = s.Capacity.Value()
+		r.SizeBytes = s.Capacity.Value() + encryptionFormat(lv.Spec.Encryption).OverheadBytes()
 	}
 	switch {
 	case s.LVM != nil:

@@ -85,6 +85,9 @@ func (c *Carver) remove(ctx context.Context, b volume.Backend, e ledger.Entry, k
 			return err
 		}
 	}
+	if err := c.destroyKeys(ctx, b, &e); err != nil {
+		return fmt.Errorf("delete volume %s: %w", e.Name, err)
+	}
 	err := b.Delete(ctx, e.UID, e.Record, e.Wipe)
 	if errors.Is(err, volume.ErrToolMissing) && !known {
 		// Neither the ledger nor the status ever knew of it, and what makes such volumes
@@ -105,6 +108,9 @@ func (c *Carver) remove(ctx context.Context, b volume.Backend, e ledger.Entry, k
 // notice who has a device open; a pod that has it and does not happen to read it right
 // now is seen in the mount table alone.
 func (c *Carver) proveUnpublished(ctx context.Context, b volume.Backend, e ledger.Entry) error {
+	if e.Encryption != nil && e.Record != nil {
+		return c.proveClosed(ctx, b, e)
+	}
 	if e.Access != volume.AccessBlock || e.Record == nil || e.State == ledger.Deleting {
 		// A volume whose deletion has begun was proven unpublished then, and is not
 		// staged any more.

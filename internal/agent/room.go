@@ -10,6 +10,7 @@ import (
 
 	"github.com/berth-dev/berth/internal/capacity"
 	"github.com/berth-dev/berth/internal/provision"
+	"github.com/berth-dev/berth/pkg/luks"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -35,6 +36,12 @@ func (r *VolumeReconciler) Room(ctx context.Context, parameters map[string]strin
 	if err != nil {
 		return volume.Capacity{}, fmt.Errorf("%w: %w", capacity.ErrNoPlace, err)
 	}
+	encryption := encryptionFormat(p.Encryption)
+	if encryption != "" {
+		if _, err := r.Carver.Tools.LookPath(ctx, luks.Tool); err != nil {
+			return volume.Capacity{}, fmt.Errorf("%w: %w", capacity.ErrNoPlace, err)
+		}
+	}
 	c, err := func() (volume.Capacity, error) {
 		selecting, ok := b.(SelectingBackend)
 		if !ok || p.DeviceSelector == nil {
@@ -49,5 +56,5 @@ func (r *VolumeReconciler) Room(ctx context.Context, parameters map[string]strin
 	if errors.Is(err, volume.ErrPoolUnavailable) {
 		return volume.Capacity{}, fmt.Errorf("%w: %w", capacity.ErrNoPlace, err)
 	}
-	return c, err
+	return c.WithEncryption(encryption), err
 }

@@ -46,6 +46,9 @@ type SnapshotReconciler struct {
 	MachineID string
 	// Locks by volume name, shared with the Carver.
 	Locks *Locks
+	// Encrypted holds up encrypted volumes while they are copied; it may be nil where there
+	// are none.
+	Encrypted Quiescer
 
 	written expectations
 	queue   queueHandle
@@ -123,8 +126,9 @@ func (r *SnapshotReconciler) take(ctx context.Context, s *v1alpha1.LocalSnapshot
 	now := metav1.Now()
 	s.Status = v1alpha1.LocalSnapshotStatus{
 		CreationTime: &now,
-		RestoreSize:  resource.NewQuantity(rec.SizeBytes, resource.BinarySI),
+		RestoreSize:  resource.NewQuantity(from.encryption().Usable(rec.SizeBytes), resource.BinarySI),
 		VolumeMode:   v1alpha1.VolumeMode(from.Access), FSType: from.FSType, FilesystemUUID: from.FSUUID,
+		Encryption: from.encryptionStatus(),
 		MachineID:  r.MachineID,
 		LVM:        &v1alpha1.LVMRecord{VGName: rec.LVM.VGName, VGUUID: rec.LVM.VGUUID, LVName: rec.LVM.LVName, LVUUID: rec.LVM.LVUUID},
 		Conditions: s.Status.Conditions,
@@ -152,13 +156,27 @@ func (r *SnapshotReconciler) makeSnapshot(ctx context.Context, s *v1alpha1.Local
 	if err != nil {
 		return volume.Record{}, copySource{}, refusedIf(err, volume.ErrInvalid)
 	}
-	rec, err := snapshots.Snapshot(ctx, volume.SnapshotSpec{ID: string(s.UID), Name: s.Name, VolumeID: e.UID, Volume: from.Record})
+	rec, err := r.whole(ctx, snapshots, from, volume.SnapshotSpec{ID: string(s.UID), Name: s.Name, VolumeID: e.UID, Volume: from.Record})
 	if err != nil {
 		// These promise that nothing was made.
 		return volume.Record{}, copySource{}, refusedIf(fmt.Errorf("take snapshot %s: %w", s.Name, err), volume.ErrInvalid, volume.ErrNoSpace)
 	}
 	r.Backends.Touch(e.Pool)
 	return rec, from, nil
+}
+
+// whole takes a snapshot with everything of the volume in it.
+func (r *SnapshotReconciler) whole(ctx context.Context, snapshots volume.Snapshotter, from copySource, spec volume.SnapshotSpec) (volume.Record, error) {
+	b, err := r.Backends.ForExisting(volume.ModeLVM, from.Pool)
+	if err != nil {
+		return volume.Record{}, err
+	}
+	release, err := quiesce(ctx, r.Encrypted, b, from)
+	if err != nil {
+		return volume.Record{}, err
+	}
+	rec, err := snapshots.Snapshot(ctx, spec)
+	return rec, errors.Join(err, release())
 }
 
 // refusedIf marks an error as a final answer if it is one of those.
@@ -330,6 +348,9 @@ func recordOfSnapshot(s *v1alpha1.LocalSnapshot) volume.Record {
 	r := volume.Record{Mode: volume.ModeLVM}
 	if s.Status.RestoreSize != nil {
 		r.SizeBytes = s.Status.RestoreSize.Value()
+	}
+	if c := s.Status.Encryption; c != nil {
+		r.SizeBytes += encryptionFormat(c.Format).OverheadBytes()
 	}
 	if l := s.Status.LVM; l != nil {
 		r.LVM = &volume.LVMRecord{VGName: l.VGName, VGUUID: l.VGUUID, LVName: l.LVName, LVUUID: l.LVUUID}

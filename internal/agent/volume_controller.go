@@ -160,7 +160,7 @@ func (r *VolumeReconciler) isSettled(lv *v1alpha1.LocalVolume) bool {
 	e, err := r.Ledger.Get(string(lv.UID))
 	rec := recordOf(lv)
 	return err == nil && e.State == ledger.Ready && e.MachineID == r.Carver.MachineID &&
-		rec != nil && e.Record.SameStorage(*rec) && e.Record.SizeBytes == rec.SizeBytes && r.isLimited(lv, e)
+		rec != nil && e.Record.SameStorage(*rec) && e.Record.SizeBytes == rec.SizeBytes && r.isLimited(lv, e) && isSealTold(lv, e)
 }
 
 // finishGone ends what is left of a volume whose object is gone: nothing, unless the
@@ -261,7 +261,9 @@ func wishOf(lv *v1alpha1.LocalVolume) Wish {
 		UID: string(lv.UID), Name: lv.Name,
 		Mode: volume.Mode(lv.Spec.Mode), Pool: lv.Spec.Pool, Access: volume.Access(lv.Spec.VolumeMode), FSType: lv.Spec.FSType,
 		MkfsOptions: lv.Spec.MkfsOptions,
-		Wipe:        volume.WipePolicy(lv.Spec.Wipe), SizeBytes: lv.Spec.SizeBytes,
+		Wipe:        volume.WipePolicy(lv.Spec.Wipe),
+		SizeBytes:   lv.Spec.SizeBytes + encryptionFormat(lv.Spec.Encryption).OverheadBytes(),
+		Encryption:  encryptionFormat(lv.Spec.Encryption), Sealed: encryptionOf(lv.Status.Encryption),
 		Recorded: recordOf(lv), Formatted: lv.Status.Formatted, FSUUID: lv.Status.FilesystemUUID, MachineID: lv.Status.MachineID,
 	}
 	if w.Wipe == "" {

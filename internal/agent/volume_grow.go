@@ -18,7 +18,7 @@ import (
 // grow makes the volume as large as the spec asks, if it is smaller. The volume
 // stays Ready whatever comes of it.
 func (r *VolumeReconciler) grow(ctx context.Context, lv *v1alpha1.LocalVolume, w Wish, e ledger.Entry) error {
-	if e.Record.SizeBytes >= lv.Spec.SizeBytes {
+	if e.Record.SizeBytes >= w.SizeBytes {
 		meta.RemoveStatusCondition(&lv.Status.Conditions, v1alpha1.LocalVolumeResized)
 		return nil
 	}

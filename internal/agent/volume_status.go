@@ -84,12 +84,14 @@ func isFinal(lv *v1alpha1.LocalVolume) bool {
 // setMade writes a volume that stands into its status.
 func setMade(lv *v1alpha1.LocalVolume, e ledger.Entry) {
 	s := &lv.Status
-	if s.Capacity == nil || s.Capacity.Value() != e.Record.SizeBytes {
-		s.Capacity = resource.NewQuantity(e.Record.SizeBytes, resource.BinarySI)
+	usable := e.Record.SizeBytes - e.OverheadBytes()
+	if s.Capacity == nil || s.Capacity.Value() != usable {
+		s.Capacity = resource.NewQuantity(usable, resource.BinarySI)
 	}
 	s.Formatted = e.Formatted()
 	s.FilesystemUUID = e.FSUUID
 	s.MachineID = e.MachineID
+	s.Encryption = encryptionStatusOf(e)
 	setRecord(s, *e.Record)
 	setCondition(lv, v1alpha1.LocalVolumeReady, metav1.ConditionTrue, v1alpha1.ReasonCarved, "the volume stands")
 }

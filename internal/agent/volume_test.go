@@ -93,10 +93,13 @@ type host struct {
 	groups    *cgrouptest.Tree
 	follows   atomic.Int64
 	news      newspaper
+	vault     *vault
 
 	// the present process
 	agent    *VolumeReconciler
 	backends *Backends
+	sealer   *Sealer
+	known    *Volumes
 }
 
 func newHost(t *testing.T, mode volume.Mode, objects ...client.Object) *host {
@@ -112,6 +115,7 @@ func newHost(t *testing.T, mode volume.Mode, objects ...client.Object) *host {
 			WithStatusSubresource(&v1alpha1.LocalVolume{}, &v1alpha1.Pool{}).Build(),
 		groups: cgrouptest.New([]string{"cpu", "io", "memory"}, "253:3"),
 	}
+	h.vault = newVault(t, h.killer)
 	h.groups.Fail = func(verb, _ string) error {
 		if verb == "write" {
 			return h.killer.step()
@@ -157,9 +161,15 @@ func (h *host) start() {
 		},
 		Recorder: &h.news,
 	}
-	known := &Volumes{Ledger: book, Backends: h.backends, MachineID: h.machineID, Cache: h.api, CacheSynced: func() bool { return true }}
+	h.sealer = &Sealer{
+		Ledger: killableJournal{book, h.killer}, Cryptsetup: h.vault, Formatter: formatter{h}, Filesystems: h, Log: slog.New(slog.DiscardHandler),
+	}
+	h.agent.Carver.Encrypted = h.sealer
+	h.known = &Volumes{
+		Ledger: book, Backends: h.backends, MachineID: h.machineID, Cache: h.api, CacheSynced: func() bool { return true }, Opened: h.sealer.Opened,
+	}
 	h.agent.Limiter = &Limiter{
-		Ledger: killableJournal{book, h.killer}, Locate: known.Locate, Devices: h,
+		Ledger: killableJournal{book, h.killer}, Locate: h.known.Locate, Devices: h,
 		Pods: cgroup.NewPods(h.groups), Events: h, Locks: h.agent.Carver.Locks, Failed: h.agent.Doubt, Log: slog.New(slog.DiscardHandler),
 	}
 }
@@ -237,7 +247,7 @@ func (f formatter) Format(ctx context.Context, req mount.FormatRequest) error {
 	default:
 		return volume.ErrNotBlank
 	}
-	if !req.Begun {
+	if !req.Begun && req.Begin != nil {
 		if err := req.Begin(ctx); err != nil {
 			return err
 		}

@@ -27,17 +27,19 @@ type Volumes struct {
 	// holds them. Before, a read would wait for the API server.
 	Cache       client.Reader
 	CacheSynced func() bool
+	// Opened finds where an encrypted volume is open; nil where none is encrypted.
+	Opened func(ctx context.Context, e ledger.Entry, device string) (volume.Location, error)
 }
 
 var _ csi.Volumes = (*Volumes)(nil)
 
 // Locate implements csi.Volumes. It takes no lock: its caller holds the volume's.
-func (v *Volumes) Locate(ctx context.Context, name string) (csi.Volume, error) {
-	e, err := v.entry(ctx, name)
+func (k *Volumes) Locate(ctx context.Context, name string) (csi.Volume, error) {
+	e, err := k.entry(ctx, name)
 	if err != nil {
 		return csi.Volume{}, err
 	}
-	b, err := v.Backends.ForExisting(e.Mode, e.Pool)
+	b, err := k.Backends.ForExisting(e.Mode, e.Pool)
 	if err != nil {
 		if errors.Is(err, ErrPoolNotFound) {
 			// The volume exists, so its pool did: it is not here now.
@@ -49,32 +51,40 @@ func (v *Volumes) Locate(ctx context.Context, name string) (csi.Volume, error) {
 	if err != nil {
 		return csi.Volume{}, fmt.Errorf("volume %s: %w", name, err)
 	}
-	return csi.Volume{
+	v := csi.Volume{
 		Name: e.Name, UID: e.UID, Mode: e.Mode, Access: e.Access, FSType: e.FSType, FSUUID: e.FSUUID, Copied: e.Copied, Location: loc,
-	}, nil
+	}
+	if e.Encryption == nil {
+		return v, nil
+	}
+	v.Encryption = e.Encryption.Format
+	if v.Opened, err = k.Opened(ctx, e, loc.Device); err != nil {
+		return csi.Volume{}, fmt.Errorf("volume %s: %w", name, err)
+	}
+	return v, nil
 }
 
 // entry returns the ledger's entry of a volume that may be handed out.
-func (v *Volumes) entry(ctx context.Context, name string) (ledger.Entry, error) {
-	e, err := v.Ledger.ByName(name)
+func (k *Volumes) entry(ctx context.Context, name string) (ledger.Entry, error) {
+	e, err := k.Ledger.ByName(name)
 	known := err == nil
 	if err != nil && !errors.Is(err, ledger.ErrNotFound) {
 		// Damaged: whether it is this volume's cannot be told.
 		return e, fmt.Errorf("volume %s: %w: %w", name, err, volume.ErrIdentity)
 	}
 	lv := &v1alpha1.LocalVolume{}
-	inCache := v.CacheSynced() && v.Cache.Get(ctx, client.ObjectKey{Name: name}, lv) == nil
+	inCache := k.CacheSynced() && k.Cache.Get(ctx, client.ObjectKey{Name: name}, lv) == nil
 	switch {
 	case !known && inCache:
 		return e, fmt.Errorf("volume %s is not ready yet: %w", name, volume.ErrBusy)
 	case !known:
 		return e, fmt.Errorf("volume %s is not on this node: %w", name, volume.ErrNotFound)
-	case e.MachineID != v.MachineID:
-		return e, fmt.Errorf("volume %s was made on the machine %s and this is %s: %w", name, e.MachineID, v.MachineID, volume.ErrIdentity)
+	case e.MachineID != k.MachineID:
+		return e, fmt.Errorf("volume %s was made on the machine %s and this is %s: %w", name, e.MachineID, k.MachineID, volume.ErrIdentity)
 	case inCache && string(lv.UID) != e.UID:
 		return e, fmt.Errorf("volume %s on this node has the UID %s, its object %s: %w", name, e.UID, lv.UID, volume.ErrIdentity)
-	case inCache && lv.Status.MachineID != "" && lv.Status.MachineID != v.MachineID:
-		return e, fmt.Errorf("volume %s was made on the machine %s and this is %s: %w", name, lv.Status.MachineID, v.MachineID, volume.ErrIdentity)
+	case inCache && lv.Status.MachineID != "" && lv.Status.MachineID != k.MachineID:
+		return e, fmt.Errorf("volume %s was made on the machine %s and this is %s: %w", name, lv.Status.MachineID, k.MachineID, volume.ErrIdentity)
 	case inCache && !lv.DeletionTimestamp.IsZero(), e.State == ledger.Deleting:
 		return e, fmt.Errorf("volume %s is being deleted: %w", name, volume.ErrBusy)
 	case e.State != ledger.Ready:

@@ -19,7 +19,8 @@ import (
 
 // ControllerExpandVolume grows a volume and returns when its node has grown it. The
 // filesystem on it is grown by the node service; a directory has none of its own,
-// and a block device shows its new size at once.
+// and a block device shows its new size at once, but for an encrypted one, which the node
+// service makes larger with the passphrase.
 //
 // OUT_OF_RANGE means that it will not grow so far: csi-resizer takes that for final
 // and lets the user ask for less (RecoverVolumeExpansionFailure). It takes
@@ -67,6 +68,6 @@ func (c *Controller) ControllerExpandVolume(ctx context.Context, req *csi.Contro
 	}
 	return &csi.ControllerExpandVolumeResponse{
 		CapacityBytes:         size,
-		NodeExpansionRequired: lv.Spec.VolumeMode != berth.VolumeBlock && lv.Spec.Mode != berth.ModeHostpath,
+		NodeExpansionRequired: (lv.Spec.VolumeMode != berth.VolumeBlock || lv.Spec.Encryption != "") && lv.Spec.Mode != berth.ModeHostpath,
 	}, nil
 }

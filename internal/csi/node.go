@@ -43,6 +43,8 @@ type Node struct {
 	Mounter Mounter
 	Locks   Locks
 	Health  Health
+	// Encryption may be nil where no volume is encrypted.
+	Encryption Encryption
 }
 
 // NodeGetCapabilities tells what this service can do.

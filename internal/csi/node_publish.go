@@ -61,9 +61,9 @@ func (n *Node) publish(ctx context.Context, req *csi.NodePublishVolumeRequest, u
 			return err
 		}
 		switch {
-		case v.Access == volume.AccessBlock:
-			bind.Source, bindSource = v.Location.Device, n.Mounter.BindDevice
-		case v.FSType == "":
+		case v.Access == volume.AccessBlock && v.InUse().Device != "":
+			bind.Source, bindSource = v.InUse().Device, n.Mounter.BindDevice
+		case v.Access == volume.AccessFilesystem && v.FSType == "":
 			bind.Source, bind.Options = v.Location.Directory, use.options
 		default:
 			return status.Errorf(codes.FailedPrecondition, "volume %s is not staged at %s", v.Name, req.GetStagingTargetPath())

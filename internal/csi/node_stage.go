@@ -18,8 +18,9 @@ import (
 
 // NodeStageVolume mounts the filesystem of a volume at the staging path, after its
 // identity was verified on the disk. It never formats: that was done when the
-// volume was carved. Volumes of mode hostpath and block volumes are verified only.
-// A repeated call does nothing more.
+// volume was carved, but for an encrypted one, which is opened here with the passphrase
+// of the secrets and, before its first use, is encrypted and formatted. Volumes of mode
+// hostpath and plain block volumes are verified only. A repeated call does nothing more.
 func (n *Node) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequest) (*csi.NodeStageVolumeResponse, error) {
 	if err := cmp.Or(required("volume_id", req.GetVolumeId()), required("staging_target_path", req.GetStagingTargetPath())); err != nil {
 		return nil, err
@@ -40,6 +41,11 @@ func (n *Node) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequ
 	}
 	if err := use.fits(v); err != nil {
 		return nil, err
+	}
+	if v.Encryption != "" {
+		if v.Opened, err = n.Encryption.Open(ctx, v, req.GetSecrets()); err != nil {
+			return nil, fmt.Errorf("stage volume %s: %w", v.Name, err)
+		}
 	}
 	if v.FSType == "" {
 		return &csi.NodeStageVolumeResponse{}, nil
@@ -68,7 +74,7 @@ func (n *Node) stageFilesystem(ctx context.Context, v Volume, use usage, path st
 		options = append(slices.Clone(options), "nouuid")
 	}
 	err = n.Mounter.Mount(ctx, mount.Filesystem{
-		Device: v.Location.Device, Target: path, FSType: v.FSType, Options: options,
+		Device: v.InUse().Device, Target: path, FSType: v.FSType, Options: options,
 	})
 	if err != nil {
 		return err
@@ -78,32 +84,34 @@ func (n *Node) stageFilesystem(ctx context.Context, v Volume, use usage, path st
 	if use.readOnlyMount() {
 		return nil
 	}
-	_, err = n.Mounter.Grow(ctx, v.Location.Device, path, v.FSType)
+	_, err = n.Mounter.Grow(ctx, v.InUse().Device, path, v.FSType)
 	return err
 }
 
 // examine makes sure that the filesystem on the device is the one that was made
 // there, and that it may be mounted.
 func (n *Node) examine(ctx context.Context, v Volume) error {
-	found, err := n.Mounter.Inspect(ctx, v.Location.Device)
+	device := v.InUse().Device
+	found, err := n.Mounter.Inspect(ctx, device)
 	if errors.Is(err, mount.ErrNoFilesystem) {
-		return fmt.Errorf("%w: %s has no %s any more; Berth does not format a volume that may have held data", volume.ErrIdentity, v.Location.Device, v.FSType)
+		return fmt.Errorf("%w: %s has no %s any more; Berth does not format a volume that may have held data", volume.ErrIdentity, device, v.FSType)
 	}
 	if err != nil {
 		return err
 	}
 	if found.FSType != v.FSType || found.UUID != v.FSUUID {
-		return fmt.Errorf("%w: %s holds %s with UUID %s, recorded is %s with UUID %s", volume.ErrIdentity, v.Location.Device, found.FSType, found.UUID, v.FSType, v.FSUUID)
+		return fmt.Errorf("%w: %s holds %s with UUID %s, recorded is %s with UUID %s", volume.ErrIdentity, device, found.FSType, found.UUID, v.FSType, v.FSUUID)
 	}
 	if !found.Complete {
-		return fmt.Errorf("%w: mkfs never finished on %s", mount.ErrDamaged, v.Location.Device)
+		return fmt.Errorf("%w: mkfs never finished on %s", mount.ErrDamaged, device)
 	}
-	return n.Mounter.Check(ctx, v.Location.Device, found)
+	return n.Mounter.Check(ctx, device, found)
 }
 
 // NodeUnstageVolume unmounts the staging path. It asks nobody about the volume, so
 // it works when the API server is away and when the volume is gone. A logical
-// volume stays active: the next stage is near, and an open one cannot be lost.
+// volume stays active: the next stage is near, and an open one cannot be lost. An
+// encrypted one is closed, and its key leaves the kernel.
 func (n *Node) NodeUnstageVolume(ctx context.Context, req *csi.NodeUnstageVolumeRequest) (*csi.NodeUnstageVolumeResponse, error) {
 	if err := cmp.Or(required("volume_id", req.GetVolumeId()), required("staging_target_path", req.GetStagingTargetPath())); err != nil {
 		return nil, err
@@ -116,6 +124,11 @@ func (n *Node) NodeUnstageVolume(ctx context.Context, req *csi.NodeUnstageVolume
 	// Kubelet made the directory, and removes it.
 	if err := n.Mounter.UnmountOnly(ctx, req.GetStagingTargetPath()); err != nil {
 		return nil, fmt.Errorf("unstage volume %s: %w", req.GetVolumeId(), err)
+	}
+	if n.Encryption != nil {
+		if err := n.Encryption.Close(ctx, req.GetVolumeId()); err != nil {
+			return nil, fmt.Errorf("unstage volume %s: %w", req.GetVolumeId(), err)
+		}
 	}
 	return &csi.NodeUnstageVolumeResponse{}, nil
 }

@@ -31,19 +31,24 @@ func (n *Node) NodeExpandVolume(ctx context.Context, req *csi.NodeExpandVolumeRe
 	if err != nil {
 		return nil, fmt.Errorf("expand volume %s: %w", req.GetVolumeId(), err)
 	}
-	if v.Location.Device == "" {
+	if v.Location.Device == "" { // a directory
 		return &csi.NodeExpandVolumeResponse{CapacityBytes: max(v.Location.SizeBytes, req.GetCapacityRange().GetRequiredBytes())}, nil
 	}
-	if want := req.GetCapacityRange().GetRequiredBytes(); v.Location.SizeBytes < want {
+	if want := req.GetCapacityRange().GetRequiredBytes(); v.UsableBytes() < want {
 		// The agent grows the volume itself when its spec changes, before this call.
-		return nil, fmt.Errorf("expand volume %s: %w: it has %d bytes and is still being grown to %d", v.Name, volume.ErrBusy, v.Location.SizeBytes, want)
+		return nil, fmt.Errorf("expand volume %s: %w: it has %d bytes and is still being grown to %d", v.Name, volume.ErrBusy, v.UsableBytes(), want)
 	}
-	if v.FSType != "" {
-		if _, err := n.Mounter.Grow(ctx, v.Location.Device, req.GetVolumePath(), v.FSType); err != nil {
+	if v.Encryption != "" {
+		if v.Opened, err = n.Encryption.Grow(ctx, v, req.GetSecrets()); err != nil {
 			return nil, fmt.Errorf("expand volume %s: %w", v.Name, err)
 		}
 	}
-	return &csi.NodeExpandVolumeResponse{CapacityBytes: v.Location.SizeBytes}, nil
+	if v.FSType != "" {
+		if _, err := n.Mounter.Grow(ctx, v.InUse().Device, req.GetVolumePath(), v.FSType); err != nil {
+			return nil, fmt.Errorf("expand volume %s: %w", v.Name, err)
+		}
+	}
+	return &csi.NodeExpandVolumeResponse{CapacityBytes: v.UsableBytes()}, nil
 }
 
 // NodeGetVolumeStats measures what is mounted at a path. Kubelet asks every minute

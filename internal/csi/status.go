@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/berth-dev/berth/pkg/luks"
 	"github.com/berth-dev/berth/pkg/mount"
 	"github.com/berth-dev/berth/pkg/volume"
 )
@@ -32,7 +33,10 @@ var codeTable = []struct {
 	{volume.ErrNotAdoptable, codes.FailedPrecondition},
 	{volume.ErrNotBlank, codes.FailedPrecondition},
 	{volume.ErrToolMissing, codes.FailedPrecondition},
+	// "does not carry secrets that are valid" (CSI spec, Error Scheme).
+	{volume.ErrKey, codes.Unauthenticated},
 	{mount.ErrDamaged, codes.FailedPrecondition},
+	{luks.ErrDamaged, codes.FailedPrecondition},
 	{volume.ErrPoolUnavailable, codes.Unavailable},
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
 	{context.Canceled, codes.Canceled},

@@ -14,6 +14,7 @@ import (
 
 	"github.com/berth-dev/berth/internal/csi"
 	"github.com/berth-dev/berth/pkg/hostexec"
+	"github.com/berth-dev/berth/pkg/luks"
 	"github.com/berth-dev/berth/pkg/mount"
 	"github.com/berth-dev/berth/pkg/volume"
 )
@@ -36,6 +37,9 @@ func TestToStatus(t *testing.T) {
 		{"not blank", volume.ErrNotBlank, codes.FailedPrecondition},
 		{"tool missing", volume.ErrToolMissing, codes.FailedPrecondition},
 		{"damaged", mount.ErrDamaged, codes.FailedPrecondition},
+		{"a wrong passphrase", luks.ErrWrongKey, codes.Unauthenticated},
+		{"no passphrase", volume.ErrKey, codes.Unauthenticated},
+		{"a damaged header", luks.ErrDamaged, codes.FailedPrecondition},
 		{"pool unavailable", volume.ErrPoolUnavailable, codes.Unavailable},
 		{"deadline", context.DeadlineExceeded, codes.DeadlineExceeded},
 		{"canceled", context.Canceled, codes.Canceled},

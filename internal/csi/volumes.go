@@ -34,8 +34,43 @@ type Volume struct {
 	// Copied: the filesystem has the UUID of the one that it is a copy of, which may be
 	// mounted on the node too.
 	Copied bool
-	// Location right now.
+	// Encryption of the content; empty for none.
+	Encryption volume.Encryption
+	// Location of the storage right now. That of an encrypted volume is not for use: see
+	// Opened.
 	Location volume.Location
+	// Opened is where an encrypted volume can be read and written; no device while it is not
+	// open.
+	Opened volume.Location
+}
+
+// UsableBytes is what the volume has room for.
+func (v Volume) UsableBytes() int64 { return v.Encryption.Usable(v.Location.SizeBytes) }
+
+// InUse is where a volume that is staged can be read and written; no device for an
+// encrypted one that is not open.
+func (v Volume) InUse() volume.Location {
+	if v.Encryption != "" {
+		return v.Opened
+	}
+	return v.Location
+}
+
+// Encryption opens and closes encrypted volumes. internal/agent implements it; it must also
+// answer while the API server is away. Its callers hold the volume's lock.
+type Encryption interface {
+	// Open makes an encrypted volume readable with the passphrase among the secrets, and
+	// returns where. What was never used is encrypted, and formatted, before. A volume
+	// that is open already needs no passphrase.
+	//
+	// volume.ErrKey: there is no passphrase, or it opens nothing. volume.ErrIdentity: the
+	// header is not the recorded one, or is not there any more. Nothing was changed.
+	Open(ctx context.Context, v Volume, secrets map[string]string) (volume.Location, error)
+	// Grow makes an open volume as large as its storage. volume.ErrKey as Open.
+	Grow(ctx context.Context, v Volume, secrets map[string]string) (volume.Location, error)
+	// Close ends what Open began. It returns nil for a volume that is not encrypted, not open
+	// or not known. volume.ErrInUse: somebody has it.
+	Close(ctx context.Context, name string) error
 }
 
 // Locks keeps operations on one volume apart, by the volume's name. The node

@@ -68,7 +68,7 @@ func Explain(ctx context.Context, opts ExplainOptions) ([]Explanation, error) {
 		d := &devices[i]
 		// Empty loop devices, paths of multipath namespaces, and what stands on disks
 		// would only hide the disks.
-		if d.Type == block.TypePartition || d.Type == block.TypeLVM || d.SizeBytes == 0 || d.Hidden {
+		if d.Type == block.TypePartition || d.Type == block.TypeLVM || d.Type == block.TypeVolume || d.SizeBytes == 0 || d.Hidden {
 			continue
 		}
 		disks = append(disks, d)

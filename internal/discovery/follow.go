@@ -336,7 +336,7 @@ func (inv *Inventory) published(d *block.Device) bool {
 	case block.TypePartition:
 		parent := inv.devices[d.Parent]
 		return parent != nil && parent.Type == block.TypeDisk
-	case block.TypeLVM:
+	case block.TypeLVM, block.TypeVolume:
 		return false
 	}
 	return inv.filters != nil && !volatile.MatchString(d.KernelName) && !inv.filters.Decide(d, nil).Drop

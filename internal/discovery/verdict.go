@@ -207,6 +207,8 @@ func (f *facts) kindOf(d *block.Device) (verdict, bool) {
 		return no(v1alpha1.ReasonUnsupported, "is a path of a multipath NVMe namespace"), true
 	case d.Zoned == "host-managed":
 		return no(v1alpha1.ReasonUnsupported, "is host-managed zoned: it cannot be written at random"), true
+	case d.Type == block.TypeVolume:
+		return no(v1alpha1.ReasonUnsupported, "is an encrypted volume of Berth (%s)", d.DMName), true
 	case d.Type == block.TypeLVM:
 		return no(v1alpha1.ReasonUnsupported, "is a logical volume of volume group %q", d.VolumeGroup()), true
 	case volatile.MatchString(d.KernelName):
@@ -263,7 +265,7 @@ func (f *facts) holder(name string) string {
 		return fmt.Sprintf("member of volume group %q", holder.VolumeGroup())
 	case block.TypeMD:
 		return "member of the RAID array " + holder.Path
-	case block.TypeCrypt:
+	case block.TypeCrypt, block.TypeVolume:
 		return fmt.Sprintf("holds the open encrypted volume %q", holder.DMName)
 	case block.TypeMultipath:
 		return fmt.Sprintf("a path of the multipath device %q", holder.DMName)

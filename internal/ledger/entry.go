@@ -73,6 +73,9 @@ type Entry struct {
 	// has its filesystem from there: it is never formatted.
 	Copied bool `json:"copied,omitempty"`
 
+	// Encryption of the volume; nil for none.
+	Encryption *Encryption `json:"encryption,omitempty"`
+
 	// Limits that the pods are held to that have the volume; nil for none.
 	Limits *volume.Limits `json:"limits,omitempty"`
 
@@ -83,7 +86,9 @@ type Entry struct {
 
 // Formatted reports whether a filesystem was finished in the volume and may have
 // been handed out.
-func (e Entry) Formatted() bool { return e.State == Ready && e.FSType != "" }
+func (e Entry) Formatted() bool {
+	return e.State == Ready && e.FSType != "" && (e.Encryption == nil || e.Encryption.Seal == Sealed)
+}
 
 // LimitsOrNone are the volume's limits, zero where it has none.
 func (e Entry) LimitsOrNone() volume.Limits {
@@ -146,6 +151,9 @@ func (e Entry) validate() error {
 	}
 	if e.Copied && (e.Mode != volume.ModeLVM || e.Adopted || e.State == Formatting) {
 		bad("copied in mode %s and state %s (adopted: %v)", e.Mode, e.State, e.Adopted)
+	}
+	if err := e.validateEncryption(); err != nil {
+		errs = append(errs, err)
 	}
 	if e.Limits != nil && (e.Mode == volume.ModeHostpath || e.Limits.IsZero() || !e.Limits.Valid()) {
 		bad("limits %+v in mode %s", *e.Limits, e.Mode)

@@ -198,7 +198,7 @@ func allowed(old, e Entry) error {
 	if old.Record != nil && (e.Record == nil || !old.Record.SameStorage(*e.Record)) {
 		return errors.New("the record cannot come to name other storage")
 	}
-	return nil
+	return allowedEncryption(old, e)
 }
 
 // Remove forgets a volume durably. It returns nil when there is no entry. A damaged
@@ -222,6 +222,14 @@ func clone(e Entry) Entry {
 	if e.Limits != nil {
 		limits := *e.Limits
 		e.Limits = &limits
+	}
+	if e.Encryption != nil {
+		encryption := *e.Encryption
+		if slot := encryption.RetiringSlot; slot != nil {
+			number := *slot
+			encryption.RetiringSlot = &number
+		}
+		e.Encryption = &encryption
 	}
 	if e.Record == nil {
 		return e

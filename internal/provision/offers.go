@@ -14,6 +14,7 @@ import (
 
 	berth "github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/discovery"
+	"github.com/berth-dev/berth/pkg/volume"
 )
 
 // Offer is what one node could still make.
@@ -42,6 +43,9 @@ func (o Offers) List(ctx context.Context, params *Parameters) ([]Offer, error) {
 		if offer == nil {
 			offer = &Offer{Node: node}
 			byNode[node] = offer
+		}
+		if params != nil {
+			bytes = volume.Encryption(params.Encryption).Usable(bytes)
 		}
 		offer.FreeBytes += bytes
 		offer.MaxVolumeBytes = max(offer.MaxVolumeBytes, bytes)

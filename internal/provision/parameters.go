@@ -28,6 +28,8 @@ const (
 	ParameterMkfsOptions = "mkfsOptions"
 	// ParameterWipe is zero, discard, cryptoErase, signatures or none.
 	ParameterWipe = "wipe"
+	// ParameterEncryption is luks2.
+	ParameterEncryption = "encryption"
 	// ParameterDeviceSelector is the YAML or JSON text of a DeviceSelector.
 	ParameterDeviceSelector = "deviceSelector"
 
@@ -39,9 +41,10 @@ const (
 const defaultFSType = "ext4"
 
 var (
-	allowedParameters = []string{ParameterMode, ParameterPool, ParameterFSType, ParameterMkfsOptions, ParameterWipe, ParameterDeviceSelector}
+	allowedParameters = []string{ParameterMode, ParameterPool, ParameterFSType, ParameterMkfsOptions, ParameterWipe, ParameterEncryption, ParameterDeviceSelector}
 	allowedModes      = []string{string(berth.ModeLVM), string(berth.ModeDevice), string(berth.ModeHostpath)}
 	allowedFSTypes    = []string{"ext4", "xfs", "btrfs"}
+	allowedEncryption = []string{string(berth.EncryptionLUKS2)}
 	allowedWipes      = []string{string(berth.WipeZero), string(berth.WipeDiscard), string(berth.WipeCryptoErase), string(berth.WipeSignatures), string(berth.WipeNone)}
 
 	// aliases are what other drivers call the same thing.
@@ -49,6 +52,7 @@ var (
 		"fstype": ParameterFSType, "filesystem": ParameterFSType, "fs": ParameterFSType,
 		"poolset": ParameterPool, "poolname": ParameterPool, "storagepool": ParameterPool,
 		"volgroup": ParameterPool, "vgpattern": ParameterPool, "device-class": ParameterPool,
+		"encrypted": ParameterEncryption, "luks": ParameterEncryption, "encrypt": ParameterEncryption,
 		"type": ParameterMode, "storage": ParameterMode, "castype": ParameterMode,
 		"devicename": ParameterDeviceSelector, "selector": ParameterDeviceSelector,
 	}
@@ -64,6 +68,8 @@ type Parameters struct {
 	// MkfsOptions of filesystem volumes, in words.
 	MkfsOptions []string
 	Wipe        berth.WipePolicy
+	// Encryption of the volume; empty for none.
+	Encryption berth.Encryption
 	// DeviceSelector narrows the disks of mode device; nil takes any usable one.
 	DeviceSelector *berth.DeviceSelector
 }
@@ -122,6 +128,8 @@ func ParseParameters(params map[string]string) (Parameters, error) {
 		add("parameter %s: unknown policy %q%s; it is one of %s", ParameterWipe, out.Wipe,
 			didYouMean(string(out.Wipe), allowedWipes), strings.Join(allowedWipes, ", "))
 	}
+
+	problems = append(problems, out.setEncryption(params)...)
 
 	if text, ok := params[ParameterDeviceSelector]; ok {
 		selector, err := parseDeviceSelector(text)
@@ -185,8 +193,10 @@ func unknownKeys(params map[string]string) []string {
 	for key := range params {
 		switch {
 		case slices.Contains(allowedParameters, key):
+		case slices.Contains(secretParameters, key):
+			// Its place is checked with the encryption.
 		case strings.HasPrefix(key, reservedPrefix) && (strings.HasSuffix(key, "-secret-name") || strings.HasSuffix(key, "-secret-namespace")):
-			problems = append(problems, fmt.Sprintf("parameter %q: Berth uses no secrets; remove it", key))
+			problems = append(problems, fmt.Sprintf("parameter %q: Berth uses no such secret; remove it", key))
 		default:
 			problems = append(problems, fmt.Sprintf("parameter %q is not known%s; allowed are %s",
 				key, didYouMean(key, allowedParameters), strings.Join(allowedParameters, ", ")))

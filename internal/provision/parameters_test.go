@@ -92,7 +92,34 @@ func TestParseParameters(t *testing.T) {
 		"far from any key":           {params: map[string]string{"mode": "device", "replicaCount": "3"}, refused: []string{`"replicaCount" is not known; allowed`}},
 		"secret": {
 			params:  map[string]string{"mode": "device", "csi.storage.k8s.io/node-stage-secret-name": "s"},
-			refused: []string{`"csi.storage.k8s.io/node-stage-secret-name": Berth uses no secrets`},
+			refused: []string{`"csi.storage.k8s.io/node-stage-secret-name": without encryption Berth uses no secrets`},
+		},
+		"another secret": {
+			params:  map[string]string{"mode": "device", "csi.storage.k8s.io/provisioner-secret-name": "s"},
+			refused: []string{`"csi.storage.k8s.io/provisioner-secret-name": Berth uses no such secret`},
+		},
+		"encrypted": {
+			params: map[string]string{
+				"mode": "lvm", "pool": "fast", "encryption": "luks2",
+				"csi.storage.k8s.io/node-stage-secret-name": "s", "csi.storage.k8s.io/node-stage-secret-namespace": "n",
+			},
+			want: provision.Parameters{Mode: berth.ModeLVM, Pool: "fast", FSType: "ext4", Wipe: berth.WipeZero, Encryption: berth.EncryptionLUKS2},
+		},
+		"encrypted otherwise": {
+			params:  map[string]string{"mode": "lvm", "pool": "fast", "encryption": "luks1"},
+			refused: []string{`parameter encryption: unknown encryption "luks1"; did you mean "luks2"?`},
+		},
+		"an encryption of nothing": {
+			params:  map[string]string{"mode": "lvm", "pool": "fast", "encryption": ""},
+			refused: []string{`parameter encryption: unknown encryption ""`},
+		},
+		"an encrypted directory": {
+			params:  map[string]string{"mode": "hostpath", "pool": "local", "encryption": "luks2"},
+			refused: []string{"parameter encryption needs a block device of the volume's own"},
+		},
+		"encryption by the name of another driver": {
+			params:  map[string]string{"mode": "lvm", "pool": "fast", "encrypted": "true"},
+			refused: []string{`parameter "encrypted" is not known; did you mean "encryption"?`},
 		},
 		"selector in mode lvm":   {params: map[string]string{"mode": "lvm", "pool": "fast", "deviceSelector": "{}"}, refused: []string{"deviceSelector is for mode device"}},
 		"selector with bad key":  {params: map[string]string{"mode": "device", "deviceSelector": "rotationl: true"}, refused: []string{"deviceSelector", "rotationl"}},

@@ -121,6 +121,10 @@ func (p *Provisioner) provision(ctx context.Context, options controller.Provisio
 	if err := CheckClaim(claim, params); err != nil {
 		return nil, controller.ProvisioningFinished, err
 	}
+	secrets, err := SecretsOf(class.Parameters, params.Encryption, options.PVName, claim)
+	if err != nil {
+		return nil, controller.ProvisioningFinished, refuse("StorageClass %q: %v", class.Name, err)
+	}
 	limits, err := p.limitsOf(ctx, claim, params.Mode)
 	if err != nil {
 		return nil, controller.ProvisioningFinished, err
@@ -154,7 +158,7 @@ func (p *Provisioner) provision(ctx context.Context, options controller.Provisio
 		return nil, stateAfter(err, options.SelectedNodeName != "" && copied == nil), describe(err, class, params)
 	}
 	p.hand(options.PVName)
-	return persistentVolume(options.PVName, claim, class, lv), controller.ProvisioningFinished, nil
+	return persistentVolume(options.PVName, claim, class, lv, secrets), controller.ProvisioningFinished, nil
 }
 
 // nodeFor is the node the scheduler chose. Without one the class would have to
@@ -190,6 +194,7 @@ func (p Parameters) Spec(node string, sizeBytes int64, mode berth.VolumeMode) be
 		FSType:         p.FSType,
 		MkfsOptions:    p.MkfsOptions,
 		Wipe:           p.Wipe,
+		Encryption:     p.Encryption,
 		DeviceSelector: p.DeviceSelector,
 	}
 	if mode == berth.VolumeBlock {

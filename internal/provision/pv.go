@@ -17,6 +17,8 @@ import (
 const (
 	AttributeMode = "mode"
 	AttributePool = "pool"
+	// AttributeEncryption is there for encrypted volumes only.
+	AttributeEncryption = "encryption"
 )
 
 // Labels and annotations of a LocalVolume. The claim's name can be longer than a
@@ -36,6 +38,9 @@ func VolumeAttributes(lv *berth.LocalVolume) map[string]string {
 	if lv.Spec.Pool != "" {
 		attributes[AttributePool] = lv.Spec.Pool
 	}
+	if lv.Spec.Encryption != "" {
+		attributes[AttributeEncryption] = string(lv.Spec.Encryption)
+	}
 	return attributes
 }
 
@@ -51,7 +56,7 @@ func Labels(spec berth.LocalVolumeSpec) map[string]string {
 // persistentVolume is what stands for a LocalVolume in Kubernetes. The library
 // adds claimRef, storageClassName, its annotation and its finalizer; everything
 // else must be set here, also the reclaim policy, for the API's default is Retain.
-func persistentVolume(name string, claim *corev1.PersistentVolumeClaim, class *storagev1.StorageClass, lv *berth.LocalVolume) *corev1.PersistentVolume {
+func persistentVolume(name string, claim *corev1.PersistentVolumeClaim, class *storagev1.StorageClass, lv *berth.LocalVolume, secrets Secrets) *corev1.PersistentVolume {
 	reclaim := corev1.PersistentVolumeReclaimDelete // the API's default for classes
 	if class.ReclaimPolicy != nil {
 		reclaim = *class.ReclaimPolicy
@@ -76,6 +81,9 @@ func persistentVolume(name string, claim *corev1.PersistentVolumeClaim, class *s
 					VolumeHandle:     lv.Name,
 					FSType:           lv.Spec.FSType,
 					VolumeAttributes: VolumeAttributes(lv),
+					// kubelet reads them and hands them to the node service.
+					NodeStageSecretRef:  secrets.Stage,
+					NodeExpandSecretRef: secrets.Expand,
 				},
 			},
 			NodeAffinity: &corev1.VolumeNodeAffinity{

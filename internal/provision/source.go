@@ -31,6 +31,7 @@ type Origin struct {
 	what, pool string
 	mode       berth.VolumeMode
 	fsType     string
+	encryption berth.Encryption
 	sizeBytes  int64
 }
 
@@ -95,9 +96,14 @@ func OriginOfSnapshot(s *berth.LocalSnapshot, what string) (*Origin, error) {
 	if !Taken(s) || s.Status.RestoreSize == nil {
 		return nil, fmt.Errorf("LocalSnapshot %q is not ready: %w", s.Name, volume.ErrBusy)
 	}
+	var encryption berth.Encryption
+	if s.Status.Encryption != nil {
+		encryption = s.Status.Encryption.Format
+	}
 	return &Origin{
 		VolumeSource: berth.VolumeSource{Kind: berth.SourceSnapshot, Name: s.Name, UID: s.UID}, what: what,
 		Node: s.Spec.NodeName, pool: s.Spec.Pool, mode: s.Status.VolumeMode, fsType: s.Status.FSType, sizeBytes: s.Status.RestoreSize.Value(),
+		encryption: encryption,
 	}, nil
 }
 
@@ -135,9 +141,13 @@ func OriginOfVolume(lv *berth.LocalVolume, what string) (*Origin, error) {
 	if lv.Spec.Mode != berth.ModeLVM {
 		return nil, refuse("%s is a volume of mode %s, which has no copies", what, lv.Spec.Mode)
 	}
+	if lv.Spec.Encryption != "" && (lv.Status.Encryption == nil || lv.Status.Encryption.State != berth.EncryptionSealed) {
+		return nil, fmt.Errorf("%s is encrypted when a pod uses it first, and holds nothing yet: %w", what, volume.ErrBusy)
+	}
 	return &Origin{
 		VolumeSource: berth.VolumeSource{Kind: berth.SourceVolume, Name: lv.Name, UID: lv.UID}, what: what,
 		Node: lv.Spec.NodeName, pool: lv.Spec.Pool, mode: lv.Spec.VolumeMode, fsType: lv.Spec.FSType, sizeBytes: lv.Status.Capacity.Value(),
+		encryption: lv.Spec.Encryption,
 	}, nil
 }
 
@@ -168,6 +178,8 @@ func (o *Origin) Fill(spec *berth.LocalVolumeSpec) error {
 		return refuse("%s is in pool %q, and the StorageClass makes volumes of mode %s in pool %q: a copy is made in the pool of its source", o.what, o.pool, spec.Mode, spec.Pool)
 	case spec.VolumeMode != o.mode:
 		return refuse("%s is of volumeMode %s, and the claim of %s", o.what, o.mode, spec.VolumeMode)
+	case spec.Encryption != o.encryption:
+		return refuse("%s has the encryption %q, and the StorageClass asks for %q (parameter %s): a copy is encrypted as its source", o.what, o.encryption, spec.Encryption, ParameterEncryption)
 	case spec.SizeBytes < o.sizeBytes:
 		return refuse("%s has %s, and the claim asks for %s: ask for as much at least",
 			o.what, resource.NewQuantity(o.sizeBytes, resource.BinarySI), resource.NewQuantity(spec.SizeBytes, resource.BinarySI))

@@ -20,6 +20,8 @@ const (
 	TypeLoop      DeviceType = "loop"
 	TypeLVM       DeviceType = "lvm"
 	TypeCrypt     DeviceType = "crypt"
+	// TypeVolume is an encrypted volume of Berth that is open.
+	TypeVolume    DeviceType = "volume"
 	TypeMultipath DeviceType = "mpath"
 	TypeMD        DeviceType = "md"
 	// TypeOther is everything else: zram, ram, nbd, drbd, optical drives, floppies,

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -117,9 +118,23 @@ func (s Sysfs) Holders(ctx context.Context, kernelName string) ([]string, error)
 	return holders, nil
 }
 
-// logicalVolume tells by the prefix that lvm2 gives its devices' UUIDs.
-func (r *attributes) logicalVolume(kernelName string) bool {
-	return strings.HasPrefix(kernelName, "dm-") && strings.HasPrefix(r.text("dm/uuid"), lvmUUIDPrefix)
+// openVolume is the device-mapper UUID of an encrypted volume that is open: cryptsetup makes
+// it of the UUID of the header and the name, which package luks makes of the volume's ID.
+var openVolume = regexp.MustCompile(`^CRYPT-LUKS2-[0-9a-f]{32}-berth-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+
+// madeForVolumes tells by the prefix that lvm2 gives its devices' UUIDs, and by what an open
+// encrypted volume is called; "" for any other device.
+func (r *attributes) madeForVolumes(kernelName string) DeviceType {
+	if !strings.HasPrefix(kernelName, "dm-") {
+		return ""
+	}
+	switch uuid := r.text("dm/uuid"); {
+	case strings.HasPrefix(uuid, lvmUUIDPrefix):
+		return TypeLVM
+	case openVolume.MatchString(uuid):
+		return TypeVolume
+	}
+	return ""
 }
 
 // reader finds the directory of a device, to which the class directory links.
@@ -157,10 +172,10 @@ func (r *attributes) device(kernelName string) Device {
 		d.Partitions = r.partitions()
 	}
 	d.SizeBytes = r.number("size") * 512
-	if r.logicalVolume(kernelName) {
+	if kind := r.madeForVolumes(kernelName); kind != "" {
 		// It is no disk for anybody: what counts is what it stands on and who uses it. A
 		// node has hundreds of them, each of which changes a few times while it is made.
-		d.Type = TypeLVM
+		d.Type = kind
 		d.DMName, d.DMUUID = r.text("dm/name"), r.text("dm/uuid")
 		d.DiskSeq = uint64(r.optionalNumber("diskseq"))
 		d.Major, d.Minor = r.majorMinor()

@@ -205,3 +205,41 @@ func TestStatusOfNothing(t *testing.T) {
 		t.Errorf("got %v, want that it is not there", err)
 	}
 }
+
+func TestParseDevice(t *testing.T) {
+	t.Parallel()
+	header := &unix.DmIoctl{Dev: unix.Mkdev(253, 7), Open_count: 2, Flags: unix.DM_ACTIVE_PRESENT_FLAG | unix.DM_SUSPEND_FLAG}
+	copy(header.Name[:], "berth-x")
+	copy(header.Uuid[:], "CRYPT-LUKS2-abc-berth-x")
+	want := Device{Name: "berth-x", UUID: "CRYPT-LUKS2-abc-berth-x", Major: 253, Minor: 7, OpenCount: 2, Active: true, Suspended: true}
+	if got := parseDevice(header); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	header.Flags = 0
+	if got := parseDevice(header); got.Active || got.Suspended {
+		t.Errorf("without flags: %+v", got)
+	}
+}
+
+func TestDeviceRefusesNames(t *testing.T) {
+	t.Parallel()
+	c := Control{Root: t.TempDir()}
+	for _, name := range []string{"", strings.Repeat("x", unix.DM_NAME_LEN)} {
+		if _, err := c.Device(name); !errors.Is(err, volume.ErrInvalid) {
+			t.Errorf("Device(%q) = %v, want ErrInvalid", name, err)
+		}
+	}
+	// Nothing says that there is no device-mapper: neither its file nor sysfs is there.
+	if _, err := c.Device("berth-x"); err == nil || errors.Is(err, volume.ErrNotFound) {
+		t.Errorf("without sysfs: %v, want an error that proves nothing", err)
+	}
+	if err := os.MkdirAll(filepath.Join(c.Root, "sys/class/misc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Device("berth-x"); !errors.Is(err, volume.ErrNotFound) {
+		t.Errorf("without device-mapper: %v, want ErrNotFound", err)
+	}
+	if err := c.Suspend(""); !errors.Is(err, volume.ErrInvalid) {
+		t.Errorf("Suspend of nothing: %v, want ErrInvalid", err)
+	}
+}

@@ -21,6 +21,7 @@ const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 // on Debian, Ubuntu, Fedora, RHEL and SUSE.
 var packages = map[string]string{
 	"blkid":      "util-linux",
+	"cryptsetup": "cryptsetup (cryptsetup-bin on Debian)",
 	"dmsetup":    "dmsetup (device-mapper on RHEL)",
 	"e2fsck":     "e2fsprogs",
 	"lvm":        "lvm2",

@@ -34,6 +34,9 @@ var (
 	ErrInvalid = errors.New("invalid request")
 	// ErrToolMissing: a program that the host must provide is not installed.
 	ErrToolMissing = errors.New("host program not installed")
+	// ErrKey: an encrypted volume needs a passphrase, and none was given, or none that opens
+	// it. Nothing was changed.
+	ErrKey = errors.New("no passphrase that opens the volume")
 	// ErrPoolUnavailable: the pool exists and cannot be used now.
 	ErrPoolUnavailable = errors.New("pool unavailable")
 )

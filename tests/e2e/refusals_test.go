@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/tests/workload"
@@ -90,12 +91,14 @@ var _ = Describe("A claim that asks for", Label("refusals"), func() {
 // newClass makes a StorageClass of ours for one spec.
 func newClass(ctx context.Context, parameters map[string]string) string {
 	GinkgoHelper()
-	binding := storagev1.VolumeBindingWaitForFirstConsumer
+	binding, expandable := storagev1.VolumeBindingWaitForFirstConsumer, true
 	class := &storagev1.StorageClass{
 		ObjectMeta:        metav1.ObjectMeta{Name: "e2e-" + rand5()},
 		Provisioner:       v1alpha1.DriverName,
 		Parameters:        parameters,
 		VolumeBindingMode: &binding,
+
+		AllowVolumeExpansion: &expandable,
 	}
 	Expect(suite.client.Create(ctx, class)).To(Succeed())
 	DeferCleanup(func(ctx SpecContext) { Expect(suite.client.Delete(ctx, class)).To(Succeed()) }, NodeTimeout(time.Minute))
@@ -105,8 +108,14 @@ func newClass(ctx context.Context, parameters map[string]string) string {
 // expectToldOn waits for a warning on the claim that has all the words.
 func expectToldOn(ctx context.Context, space *workload.Space, claim *corev1.PersistentVolumeClaim, words []string) {
 	GinkgoHelper()
+	expectTold(ctx, space, claim, words)
+}
+
+// expectTold waits until a warning on an object has all the words.
+func expectTold(ctx context.Context, space *workload.Space, object client.Object, words []string) {
+	GinkgoHelper()
 	Eventually(func(g Gomega, ctx context.Context) {
-		events, err := space.Events(ctx, claim.UID)
+		events, err := space.Events(ctx, object.GetUID())
 		g.Expect(err).NotTo(HaveOccurred())
 		for _, event := range events {
 			if !strings.HasPrefix(event, "Warning") {
@@ -122,7 +131,7 @@ func expectToldOn(ctx context.Context, space *workload.Space, claim *corev1.Pers
 				return
 			}
 		}
-		g.Expect(events).To(ContainElement("a warning with the words "+strings.Join(words, ", ")), "events on the claim")
+		g.Expect(events).To(ContainElement("a warning with the words "+strings.Join(words, ", ")), "events on %s", object.GetName())
 	}).WithContext(ctx).WithTimeout(90 * time.Second).WithPolling(time.Second).Should(Succeed())
 }
 

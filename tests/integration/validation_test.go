@@ -75,6 +75,12 @@ func TestLocalVolumeValidation(t *testing.T) {
 			limitWith(v1alpha1.VolumeLimits{ReadIOPS: 1})(v)
 			v.Spec.Mode, v.Spec.FSType = v1alpha1.ModeHostpath, ""
 		}, "use mode lvm or device"},
+		{"encrypted", func(v *v1alpha1.LocalVolume) { v.Spec.Encryption = v1alpha1.EncryptionLUKS2 }, ""},
+		{"encrypted otherwise", func(v *v1alpha1.LocalVolume) { v.Spec.Encryption = "luks1" }, "spec.encryption"},
+		{"an encrypted directory", func(v *v1alpha1.LocalVolume) {
+			v.Spec.Encryption, v.Spec.Mode, v.Spec.FSType = v1alpha1.EncryptionLUKS2, v1alpha1.ModeHostpath, ""
+		}, "spec.encryption needs a block device"},
+		{"encrypted and adopted", func(v *v1alpha1.LocalVolume) { adopt(v); v.Spec.Encryption = v1alpha1.EncryptionLUKS2 }, "encryption is not allowed beside it"},
 		{"unknown wipe", func(v *v1alpha1.LocalVolume) { v.Spec.Wipe = "shred" }, "spec.wipe"},
 	}
 	for _, test := range tests {
@@ -134,6 +140,7 @@ func TestLocalVolumeChanges(t *testing.T) {
 			s.Source = &v1alpha1.VolumeSource{Kind: v1alpha1.SourceSnapshot, Name: "snapshot-1", UID: "6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11"}
 		}, "spec.source is immutable"},
 		{"limits", func(s *v1alpha1.LocalVolumeSpec) { s.Limits = &v1alpha1.VolumeLimits{ReadIOPS: 1} }, ""},
+		{"encryption", func(s *v1alpha1.LocalVolumeSpec) { s.Encryption = v1alpha1.EncryptionLUKS2 }, "spec.encryption is immutable"},
 		{"a block volume", func(s *v1alpha1.LocalVolumeSpec) { s.VolumeMode = v1alpha1.VolumeBlock }, "spec.volumeMode is immutable"},
 	}
 	for _, test := range tests {
