@@ -57,8 +57,8 @@ type Switch interface {
 // longer than the limit where the kernel does not come back; the devices that it lets go do
 // not wait for that.
 func (i Instant) Take(ctx context.Context, devices Switch) error {
-	if len(i.Devices) == 0 || i.Limit <= 0 {
-		return fmt.Errorf("%w: an instant of %d devices and %s", volume.ErrInvalid, len(i.Devices), i.Limit)
+	if len(i.Messages) == 0 || i.Limit <= 0 {
+		return fmt.Errorf("%w: an instant of %d messages and %s", volume.ErrInvalid, len(i.Messages), i.Limit)
 	}
 	ctx, cancel := context.WithTimeout(ctx, i.Limit)
 	defer cancel()

@@ -219,7 +219,7 @@ func TestInstantIsDisturbed(t *testing.T) {
 
 func TestInstantOfNothing(t *testing.T) {
 	t.Parallel()
-	for name, i := range map[string]Instant{"no devices": {Limit: time.Second}, "no limit": {Devices: []string{"a"}}} {
+	for name, i := range map[string]Instant{"no messages": {Devices: []string{"a"}, Limit: time.Second}, "no limit": {Messages: anInstant().Messages}} {
 		if err := i.Take(t.Context(), &switches{suspended: map[string]bool{}}); !errors.Is(err, volume.ErrInvalid) {
 			t.Errorf("%s: Take = %v", name, err)
 		}
