@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/berth-dev/berth/pkg/volume"
@@ -55,8 +54,7 @@ func (b *Backend) SnapshotGroup(ctx context.Context, spec volume.GroupSnapshotSp
 	if _, err := b.queue.do(ctx, &operation{verb: verbInstant, group: &spec}); err != nil {
 		return volume.GroupSnapshot{}, err
 	}
-	taken := time.Now()
-	if err := b.eachOf(spec, func(s volume.SnapshotSpec) error { return b.markTaken(ctx, s, taken) }); err != nil {
+	if err := b.markAll(ctx, spec, time.Now()); err != nil {
 		return volume.GroupSnapshot{}, err
 	}
 	if g, err = b.ready(ctx); err != nil {
@@ -102,42 +100,49 @@ func (b *Backend) makeGroup(ctx context.Context, g *Group, spec volume.GroupSnap
 			return err
 		}
 	}
-	err := b.eachOf(spec, func(s volume.SnapshotSpec) error {
-		_, err := b.Snapshot(ctx, s)
-		return err
-	})
-	if !errors.Is(err, volume.ErrNoSpace) && !errors.Is(err, volume.ErrInvalid) && !errors.Is(err, volume.ErrNotFound) {
-		return err
+	var missing []*operation
+	for _, s := range spec.Snapshots {
+		op, err := b.snapshotOperation(ctx, s)
+		if err != nil {
+			return b.undoGroup(ctx, spec, err)
+		}
+		if op != nil {
+			missing = append(missing, op)
+		}
 	}
-	if undone := b.eachOf(spec, func(s volume.SnapshotSpec) error { return b.DeleteSnapshot(ctx, s.ID, nil) }); undone != nil {
-		// Something is left, so it is not the answer that promises that nothing is.
-		return fmt.Errorf("take back what was made of group snapshot %s, which was refused (%s): %w", spec.Name, err.Error(), undone) //nolint:errorlint // see above
-	}
-	return err
+	return b.undoGroup(ctx, spec, b.queue.doAll(ctx, missing))
 }
 
-// eachOf calls f for all snapshots of a group at once, so that lvm does them in one process.
-func (b *Backend) eachOf(spec volume.GroupSnapshotSpec, f func(volume.SnapshotSpec) error) error {
-	errs := make([]error, len(spec.Snapshots))
-	var wg sync.WaitGroup
-	for i, s := range spec.Snapshots {
-		wg.Go(func() { errs[i] = f(s) })
+// undoGroup removes all snapshots of a group after a refusal that promises that nothing was
+// made; other errors, and none, stay as they are.
+func (b *Backend) undoGroup(ctx context.Context, spec volume.GroupSnapshotSpec, cause error) error {
+	if !errors.Is(cause, volume.ErrNoSpace) && !errors.Is(cause, volume.ErrInvalid) && !errors.Is(cause, volume.ErrNotFound) {
+		return cause
 	}
-	wg.Wait()
-	return errors.Join(errs...)
+	for _, s := range spec.Snapshots {
+		if err := b.DeleteSnapshot(ctx, s.ID, nil); err != nil {
+			// Something is left, so the answer is not the one that promises that nothing is.
+			return fmt.Errorf("take back what was made of group snapshot %s, which was refused (%v): %w", spec.Name, cause, err) //nolint:errorlint // see above
+		}
+	}
+	return cause
 }
 
-func (b *Backend) markTaken(ctx context.Context, s volume.SnapshotSpec, taken time.Time) error {
-	name := snapshotPrefix + s.ID
-	_, lv, err := b.look(ctx, s.ID, name, nil)
-	if err != nil {
-		return err
+// markAll puts the tag of one instant on all snapshots of a group.
+func (b *Backend) markAll(ctx context.Context, spec volume.GroupSnapshotSpec, taken time.Time) error {
+	var marks []*operation
+	for _, s := range spec.Snapshots {
+		name := snapshotPrefix + s.ID
+		_, lv, err := b.look(ctx, s.ID, name, nil)
+		if err != nil {
+			return err
+		}
+		if lv == nil {
+			return fmt.Errorf("mark snapshot %s/%s: %w: somebody has removed it meanwhile", b.group.GroupName, s.ID, volume.ErrBusy)
+		}
+		marks = append(marks, &operation{verb: verbMark, name: name, uuid: lv.UUID, tag: TagInstant + taken.UTC().Format(instantLayout)})
 	}
-	if lv == nil {
-		return fmt.Errorf("mark snapshot %s/%s: %w", b.group.GroupName, s.ID, volume.ErrBusy)
-	}
-	_, err = b.queue.do(ctx, &operation{verb: verbMark, name: name, uuid: lv.UUID, tag: TagInstant + taken.UTC().Format(instantLayout)})
-	return err
+	return b.queue.doAll(ctx, marks)
 }
 
 // groupTaken returns the group snapshot when it stands: each of its snapshots has the tag of

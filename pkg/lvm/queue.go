@@ -66,16 +66,41 @@ func (q *queue) do(ctx context.Context, op *operation) (*Group, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("%s %s/%s: not started: %w", op.verb, q.groupName, op.name, context.Cause(ctx))
 	}
-	op.done = make(chan outcome, 1)
+	q.add(op)
+	return q.wait(ctx, op)
+}
+
+// doAll is do for several operations, which share a process, as far as they can. It returns
+// the errors of all.
+func (q *queue) doAll(ctx context.Context, ops []*operation) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%d operations on %s: not started: %w", len(ops), q.groupName, context.Cause(ctx))
+	}
+	q.add(ops...)
+	errs := make([]error, len(ops))
+	for i, op := range ops {
+		_, errs[i] = q.wait(ctx, op)
+	}
+	return errors.Join(errs...)
+}
+
+func (q *queue) add(ops ...*operation) {
+	if len(ops) == 0 {
+		return
+	}
+	for _, op := range ops {
+		op.done = make(chan outcome, 1)
+	}
 	q.mu.Lock()
-	q.pending = append(q.pending, op)
+	defer q.mu.Unlock()
+	q.pending = append(q.pending, ops...)
 	if !q.working {
 		q.working = true
-		//nolint:contextcheck,gosec // A batch serves many callers and outlives each of them; every process has its own deadline.
 		go q.work()
 	}
-	q.mu.Unlock()
+}
 
+func (q *queue) wait(ctx context.Context, op *operation) (*Group, error) {
 	select {
 	case out := <-op.done:
 		return out.group, out.err
