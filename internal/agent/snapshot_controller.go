@@ -49,6 +49,8 @@ type SnapshotReconciler struct {
 
 	written expectations
 	queue   queueHandle
+	// groups are locks by the name of a group.
+	groups Locks
 
 	mu sync.Mutex
 	// waiting are the snapshots to look at again when a pool changes.
@@ -109,20 +111,14 @@ func (r *SnapshotReconciler) Reconcile(ctx context.Context, req reconcile.Reques
 
 // take makes the snapshot and writes it into s's status, not yet to the API server.
 func (r *SnapshotReconciler) take(ctx context.Context, s *v1alpha1.LocalSnapshot) error {
-	// The volume must not be wiped while it is copied.
-	unlock, err := r.Locks.Lock(ctx, s.Spec.VolumeName)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	rec, from, err := r.makeSnapshot(ctx, s)
+	taken, err := r.make(ctx, s)
 	if err != nil {
 		setSnapshotCondition(s, err)
 		return err
 	}
-	now := metav1.Now()
+	rec, from := taken.record, taken.source
 	s.Status = v1alpha1.LocalSnapshotStatus{
-		CreationTime: &now,
+		CreationTime: &taken.at,
 		RestoreSize:  resource.NewQuantity(rec.SizeBytes, resource.BinarySI),
 		VolumeMode:   v1alpha1.VolumeMode(from.Access), FSType: from.FSType, FilesystemUUID: from.FSUUID,
 		MachineID:  r.MachineID,
@@ -136,33 +132,64 @@ func (r *SnapshotReconciler) take(ctx context.Context, s *v1alpha1.LocalSnapshot
 	return nil
 }
 
-func (r *SnapshotReconciler) makeSnapshot(ctx context.Context, s *v1alpha1.LocalSnapshot) (volume.Record, copySource, error) {
+// takenSnapshot is a snapshot that stands: what was made, of what, and when.
+type takenSnapshot struct {
+	record volume.Record
+	source copySource
+	at     metav1.Time
+}
+
+func (r *SnapshotReconciler) make(ctx context.Context, s *v1alpha1.LocalSnapshot) (takenSnapshot, error) {
+	if s.Spec.Group != nil {
+		return r.makeOfGroup(ctx, s)
+	}
+	// The volume must not be wiped while it is copied.
+	unlock, err := r.Locks.Lock(ctx, s.Spec.VolumeName)
+	if err != nil {
+		return takenSnapshot{}, err
+	}
+	defer unlock()
+	from, err := r.sourceOf(s)
+	if err != nil {
+		return takenSnapshot{}, err
+	}
+	snapshots, err := r.snapshotter(volume.ModeLVM, from.Pool)
+	if err != nil {
+		return takenSnapshot{}, refusedIf(err, volume.ErrInvalid)
+	}
+	rec, err := snapshots.Snapshot(ctx, specOf(s, from))
+	if err != nil {
+		// These promise that nothing was made.
+		return takenSnapshot{}, refusedIf(fmt.Errorf("take snapshot %s: %w", s.Name, err), volume.ErrInvalid, volume.ErrNoSpace)
+	}
+	r.Backends.Touch(from.Pool)
+	return takenSnapshot{rec, from, metav1.Now()}, nil
+}
+
+// sourceOf finds the volume of a snapshot.
+func (r *SnapshotReconciler) sourceOf(s *v1alpha1.LocalSnapshot) (copySource, error) {
 	e, err := r.Ledger.ByName(s.Spec.VolumeName)
 	switch {
 	case errors.Is(err, ledger.ErrNotFound), err == nil && e.UID != string(s.Spec.VolumeUID):
-		return volume.Record{}, copySource{}, fmt.Errorf("%w: LocalVolume %s (%s) is not on this node: %w", errRefused, s.Spec.VolumeName, s.Spec.VolumeUID, volume.ErrInvalid)
+		return copySource{}, fmt.Errorf("%w: LocalVolume %s (%s) is not on this node: %w", errRefused, s.Spec.VolumeName, s.Spec.VolumeUID, volume.ErrInvalid)
 	case err != nil:
-		return volume.Record{}, copySource{}, err
+		return copySource{}, err
+	case e.Mode != volume.ModeLVM:
+		return copySource{}, fmt.Errorf("%w: volumes of mode %s have no snapshots: %w", errRefused, e.Mode, volume.ErrInvalid)
 	}
 	from, err := sourceOf(e, r.MachineID)
-	if err != nil {
-		return volume.Record{}, copySource{}, refusedIf(err, volume.ErrInvalid)
-	}
-	snapshots, err := r.snapshotter(e.Mode, e.Pool)
-	if err != nil {
-		return volume.Record{}, copySource{}, refusedIf(err, volume.ErrInvalid)
-	}
-	rec, err := snapshots.Snapshot(ctx, volume.SnapshotSpec{ID: string(s.UID), Name: s.Name, VolumeID: e.UID, Volume: from.Record})
-	if err != nil {
-		// These promise that nothing was made.
-		return volume.Record{}, copySource{}, refusedIf(fmt.Errorf("take snapshot %s: %w", s.Name, err), volume.ErrInvalid, volume.ErrNoSpace)
-	}
-	r.Backends.Touch(e.Pool)
-	return rec, from, nil
+	return from, refusedIf(err, volume.ErrInvalid)
+}
+
+func specOf(s *v1alpha1.LocalSnapshot, from copySource) volume.SnapshotSpec {
+	return volume.SnapshotSpec{ID: string(s.UID), Name: s.Name, VolumeID: from.ID, Volume: from.Record}
 }
 
 // refusedIf marks an error as a final answer if it is one of those.
 func refusedIf(err error, final ...error) error {
+	if errors.Is(err, errRefused) {
+		return err
+	}
 	for _, sentinel := range final {
 		if errors.Is(err, sentinel) {
 			return fmt.Errorf("%w: %w", errRefused, err)

@@ -1,0 +1,130 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// makeOfGroup takes the whole group that a LocalSnapshot is of, or finds it, and returns its
+// own part. Each of the group's LocalSnapshots asks for it, and writes only its own status:
+// whoever comes first takes it, the others find it, and so they do after a crash. What the
+// disk says of it is the record of which there is only one.
+func (r *SnapshotReconciler) makeOfGroup(ctx context.Context, s *v1alpha1.LocalSnapshot) (takenSnapshot, error) {
+	unlock, err := r.groups.Lock(ctx, s.Spec.Group.Name)
+	if err != nil {
+		return takenSnapshot{}, err
+	}
+	defer unlock()
+	members, err := r.membersOf(ctx, s)
+	if err != nil {
+		return takenSnapshot{}, err
+	}
+	// None of the volumes must be wiped while they are copied. Others hold one lock and wait
+	// for another, so that nobody waits for one here who has one.
+	for _, m := range members {
+		unlock, ok := r.Locks.TryLock(m.Spec.VolumeName)
+		if !ok {
+			return takenSnapshot{}, fmt.Errorf("group snapshot %s: %w: another operation on volume %s is under way", s.Spec.Group.Name, volume.ErrBusy, m.Spec.VolumeName)
+		}
+		defer unlock()
+	}
+	spec := volume.GroupSnapshotSpec{Name: s.Spec.Group.Name}
+	var own copySource
+	for _, m := range members {
+		from, err := r.sourceOf(&m)
+		if err != nil {
+			return takenSnapshot{}, fmt.Errorf("group snapshot %s: %w", spec.Name, err)
+		}
+		if from.Pool != s.Spec.Pool {
+			return takenSnapshot{}, fmt.Errorf("%w: group snapshot %s: volume %s is in pool %s and volume %s in pool %s; what is taken at one instant must be in one pool: %w",
+				errRefused, spec.Name, s.Spec.VolumeName, s.Spec.Pool, m.Spec.VolumeName, from.Pool, volume.ErrInvalid)
+		}
+		spec.Snapshots = append(spec.Snapshots, specOf(&m, from))
+		if isTaken(&m) {
+			spec.TakenAt = m.Status.CreationTime.Time
+		}
+		if m.UID == s.UID {
+			own = from
+		}
+	}
+	groups, err := r.grouper(s.Spec.Pool)
+	if err != nil {
+		return takenSnapshot{}, refusedIf(err, volume.ErrInvalid)
+	}
+	group, err := groups.SnapshotGroup(ctx, spec)
+	if err != nil {
+		return takenSnapshot{}, refusedIf(fmt.Errorf("take group snapshot %s: %w", spec.Name, err), volume.ErrInvalid, volume.ErrNoSpace)
+	}
+	r.Backends.Touch(s.Spec.Pool)
+	for _, m := range members {
+		if m.UID != s.UID && !isTaken(&m) {
+			r.queue.addAfter(m.Name, touchDelay) // it may have looked before all were seen
+		}
+	}
+	i := slices.IndexFunc(members, func(m v1alpha1.LocalSnapshot) bool { return m.UID == s.UID })
+	return takenSnapshot{group.Records[i], own, metav1.NewTime(group.TakenAt)}, nil
+}
+
+// membersOf returns all LocalSnapshots of the group that s is of, by the names of their
+// volumes. volume.ErrBusy: not all of them were seen yet, or one is being deleted. What one
+// of them was refused for, none gets.
+func (r *SnapshotReconciler) membersOf(ctx context.Context, s *v1alpha1.LocalSnapshot) ([]v1alpha1.LocalSnapshot, error) {
+	list := &v1alpha1.LocalSnapshotList{}
+	if err := r.Client.List(ctx, list); err != nil {
+		return nil, fmt.Errorf("list the LocalSnapshots of group %s: %w", s.Spec.Group.Name, err)
+	}
+	members := slices.DeleteFunc(list.Items, func(m v1alpha1.LocalSnapshot) bool {
+		return m.Spec.Group == nil || m.Spec.Group.Name != s.Spec.Group.Name || m.Spec.NodeName != s.Spec.NodeName
+	})
+	slices.SortFunc(members, func(a, b v1alpha1.LocalSnapshot) int { return strings.Compare(a.Spec.VolumeName, b.Spec.VolumeName) })
+	for i := range members {
+		m := &members[i]
+		switch {
+		case m.UID == s.UID:
+		case !m.DeletionTimestamp.IsZero():
+			return nil, fmt.Errorf("group snapshot %s: %w: its LocalSnapshot %s is being deleted", s.Spec.Group.Name, volume.ErrBusy, m.Name)
+		case isFinalSnapshot(m):
+			c := meta.FindStatusCondition(m.Status.Conditions, v1alpha1.LocalSnapshotReady)
+			return nil, fmt.Errorf("%w: group snapshot %s: its LocalSnapshot %s was refused: %s: %w", errRefused, s.Spec.Group.Name, m.Name, c.Message, sentinelOf(c.Reason))
+		}
+	}
+	if wanted := int(s.Spec.Group.Members); len(members) != wanted {
+		return nil, fmt.Errorf("group snapshot %s: %w: %d of its %d LocalSnapshots were seen", s.Spec.Group.Name, volume.ErrBusy, len(members), wanted)
+	}
+	return members, nil
+}
+
+// sentinelOf is what a final reason was made of.
+func sentinelOf(reason string) error {
+	switch reason {
+	case v1alpha1.ReasonNoSpace:
+		return volume.ErrNoSpace
+	case v1alpha1.ReasonPoolNotFound:
+		return ErrPoolNotFound
+	}
+	return volume.ErrInvalid
+}
+
+// grouper is the backend of a pool, if its volumes have group snapshots.
+func (r *SnapshotReconciler) grouper(pool string) (volume.GroupSnapshotter, error) {
+	s, err := r.snapshotter(volume.ModeLVM, pool)
+	if err != nil {
+		return nil, err
+	}
+	groups, ok := s.(volume.GroupSnapshotter)
+	if !ok {
+		return nil, fmt.Errorf("volumes of pool %s have no group snapshots: %w", pool, volume.ErrInvalid)
+	}
+	return groups, nil
+}
