@@ -5,6 +5,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -20,13 +21,23 @@ import (
 // own part. Each of the group's LocalSnapshots asks for it, and writes only its own status:
 // whoever comes first takes it, the others find it, and so they do after a crash. What the
 // disk says of it is the record of which there is only one.
-func (r *SnapshotReconciler) makeOfGroup(ctx context.Context, s *v1alpha1.LocalSnapshot) (takenSnapshot, error) {
+func (r *SnapshotReconciler) makeOfGroup(ctx context.Context, s *v1alpha1.LocalSnapshot) (made takenSnapshot, err error) {
 	unlock, err := r.groups.Lock(ctx, s.Spec.Group.Name)
 	if err != nil {
 		return takenSnapshot{}, err
 	}
 	defer unlock()
 	members, err := r.membersOf(ctx, s)
+	defer func() {
+		if err != nil && !errors.Is(err, errRefused) {
+			return
+		}
+		for _, m := range members {
+			if m.UID != s.UID && !isTaken(&m) && !isFinalSnapshot(&m) {
+				r.queue.addAfter(m.Name, touchDelay) // it may have looked before all were seen
+			}
+		}
+	}()
 	if err != nil {
 		return takenSnapshot{}, err
 	}
@@ -46,9 +57,9 @@ func (r *SnapshotReconciler) makeOfGroup(ctx context.Context, s *v1alpha1.LocalS
 		if err != nil {
 			return takenSnapshot{}, fmt.Errorf("group snapshot %s: %w", spec.Name, err)
 		}
-		if from.Pool != s.Spec.Pool {
-			return takenSnapshot{}, fmt.Errorf("%w: group snapshot %s: volume %s is in pool %s and volume %s in pool %s; what is taken at one instant must be in one pool: %w",
-				errRefused, spec.Name, s.Spec.VolumeName, s.Spec.Pool, m.Spec.VolumeName, from.Pool, volume.ErrInvalid)
+		if from.Pool != m.Spec.Pool {
+			return takenSnapshot{}, fmt.Errorf("%w: group snapshot %s: volume %s is in pool %s, and not in pool %s: %w",
+				errRefused, spec.Name, m.Spec.VolumeName, from.Pool, m.Spec.Pool, volume.ErrInvalid)
 		}
 		spec.Snapshots = append(spec.Snapshots, specOf(&m, from))
 		if isTaken(&m) {
@@ -67,18 +78,13 @@ func (r *SnapshotReconciler) makeOfGroup(ctx context.Context, s *v1alpha1.LocalS
 		return takenSnapshot{}, refusedIf(fmt.Errorf("take group snapshot %s: %w", spec.Name, err), volume.ErrInvalid, volume.ErrNoSpace)
 	}
 	r.Backends.Touch(s.Spec.Pool)
-	for _, m := range members {
-		if m.UID != s.UID && !isTaken(&m) {
-			r.queue.addAfter(m.Name, touchDelay) // it may have looked before all were seen
-		}
-	}
 	i := slices.IndexFunc(members, func(m v1alpha1.LocalSnapshot) bool { return m.UID == s.UID })
 	return takenSnapshot{group.Records[i], own, metav1.NewTime(group.TakenAt)}, nil
 }
 
 // membersOf returns all LocalSnapshots of the group that s is of, by the names of their
 // volumes. volume.ErrBusy: not all of them were seen yet, or one is being deleted. What one
-// of them was refused for, none gets.
+// of them was refused for, none gets; they are returned with a refusal too.
 func (r *SnapshotReconciler) membersOf(ctx context.Context, s *v1alpha1.LocalSnapshot) ([]v1alpha1.LocalSnapshot, error) {
 	list := &v1alpha1.LocalSnapshotList{}
 	if err := r.Client.List(ctx, list); err != nil {
@@ -96,7 +102,16 @@ func (r *SnapshotReconciler) membersOf(ctx context.Context, s *v1alpha1.LocalSna
 			return nil, fmt.Errorf("group snapshot %s: %w: its LocalSnapshot %s is being deleted", s.Spec.Group.Name, volume.ErrBusy, m.Name)
 		case isFinalSnapshot(m):
 			c := meta.FindStatusCondition(m.Status.Conditions, v1alpha1.LocalSnapshotReady)
-			return nil, fmt.Errorf("%w: group snapshot %s: its LocalSnapshot %s was refused: %s: %w", errRefused, s.Spec.Group.Name, m.Name, c.Message, sentinelOf(c.Reason))
+			return members, fmt.Errorf("%w: group snapshot %s: its LocalSnapshot %s was refused: %s: %w", errRefused, s.Spec.Group.Name, m.Name, c.Message, sentinelOf(c.Reason))
+		}
+	}
+	for i, m := range members {
+		switch {
+		case m.Spec.Pool != s.Spec.Pool:
+			return members, fmt.Errorf("%w: group snapshot %s: volume %s is in pool %s and volume %s in pool %s; what is taken at one instant must be in one pool: %w",
+				errRefused, s.Spec.Group.Name, s.Spec.VolumeName, s.Spec.Pool, m.Spec.VolumeName, m.Spec.Pool, volume.ErrInvalid)
+		case i > 0 && members[i-1].Spec.VolumeName == m.Spec.VolumeName:
+			return members, fmt.Errorf("%w: group snapshot %s: volume %s is in it twice: %w", errRefused, s.Spec.Group.Name, m.Spec.VolumeName, volume.ErrInvalid)
 		}
 	}
 	if wanted := int(s.Spec.Group.Members); len(members) != wanted {

@@ -75,6 +75,9 @@ func (h HostInstants) Take(ctx context.Context, i Instant) error {
 		return fmt.Errorf("lock volume group %s: %w", i.GroupName, err)
 	}
 	defer unlock()
+	if err := context.Cause(ctx); err != nil {
+		return fmt.Errorf("%w: nothing was begun: %w", dm.ErrInstantOver, err)
+	}
 	if err := i.isCurrent(DiskSeqno(h.Root)); err != nil {
 		return err
 	}

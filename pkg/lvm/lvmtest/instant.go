@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"testing"
 
 	"github.com/berth-dev/berth/pkg/lvm"
 	"github.com/berth-dev/berth/pkg/volume"
@@ -143,4 +144,22 @@ func (n nodes) ResumeAll(ctx context.Context, groupName, _ string) (resumed int,
 		}
 	}
 	return resumed, nil
+}
+
+// ThinContent returns what a thin volume, active or not, holds.
+func (h *Host) ThinContent(t testing.TB, name string) []byte {
+	t.Helper()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, g := range h.groups {
+		if lv := g.volume(name); lv != nil && lv.thin != nil {
+			content, err := os.ReadFile(h.thinFile(lv))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return content
+		}
+	}
+	t.Fatalf("there is no thin volume %s", name)
+	return nil
 }
