@@ -159,7 +159,7 @@ func TestKernelGroupSnapshot(t *testing.T) {
 		counted <- outcome{n, err}
 	}()
 	last := uint64(0)
-	for round := range 5 {
+	for round := range 2 {
 		first := 100 * (round + 1)
 		began := time.Now()
 		group, err := g.backend.SnapshotGroup(t.Context(), g.spec(first))
@@ -299,7 +299,7 @@ func TestKernelSnapshotKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for round := range 40 {
+	for round := range 15 {
 		wish := g.spec(200 + 10*round).Snapshots[round%2]
 		rec, err := b.Snapshot(t.Context(), wish)
 		if err != nil {
