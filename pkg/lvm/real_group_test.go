@@ -299,7 +299,7 @@ func TestKernelSnapshotKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for round := range 15 {
+	for round := range 8 {
 		wish := g.spec(200 + 10*round).Snapshots[round%2]
 		rec, err := b.Snapshot(t.Context(), wish)
 		if err != nil {
