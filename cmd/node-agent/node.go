@@ -107,7 +107,7 @@ func (n *node) assemble(ctx context.Context) error {
 			Client:      lvm.NewClient(n.host, lvm.DiskFlusher(n.hostRoot)),
 			Generations: generations,
 			HostRoot:    n.hostRoot,
-			Instants:    stillness{root: n.hostRoot, program: ownProgram},
+			Instants:    stillness{root: n.hostRoot},
 			Log:         n.log.With("part", "pools"),
 		},
 		Events: dm.Control{Root: n.hostRoot},

@@ -10,14 +10,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-dev/berth/pkg/dm"
+	"github.com/berth-dev/berth/pkg/hostexec"
 	"github.com/berth-dev/berth/pkg/lvm"
 	"github.com/berth-dev/berth/pkg/volume"
 )
@@ -84,11 +83,7 @@ func answerStill(out io.Writer, cause error) int {
 }
 
 // stillness is lvm.Instants in a process of its own.
-type stillness struct {
-	root string
-	// program is this one.
-	program string
-}
+type stillness struct{ root string }
 
 // stillPatience is how long the process may take beyond the time in which volumes stand
 // still: it waits for lvm's lock before, and starts slowly on a busy node.
@@ -102,34 +97,15 @@ func (s stillness) Take(ctx context.Context, i lvm.Instant) error {
 	if err != nil {
 		return fmt.Errorf("write down an instant of %s: %w", i.GroupName, err)
 	}
-	command := exec.CommandContext(ctx, s.program, keepStillCommand)
-	// A group of its own: what ends the agent's does not end it.
-	command.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
-	command.WaitDelay = time.Second
-	var said strings.Builder
-	command.Stderr = &said
-	// Open until the answer is there.
-	input, err := command.StdinPipe()
+	output, err := hostexec.RunSelf(ctx, append(request, '\n'), keepStillCommand)
 	if err != nil {
 		return fmt.Errorf("take an instant of %s: %w", i.GroupName, err)
 	}
-	output, err := command.StdoutPipe()
-	if err != nil {
-		return errors.Join(fmt.Errorf("take an instant of %s: %w", i.GroupName, err), input.Close())
-	}
-	if err := command.Start(); err != nil {
-		return fmt.Errorf("take an instant of %s: start %s %s: %w", i.GroupName, s.program, keepStillCommand, err)
-	}
 	var answer stillAnswer
-	_, err = input.Write(append(request, '\n'))
-	if err == nil {
-		err = json.NewDecoder(output).Decode(&answer)
+	if err := json.Unmarshal(output, &answer); err != nil {
+		return fmt.Errorf("take an instant of %s: what %s says: %w", i.GroupName, keepStillCommand, err)
 	}
-	err = errors.Join(err, input.Close(), command.Wait())
-	switch {
-	case err != nil:
-		return fmt.Errorf("take an instant of %s: %s %s: %w (%s)", i.GroupName, s.program, keepStillCommand, err, strings.TrimSpace(said.String()))
-	case answer.Error == "":
+	if answer.Error == "" {
 		return nil
 	}
 	if sentinel, known := stillErrors[answer.Kind]; known {
@@ -141,8 +117,5 @@ func (s stillness) Take(ctx context.Context, i lvm.Instant) error {
 func takeInstant(ctx context.Context, root string, i lvm.Instant) error {
 	return lvm.HostInstants{Root: root}.Take(ctx, i)
 }
-
-// ownProgram is what this process runs.
-const ownProgram = "/proc/self/exe"
 
 func runKeepStill() int { return keepStill(os.Stdin, os.Stdout, takeInstant) }

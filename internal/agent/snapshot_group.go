@@ -41,14 +41,10 @@ func (r *SnapshotReconciler) makeOfGroup(ctx context.Context, s *v1alpha1.LocalS
 	if err != nil {
 		return takenSnapshot{}, err
 	}
-	// None of the volumes must be wiped while they are copied. Others hold one lock and wait
-	// for another, so that nobody waits for one here who has one.
-	for _, m := range members {
-		unlock, ok := r.Locks.TryLock(m.Spec.VolumeName)
-		if !ok {
-			return takenSnapshot{}, fmt.Errorf("group snapshot %s: %w: another operation on volume %s is under way", s.Spec.Group.Name, volume.ErrBusy, m.Spec.VolumeName)
-		}
-		defer unlock()
+	release, err := r.holdVolumes(members)
+	defer release()
+	if err != nil {
+		return takenSnapshot{}, fmt.Errorf("group snapshot %s: %w", s.Spec.Group.Name, err)
 	}
 	spec := volume.GroupSnapshotSpec{Name: s.Spec.Group.Name}
 	var own copySource
@@ -80,6 +76,26 @@ func (r *SnapshotReconciler) makeOfGroup(ctx context.Context, s *v1alpha1.LocalS
 	r.Backends.Touch(s.Spec.Pool)
 	i := slices.IndexFunc(members, func(m v1alpha1.LocalSnapshot) bool { return m.UID == s.UID })
 	return takenSnapshot{group.Records[i], own, metav1.NewTime(group.TakenAt)}, nil
+}
+
+// holdVolumes takes the locks of all volumes of a group: none of them must be wiped while
+// they are copied. It does not wait, for others hold one lock and wait for another.
+// release gives back what was taken, also after an error: volume.ErrBusy.
+func (r *SnapshotReconciler) holdVolumes(members []v1alpha1.LocalSnapshot) (release func(), err error) {
+	var unlocks []func()
+	release = func() {
+		for _, unlock := range unlocks {
+			unlock()
+		}
+	}
+	for i := range members {
+		unlock, ok := r.Locks.TryLock(members[i].Spec.VolumeName)
+		if !ok {
+			return release, fmt.Errorf("%w: another operation on volume %s is under way", volume.ErrBusy, members[i].Spec.VolumeName)
+		}
+		unlocks = append(unlocks, unlock)
+	}
+	return release, nil
 }
 
 // membersOf returns all LocalSnapshots of the group that s is of, by the names of their

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -128,10 +129,8 @@ func (h *groupHost) wantGroupTaken(among ...string) string {
 	if held[0] != held[1] {
 		h.t.Fatalf("the snapshots are of two instants: they hold %q", held)
 	}
-	for _, text := range among {
-		if held[0] == text {
-			return held[0]
-		}
+	if slices.Contains(among, held[0]) {
+		return held[0]
 	}
 	h.t.Fatalf("the snapshots hold %q, and not one of %q", held[0], among)
 	return ""

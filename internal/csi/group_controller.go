@@ -177,14 +177,16 @@ func areMembers(group string, members []berth.LocalSnapshot, ids []string, all b
 
 // csiGroup is a group of LocalSnapshots in CSI's terms.
 func csiGroup(name string, members []berth.LocalSnapshot) *csi.VolumeGroupSnapshot {
-	group := &csi.VolumeGroupSnapshot{GroupSnapshotId: name, ReadyToUse: len(members) > 0 && len(members) == int(members[0].Spec.Group.Members)}
+	group := &csi.VolumeGroupSnapshot{GroupSnapshotId: name}
+	ready := len(members) > 0 && len(members) == int(members[0].Spec.Group.Members)
 	for i := range members {
 		s := csiSnapshot(&members[i])
 		group.Snapshots = append(group.Snapshots, s)
-		group.ReadyToUse = group.ReadyToUse && s.GetReadyToUse()
+		ready = ready && s.GetReadyToUse()
 		if at := s.GetCreationTime().AsTime(); i == 0 || at.Before(group.GetCreationTime().AsTime()) {
 			group.CreationTime = timestamppb.New(at)
 		}
 	}
+	group.ReadyToUse = ready
 	return group
 }

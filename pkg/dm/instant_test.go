@@ -76,8 +76,10 @@ func anInstant() Instant {
 	return Instant{
 		Devices: []string{"a", "b"}, Limit: time.Second,
 		Messages: []TargetMessage{
-			{Device: "pool", Text: "delete 3", MayBeGone: true}, {Device: "pool", Text: "create_snap 3 1"},
-			{Device: "pool", Text: "delete 4", MayBeGone: true}, {Device: "pool", Text: "create_snap 4 2"},
+			{Device: "pool", Text: "delete 3", MayBeGone: true},
+			{Device: "pool", Text: "create_snap 3 1"},
+			{Device: "pool", Text: "delete 4", MayBeGone: true},
+			{Device: "pool", Text: "create_snap 4 2"},
 		},
 	}
 }

@@ -66,7 +66,7 @@ func (q *queue) do(ctx context.Context, op *operation) (*Group, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("%s %s/%s: not started: %w", op.verb, q.groupName, op.name, context.Cause(ctx))
 	}
-	q.add(op)
+	q.add(op) //nolint:contextcheck // a batch serves many callers and outlives each of them; every process has its own deadline
 	return q.wait(ctx, op)
 }
 
@@ -76,7 +76,7 @@ func (q *queue) doAll(ctx context.Context, ops []*operation) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%d operations on %s: not started: %w", len(ops), q.groupName, context.Cause(ctx))
 	}
-	q.add(ops...)
+	q.add(ops...) //nolint:contextcheck // as in do
 	errs := make([]error, len(ops))
 	for i, op := range ops {
 		_, errs[i] = q.wait(ctx, op)

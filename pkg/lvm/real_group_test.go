@@ -83,8 +83,10 @@ func (g *groupRig) mount(t *testing.T, n int, rec volume.Record, fresh bool) str
 // told to end. It returns how far it came.
 func (g *groupRig) count(ctx context.Context) (uint64, error) {
 	for i := uint64(1); ; i++ {
-		if ctx.Err() != nil {
+		select {
+		case <-ctx.Done():
 			return i - 1, nil
+		default:
 		}
 		for n := 1; n <= 2; n++ {
 			if _, err := g.files[n].WriteAt(binary.LittleEndian.AppendUint64(nil, i), 0); err != nil {
