@@ -17,8 +17,8 @@ digest=$(sha256sum "$image" | cut -d ' ' -f 1)
 installed=$(kubectl get namespace "$namespace" --ignore-not-found -o 'jsonpath={.metadata.annotations.berth\.dev/image-archive}')
 "$testbed" load "$image" | sed 's/^/    /'
 
-echo "    applying deploy/snapshots: Berth, with csi-snapshotter beside the provisioner"
-kubectl apply --kustomize deploy/snapshots >/dev/null
+echo "    applying deploy/group-snapshots: Berth, with csi-snapshotter beside the provisioner"
+kubectl apply --kustomize deploy/group-snapshots >/dev/null
 if [[ -n $installed && $installed != "$digest" ]]; then
   kubectl --namespace "$namespace" rollout restart daemonset/berth-node-agent deployment/berth-provisioner >/dev/null
 fi

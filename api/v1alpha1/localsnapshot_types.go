@@ -20,6 +20,7 @@ import (
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.spec.nodeName`
 // +kubebuilder:printcolumn:name="Pool",type=string,JSONPath=`.spec.pool`
 // +kubebuilder:printcolumn:name="Volume",type=string,JSONPath=`.spec.volumeName`
+// +kubebuilder:printcolumn:name="Group",type=string,priority=1,JSONPath=`.spec.group.name`
 // +kubebuilder:printcolumn:name="RestoreSize",type=string,JSONPath=`.status.restoreSize`
 // +kubebuilder:printcolumn:name="FSType",type=string,JSONPath=`.status.fsType`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
@@ -46,6 +47,23 @@ type LocalSnapshotSpec struct {
 	// +kubebuilder:validation:MinLength=1
 	VolumeName string    `json:"volumeName"`
 	VolumeUID  types.UID `json:"volumeUID"`
+	// Group is set for a snapshot that is taken together with others of the same node and
+	// pool, all at one instant. It is deleted with them.
+	// +optional
+	Group *SnapshotGroup `json:"group,omitempty"`
+}
+
+// SnapshotGroup is what the LocalSnapshots of a group have in common.
+type SnapshotGroup struct {
+	// Name is the CSI group snapshot handle.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+	// Members is how many LocalSnapshots have this name of a group. None of them is taken
+	// before the node has seen all.
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=64
+	Members int32 `json:"members"`
 }
 
 // LocalSnapshotReady is the condition that says whether volumes can be made of the
@@ -58,7 +76,7 @@ const ReasonTaken = "Taken"
 
 // LocalSnapshotStatus is what the agent made.
 type LocalSnapshotStatus struct {
-	// CreationTime is when the agent had taken it.
+	// CreationTime is when the agent had taken it; the same for all of a group.
 	// +optional
 	CreationTime *metav1.Time `json:"creationTime,omitempty"`
 	// RestoreSize is the least size of a volume that is made of it.

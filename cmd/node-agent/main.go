@@ -6,7 +6,8 @@
 // and publishes the node's capacity.
 //
 // "node-agent filters --explain" says for every disk of the node what a configuration of
-// the filters makes of it, and needs no cluster.
+// the filters makes of it, and needs no cluster. "node-agent keep-still" is what the agent
+// runs itself while volumes stand still for a group snapshot; it is not for people.
 package main
 
 import (
@@ -30,6 +31,9 @@ func main() {
 func realMain(args []string) int {
 	if len(args) > 0 && args[0] == "filters" {
 		return explainFilters(args[1:], os.Stdin, os.Stdout, os.Stderr)
+	}
+	if len(args) == 1 && args[0] == keepStillCommand {
+		return runKeepStill()
 	}
 	o, err := parseOptions(args, os.Getenv)
 	return command.Run("node-agent", o.Common, err, func(ctx context.Context, log *slog.Logger) error {

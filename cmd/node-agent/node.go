@@ -112,6 +112,7 @@ func (n *node) assemble(ctx context.Context) error {
 			Client:      lvm.NewClient(n.host, lvm.DiskFlusher(n.hostRoot)),
 			Generations: generations,
 			HostRoot:    n.hostRoot,
+			Instants:    stillness{root: n.hostRoot},
 			Log:         n.log.With("part", "pools"),
 		},
 		Events: dm.Control{Root: n.hostRoot},
@@ -137,7 +138,6 @@ func (n *node) assemble(ctx context.Context) error {
 	}
 	snapshots := &agent.SnapshotReconciler{
 		Client: n.manager.GetClient(), Backends: backends, Ledger: n.ledger, MachineID: n.machineID, Locks: locks,
-		Encrypted: n.sealer,
 	}
 	if err := snapshots.SetupWithManager(n.manager); err != nil {
 		return err

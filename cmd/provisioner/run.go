@@ -106,17 +106,19 @@ func runWith(ctx context.Context, cfg *rest.Config, o options, log *slog.Logger)
 		return fmt.Errorf("make the search for orphans: %w", err)
 	}
 	leader.parts = append(leader.parts, library)
+	snapshots := &provision.Snapshots{Live: live}
 	for _, runnable := range []manager.Runnable{
 		leader,
 		&csi.Server{
 			Socket: o.csiSocket,
 			Identity: &csi.Identity{
-				Name: berth.DriverName, Version: command.Version(),
+				Name: berth.DriverName, Version: command.Version(), Groups: true,
 				Ready: func(context.Context) (bool, error) { return ready() == nil, nil },
 			},
 			// The sidecar that leads may be beside a replica that does not.
 			BeforeController: sleeping.wake,
-			Controller:       csi.NewController(volumes, provision.Offers{Live: mgr.GetAPIReader()}, &provision.Snapshots{Live: live}, log),
+			Controller:       csi.NewController(volumes, provision.Offers{Live: mgr.GetAPIReader()}, snapshots, log),
+			GroupController:  csi.NewGroupController(volumes, snapshots),
 			Log:              log.With("service", "csi"),
 			Observer:         calls,
 		},

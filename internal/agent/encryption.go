@@ -41,6 +41,11 @@ func quiesce(ctx context.Context, q Quiescer, b volume.Backend, source copySourc
 	if source.Encryption == nil || source.Snapshot {
 		return nothing, nil
 	}
+	// What a killed lvm or agent has left suspended is resumed when the place is looked at
+	// first: before this volume is suspended, and not while it is copied.
+	if _, err := b.List(ctx); err != nil {
+		return nothing, err
+	}
 	location, err := b.Locate(ctx, source.ID, source.Record)
 	if err != nil {
 		return nothing, err

@@ -53,6 +53,8 @@ type LVM struct {
 	Generations Generations
 	// HostRoot is where this process sees the host's "/".
 	HostRoot string
+	// Instants takes group snapshots.
+	Instants lvm.Instants
 	Log      *slog.Logger
 }
 
@@ -70,6 +72,10 @@ func (l LVM) Backend(o lvm.Options) (GroupBackend, error) {
 	o.RolledBack = func(devicePath string, seqno uint64) {
 		l.Log.Warn("Undid a change of a volume group that a loss of power had cut short; nobody was told that it was made",
 			"vg", o.GroupName, "uuid", o.GroupUUID, "disk", devicePath, "generation", seqno)
+	}
+	o.Instants = l.Instants
+	o.Resumed = func(devices int) {
+		l.Log.Warn("Resumed volumes that a process that was killed had left suspended", "vg", o.GroupName, "uuid", o.GroupUUID, "devices", devices)
 	}
 	return lvm.NewBackend(l.Client, o)
 }

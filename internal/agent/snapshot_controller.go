@@ -46,12 +46,11 @@ type SnapshotReconciler struct {
 	MachineID string
 	// Locks by volume name, shared with the Carver.
 	Locks *Locks
-	// Encrypted holds up encrypted volumes while they are copied; it may be nil where there
-	// are none.
-	Encrypted Quiescer
 
 	written expectations
 	queue   queueHandle
+	// groups are locks by the name of a group.
+	groups Locks
 
 	mu sync.Mutex
 	// waiting are the snapshots to look at again when a pool changes.
@@ -112,20 +111,14 @@ func (r *SnapshotReconciler) Reconcile(ctx context.Context, req reconcile.Reques
 
 // take makes the snapshot and writes it into s's status, not yet to the API server.
 func (r *SnapshotReconciler) take(ctx context.Context, s *v1alpha1.LocalSnapshot) error {
-	// The volume must not be wiped while it is copied.
-	unlock, err := r.Locks.Lock(ctx, s.Spec.VolumeName)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	rec, from, err := r.makeSnapshot(ctx, s)
+	taken, err := r.make(ctx, s)
 	if err != nil {
 		setSnapshotCondition(s, err)
 		return err
 	}
-	now := metav1.Now()
+	rec, from := taken.record, taken.source
 	s.Status = v1alpha1.LocalSnapshotStatus{
-		CreationTime: &now,
+		CreationTime: &taken.at,
 		RestoreSize:  resource.NewQuantity(from.encryption().Usable(rec.SizeBytes), resource.BinarySI),
 		VolumeMode:   v1alpha1.VolumeMode(from.Access), FSType: from.FSType, FilesystemUUID: from.FSUUID,
 		Encryption: from.encryptionStatus(),
@@ -140,47 +133,85 @@ func (r *SnapshotReconciler) take(ctx context.Context, s *v1alpha1.LocalSnapshot
 	return nil
 }
 
-func (r *SnapshotReconciler) makeSnapshot(ctx context.Context, s *v1alpha1.LocalSnapshot) (volume.Record, copySource, error) {
+// takenSnapshot is a snapshot that stands: what was made, of what, and when.
+type takenSnapshot struct {
+	record volume.Record
+	source copySource
+	at     metav1.Time
+}
+
+func (r *SnapshotReconciler) make(ctx context.Context, s *v1alpha1.LocalSnapshot) (takenSnapshot, error) {
+	if s.Spec.Group != nil {
+		return r.makeOfGroup(ctx, s)
+	}
+	// The volume must not be wiped while it is copied.
+	unlock, err := r.Locks.Lock(ctx, s.Spec.VolumeName)
+	if err != nil {
+		return takenSnapshot{}, err
+	}
+	defer unlock()
+	from, err := r.sourceOf(s)
+	if err != nil {
+		return takenSnapshot{}, err
+	}
+	snapshots, err := r.snapshotter(volume.ModeLVM, from.Pool)
+	if err != nil {
+		return takenSnapshot{}, refusedIf(err, volume.ErrInvalid)
+	}
+	taken := takenSnapshot{source: from}
+	if from.Encryption == nil {
+		taken.record, err = snapshots.Snapshot(ctx, specOf(s, from))
+		taken.at = metav1.Now()
+	} else {
+		taken.record, taken.at, err = r.takeAlone(ctx, s, from)
+	}
+	if err != nil {
+		// These promise that nothing was made.
+		return takenSnapshot{}, refusedIf(fmt.Errorf("take snapshot %s: %w", s.Name, err), volume.ErrInvalid, volume.ErrNoSpace)
+	}
+	r.Backends.Touch(from.Pool)
+	return taken, nil
+}
+
+// takeAlone takes the snapshot of an encrypted volume, as that of a group of which it is the
+// only one: lvm freezes only a filesystem that is right on what it copies, and this one is on
+// the open device above.
+func (r *SnapshotReconciler) takeAlone(ctx context.Context, s *v1alpha1.LocalSnapshot, from copySource) (volume.Record, metav1.Time, error) {
+	groups, err := r.grouper(from.Pool)
+	if err != nil {
+		return volume.Record{}, metav1.Time{}, err
+	}
+	group, err := groups.SnapshotGroup(ctx, volume.GroupSnapshotSpec{Name: s.Name, Snapshots: []volume.SnapshotSpec{specOf(s, from)}})
+	if err != nil {
+		return volume.Record{}, metav1.Time{}, err
+	}
+	return group.Records[0], metav1.NewTime(group.TakenAt), nil
+}
+
+// sourceOf finds the volume of a snapshot.
+func (r *SnapshotReconciler) sourceOf(s *v1alpha1.LocalSnapshot) (copySource, error) {
 	e, err := r.Ledger.ByName(s.Spec.VolumeName)
 	switch {
 	case errors.Is(err, ledger.ErrNotFound), err == nil && e.UID != string(s.Spec.VolumeUID):
-		return volume.Record{}, copySource{}, fmt.Errorf("%w: LocalVolume %s (%s) is not on this node: %w", errRefused, s.Spec.VolumeName, s.Spec.VolumeUID, volume.ErrInvalid)
+		return copySource{}, fmt.Errorf("%w: LocalVolume %s (%s) is not on this node: %w", errRefused, s.Spec.VolumeName, s.Spec.VolumeUID, volume.ErrInvalid)
 	case err != nil:
-		return volume.Record{}, copySource{}, err
+		return copySource{}, err
+	case e.Mode != volume.ModeLVM:
+		return copySource{}, fmt.Errorf("%w: volumes of mode %s have no snapshots: %w", errRefused, e.Mode, volume.ErrInvalid)
 	}
 	from, err := sourceOf(e, r.MachineID)
-	if err != nil {
-		return volume.Record{}, copySource{}, refusedIf(err, volume.ErrInvalid)
-	}
-	snapshots, err := r.snapshotter(e.Mode, e.Pool)
-	if err != nil {
-		return volume.Record{}, copySource{}, refusedIf(err, volume.ErrInvalid)
-	}
-	rec, err := r.whole(ctx, snapshots, from, volume.SnapshotSpec{ID: string(s.UID), Name: s.Name, VolumeID: e.UID, Volume: from.Record})
-	if err != nil {
-		// These promise that nothing was made.
-		return volume.Record{}, copySource{}, refusedIf(fmt.Errorf("take snapshot %s: %w", s.Name, err), volume.ErrInvalid, volume.ErrNoSpace)
-	}
-	r.Backends.Touch(e.Pool)
-	return rec, from, nil
+	return from, refusedIf(err, volume.ErrInvalid)
 }
 
-// whole takes a snapshot with everything of the volume in it.
-func (r *SnapshotReconciler) whole(ctx context.Context, snapshots volume.Snapshotter, from copySource, spec volume.SnapshotSpec) (volume.Record, error) {
-	b, err := r.Backends.ForExisting(volume.ModeLVM, from.Pool)
-	if err != nil {
-		return volume.Record{}, err
-	}
-	release, err := quiesce(ctx, r.Encrypted, b, from)
-	if err != nil {
-		return volume.Record{}, err
-	}
-	rec, err := snapshots.Snapshot(ctx, spec)
-	return rec, errors.Join(err, release())
+func specOf(s *v1alpha1.LocalSnapshot, from copySource) volume.SnapshotSpec {
+	return volume.SnapshotSpec{ID: string(s.UID), Name: s.Name, VolumeID: from.ID, Volume: from.Record}
 }
 
 // refusedIf marks an error as a final answer if it is one of those.
 func refusedIf(err error, final ...error) error {
+	if errors.Is(err, errRefused) {
+		return err
+	}
 	for _, sentinel := range final {
 		if errors.Is(err, sentinel) {
 			return fmt.Errorf("%w: %w", errRefused, err)

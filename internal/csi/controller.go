@@ -205,10 +205,14 @@ func (c *Controller) ListVolumes(_ context.Context, req *csi.ListVolumesRequest)
 
 // find returns the LocalVolume of a volume ID.
 func (c *Controller) find(ctx context.Context, volumeID string) (*berth.LocalVolume, error) {
+	return findVolume(ctx, c.volumes, volumeID)
+}
+
+func findVolume(ctx context.Context, volumes LocalVolumes, volumeID string) (*berth.LocalVolume, error) {
 	if !isObjectName(volumeID) {
 		return nil, fmt.Errorf("volume %q: %w: no volume of ours has such an ID", volumeID, volume.ErrNotFound)
 	}
-	return c.volumes.Find(ctx, volumeID)
+	return volumes.Find(ctx, volumeID)
 }
 
 // csiVolume is a LocalVolume in CSI's terms.

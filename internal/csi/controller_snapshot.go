@@ -31,13 +31,8 @@ func (c *Controller) CreateSnapshot(ctx context.Context, req *csi.CreateSnapshot
 	if c.snapshots == nil {
 		return nil, status.Error(codes.Unimplemented, "this controller takes no snapshots")
 	}
-	if len(req.GetParameters()) > 0 {
-		for key := range req.GetParameters() {
-			// What csi-snapshotter adds with --extra-create-metadata asks for nothing.
-			if !strings.HasPrefix(key, "csi.storage.k8s.io/") {
-				return nil, fmt.Errorf("%w: parameter %q of the VolumeSnapshotClass is unknown; there are none", volume.ErrInvalid, key)
-			}
-		}
+	if err := noParameters(req.GetParameters(), "VolumeSnapshotClass"); err != nil {
+		return nil, err
 	}
 	name := objectName(req.GetName())
 	release, err := c.busy.take(name)
@@ -47,7 +42,7 @@ func (c *Controller) CreateSnapshot(ctx context.Context, req *csi.CreateSnapshot
 	defer release()
 	existing, err := c.snapshots.Find(ctx, name)
 	switch {
-	case err == nil && existing.Spec.VolumeName == req.GetSourceVolumeId() && provision.Taken(existing):
+	case err == nil && existing.Spec.VolumeName == req.GetSourceVolumeId() && existing.Spec.Group == nil && provision.Taken(existing):
 		return &csi.CreateSnapshotResponse{Snapshot: csiSnapshot(existing)}, nil // also when its volume is gone
 	case err != nil && !errors.Is(err, volume.ErrNotFound):
 		return nil, err
@@ -63,8 +58,20 @@ func (c *Controller) CreateSnapshot(ctx context.Context, req *csi.CreateSnapshot
 	return &csi.CreateSnapshotResponse{Snapshot: csiSnapshot(taken)}, nil
 }
 
+// noParameters refuses the parameters of a class.
+func noParameters(parameters map[string]string, class string) error {
+	for key := range parameters {
+		// What csi-snapshotter adds with --extra-create-metadata asks for nothing.
+		if !strings.HasPrefix(key, "csi.storage.k8s.io/") {
+			return fmt.Errorf("%w: parameter %q of the %s is unknown; there are none", volume.ErrInvalid, key, class)
+		}
+	}
+	return nil
+}
+
 // DeleteSnapshot deletes a snapshot and returns when its node has proven that nothing of
-// it is left. A snapshot that does not exist is deleted already.
+// it is left. A snapshot that does not exist is deleted already. One of a group is deleted with
+// that, by the GroupController service.
 func (c *Controller) DeleteSnapshot(ctx context.Context, req *csi.DeleteSnapshotRequest) (*csi.DeleteSnapshotResponse, error) {
 	if err := required("snapshot_id", req.GetSnapshotId()); err != nil {
 		return nil, err
@@ -80,6 +87,9 @@ func (c *Controller) DeleteSnapshot(ctx context.Context, req *csi.DeleteSnapshot
 		return nil, err
 	}
 	defer release()
+	if found, err := c.snapshots.Find(ctx, req.GetSnapshotId()); err == nil && found.Spec.Group != nil {
+		return nil, fmt.Errorf("%w: snapshot %s is of the group snapshot %s and is deleted with it", volume.ErrInvalid, found.Name, found.Spec.Group.Name)
+	}
 	if err := c.snapshots.Delete(ctx, req.GetSnapshotId()); err != nil {
 		return nil, err
 	}
@@ -150,6 +160,9 @@ func (c *Controller) matching(ctx context.Context, req *csi.ListSnapshotsRequest
 // csiSnapshot is a LocalSnapshot in CSI's terms.
 func csiSnapshot(s *berth.LocalSnapshot) *csi.Snapshot {
 	snapshot := &csi.Snapshot{SnapshotId: s.Name, SourceVolumeId: s.Spec.VolumeName, ReadyToUse: provision.Taken(s)}
+	if s.Spec.Group != nil {
+		snapshot.GroupSnapshotId = s.Spec.Group.Name
+	}
 	if s.Status.RestoreSize != nil {
 		snapshot.SizeBytes = s.Status.RestoreSize.Value()
 	}

@@ -25,13 +25,13 @@ type Observer interface {
 }
 
 // interceptor logs, measures, survives panics, and turns errors into statuses. Where
-// beforeController is not nil it comes ahead of the calls of that service, but for the
-// one that only asks what the service can do.
+// beforeController is not nil it comes ahead of the calls of the services of the control
+// plane that are about volumes.
 func interceptor(log *slog.Logger, observer Observer, beforeController func(context.Context) error) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 		method := path.Base(info.FullMethod)
 		began := time.Now()
-		if beforeController != nil && path.Dir(info.FullMethod) == "/csi.v1.Controller" && method != "ControllerGetCapabilities" {
+		if beforeController != nil && needsVolumes(path.Dir(info.FullMethod), method) {
 			handler = after(beforeController, handler)
 		}
 		resp, err := guarded(ctx, log.With("method", method), req, handler)
@@ -58,6 +58,13 @@ func interceptor(log *slog.Logger, observer Observer, beforeController func(cont
 		log.LogAttrs(ctx, severity(status.Code(err)), "call failed", attrs...)
 		return nil, err
 	}
+}
+
+// needsVolumes reports whether a call of one of the services of the control plane is about
+// volumes, and not only about what the service can do.
+func needsVolumes(service, method string) bool {
+	return service == "/csi.v1.Controller" && method != "ControllerGetCapabilities" ||
+		service == "/csi.v1.GroupController" && method != "GroupControllerGetCapabilities"
 }
 
 // after calls the handler once the other function returned no error.

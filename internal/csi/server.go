@@ -26,12 +26,13 @@ const stopGrace = 10 * time.Second
 type Server struct {
 	// Socket is the path of the unix socket. Its directory must exist.
 	Socket string
-	// Identity is always needed; Controller and Node where they are served.
-	Identity   csi.IdentityServer
-	Controller csi.ControllerServer
-	Node       csi.NodeServer
-	// BeforeController is called ahead of each call of the Controller service that is
-	// about a volume; its error is the answer. It may be nil.
+	// Identity is always needed; the others where they are served.
+	Identity        csi.IdentityServer
+	Controller      csi.ControllerServer
+	GroupController csi.GroupControllerServer
+	Node            csi.NodeServer
+	// BeforeController is called ahead of each call of the Controller and GroupController
+	// services that is about a volume; its error is the answer. It may be nil.
 	BeforeController func(context.Context) error
 
 	Log      *slog.Logger
@@ -50,6 +51,9 @@ func (s *Server) Start(ctx context.Context) error {
 	csi.RegisterIdentityServer(server, s.Identity)
 	if s.Controller != nil {
 		csi.RegisterControllerServer(server, s.Controller)
+	}
+	if s.GroupController != nil {
+		csi.RegisterGroupControllerServer(server, s.GroupController)
 	}
 	if s.Node != nil {
 		csi.RegisterNodeServer(server, s.Node)

@@ -29,6 +29,7 @@ var codeTable = []struct {
 	{volume.ErrNoSpace, codes.ResourceExhausted},
 	{volume.ErrInvalid, codes.InvalidArgument},
 	{volume.ErrInUse, codes.FailedPrecondition},
+	{volume.ErrNotTogether, codes.FailedPrecondition},
 	{volume.ErrIdentity, codes.FailedPrecondition},
 	{volume.ErrNotAdoptable, codes.FailedPrecondition},
 	{volume.ErrNotBlank, codes.FailedPrecondition},

@@ -40,17 +40,19 @@ type Snapshots struct {
 //
 // Errors: volume.ErrInvalid for a volume that cannot have one, volume.ErrExists for a
 // snapshot of that name and of another volume, a *Failure for the node's final answer,
-// after which nothing is left of the attempt, and volume.ErrBusy while one of that name is
-// being deleted.
+// after which nothing is left of the attempt, a *Pending when the node may go on and cannot
+// be followed, and volume.ErrBusy while one of that name is being deleted.
 func (s *Snapshots) Ensure(ctx context.Context, name string, lv *berth.LocalVolume) (*berth.LocalSnapshot, error) {
 	if lv.Spec.Mode != berth.ModeLVM {
 		return nil, fmt.Errorf("%w: volume %s is of mode %s, which has no snapshots", volume.ErrInvalid, lv.Name, lv.Spec.Mode)
 	}
-	found, err := s.post(ctx, name, lv)
+	found, err := s.post(ctx, name, lv, nil)
 	if err != nil {
 		return nil, err
 	}
 	switch {
+	case found.Spec.Group != nil:
+		return nil, fmt.Errorf("snapshot %s: %w: it is of the group snapshot %s", name, volume.ErrExists, found.Spec.Group.Name)
 	case found.Spec.VolumeUID != lv.UID:
 		return nil, fmt.Errorf("snapshot %s: %w: it is of volume %s (%s)", name, volume.ErrExists, found.Spec.VolumeName, found.Spec.VolumeUID)
 	case found.DeletionTimestamp != nil:
@@ -65,7 +67,7 @@ func (s *Snapshots) Ensure(ctx context.Context, name string, lv *berth.LocalVolu
 		if ctx.Err() == nil && waiting.Err() != nil {
 			return last, nil // it goes on
 		}
-		return nil, fmt.Errorf("wait for snapshot %s: %w", name, err)
+		return nil, &Pending{Volume: lv.Name, What: fmt.Sprintf("node %s goes on with its snapshot %s, of which nothing can be learned now", lv.Spec.NodeName, name), Cause: err}
 	}
 	refusal := refusalOf(last)
 	if refusal == nil {
@@ -78,13 +80,13 @@ func (s *Snapshots) Ensure(ctx context.Context, name string, lv *berth.LocalVolu
 	return nil, refusal
 }
 
-func (s *Snapshots) post(ctx context.Context, name string, lv *berth.LocalVolume) (*berth.LocalSnapshot, error) {
+func (s *Snapshots) post(ctx context.Context, name string, lv *berth.LocalVolume, group *berth.SnapshotGroup) (*berth.LocalSnapshot, error) {
 	wanted := &berth.LocalSnapshot{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: name, Finalizers: []string{berth.AgentFinalizer},
 			Labels: map[string]string{labelManagedBy: managedBy, labelPool: lv.Spec.Pool},
 		},
-		Spec: berth.LocalSnapshotSpec{NodeName: lv.Spec.NodeName, Pool: lv.Spec.Pool, VolumeName: lv.Name, VolumeUID: lv.UID},
+		Spec: berth.LocalSnapshotSpec{NodeName: lv.Spec.NodeName, Pool: lv.Spec.Pool, VolumeName: lv.Name, VolumeUID: lv.UID, Group: group},
 	}
 	err := s.Live.Create(ctx, wanted)
 	if err == nil {
@@ -129,24 +131,39 @@ func (s *Snapshots) Delete(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	err = s.Live.Delete(ctx, found, client.Preconditions{UID: &found.UID})
-	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("delete LocalSnapshot %s: %w", name, err)
+	if err := s.remove(ctx, found); err != nil {
+		return err
 	}
 	waiting, cancel := context.WithTimeout(ctx, snapshotWait)
 	defer cancel()
+	return s.awaitGone(ctx, waiting, found)
+}
+
+// remove begins the deletion of a LocalSnapshot.
+func (s *Snapshots) remove(ctx context.Context, found *berth.LocalSnapshot) error {
+	err := s.Live.Delete(ctx, found, client.Preconditions{UID: &found.UID})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete LocalSnapshot %s: %w", found.Name, err)
+	}
+	return nil
+}
+
+// awaitGone waits until a LocalSnapshot is gone, at most as long as the second context.
+func (s *Snapshots) awaitGone(ctx, waiting context.Context, found *berth.LocalSnapshot) error {
 	last, err := s.await(waiting, found, func(_ *berth.LocalSnapshot, gone bool) bool { return gone })
 	switch {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
-		return fmt.Errorf("wait for the deletion of snapshot %s: %w", name, context.Cause(ctx))
+		return fmt.Errorf("wait for the deletion of snapshot %s: %w", found.Name, context.Cause(ctx))
+	case waiting.Err() == nil:
+		return fmt.Errorf("wait for the deletion of snapshot %s: %w", found.Name, err)
 	}
 	said := ""
 	if c := meta.FindStatusCondition(last.Status.Conditions, berth.LocalSnapshotReady); c != nil && c.Status != metav1.ConditionTrue {
 		said = ": " + c.Message
 	}
-	return fmt.Errorf("snapshot %s: %w: node %s has not deleted it yet%s", name, volume.ErrBusy, last.Spec.NodeName, said)
+	return fmt.Errorf("snapshot %s: %w: node %s has not deleted it yet%s", found.Name, volume.ErrBusy, last.Spec.NodeName, said)
 }
 
 // await watches one snapshot until it is as wanted, and returns its last state. gone is
@@ -161,10 +178,14 @@ func (s *Snapshots) await(ctx context.Context, of *berth.LocalSnapshot, wanted f
 		}
 		seen, err := s.Find(ctx, of.Name)
 		gone := errors.Is(err, volume.ErrNotFound) || err == nil && seen.UID != of.UID
-		if err == nil && !gone {
+		if err != nil && !gone {
+			watcher.Stop()
+			return last, err
+		}
+		if !gone {
 			last = seen
 		}
-		if (err == nil || gone) && wanted(last, gone) {
+		if wanted(last, gone) {
 			watcher.Stop()
 			return last, nil
 		}

@@ -199,13 +199,17 @@ func (n *node) serve(t *testing.T, service *csi.Node) {
 		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
 	var snapshots csi.Snapshots
+	taker := &provision.Snapshots{Live: n.cluster.Client}
 	if n.snapshots {
-		snapshots = &provision.Snapshots{Live: n.cluster.Client}
+		snapshots = taker
 	}
 	server := &csi.Server{
-		Socket: n.socket, Identity: &csi.Identity{Name: berth.DriverName, Version: "sanity"},
+		Socket: n.socket, Identity: &csi.Identity{Name: berth.DriverName, Version: "sanity", Groups: n.snapshots},
 		Controller: csi.NewController(n.cluster.Volumes, provision.Offers{Live: n.cluster.Client}, snapshots, log),
 		Node:       service, Log: log,
+	}
+	if n.snapshots {
+		server.GroupController = csi.NewGroupController(n.cluster.Volumes, taker)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

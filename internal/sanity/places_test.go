@@ -153,7 +153,7 @@ func groupPlace(t *testing.T, vg *lvmtest.VG, sizeBytes int64) place {
 	nodes := &loopNodes{Nodes: vg.Nodes(), loops: map[string]*mounttest.Loop{}}
 	t.Cleanup(nodes.detachAll)
 	b, err := lvm.NewBackend(lvm.NewClient(vg.Runner(), vg.Flush), lvm.Options{
-		GroupName: vg.Name, GroupUUID: vg.UUID, Devices: func() []string { return vg.Devices }, Nodes: nodes, Seqno: vg.Seqno,
+		GroupName: vg.Name, GroupUUID: vg.UUID, Devices: func() []string { return vg.Devices }, Nodes: nodes, Seqno: vg.Seqno, Instants: vg.Instants(),
 		Thin: vg.Policy(),
 	})
 	if err != nil {

@@ -95,7 +95,7 @@ var allowedSkips = map[string]string{
 	"GetSnapshot not supported":                            "as above",
 	"SNAPSHOT_ACCESSIBILITY_CONSTRAINTS not supported":     "as above",
 	"Volume Cloning not supported":                         "only volumes of thin pools are cloned; their runs do not leave it out",
-	"GroupControllerService not supported":                 "group snapshots are not served yet",
+	"GroupControllerService not supported":                 "only volumes of thin pools have group snapshots; their runs do not leave it out",
 	"VolumeGroupSnapshots not supported":                   "as above",
 	"ControllerGetVolumeHealth not supported":              "alpha in CSI 1.13; health is told by conditions and metrics",
 	"ControllerListVolumeHealth not supported":             "as above",
@@ -106,6 +106,7 @@ var allowedSkips = map[string]string{
 // ofThinPools are those that the runs of thin pools may not leave out.
 var ofThinPools = []string{
 	"Snapshot not supported", "ListSnapshots not supported", "CreateSnapshot not supported", "DeleteSnapshot not supported", "Volume Cloning not supported",
+	"GroupControllerService not supported", "VolumeGroupSnapshots not supported",
 }
 
 func TestSanity(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -74,19 +75,8 @@ func (c Control) Table(uuid string) ([]Target, error) {
 // volume.ErrInUse: somebody has it open, or another device lies on it. It returns nil
 // when there is no such device.
 func (c Control) Remove(uuid string) error {
-	if len(uuid) >= unix.DM_UUID_LEN || uuid == "" {
-		return fmt.Errorf("remove device-mapper's device %q: %w: a UUID of %d bytes", uuid, volume.ErrInvalid, len(uuid))
-	}
-	file, err := c.open()
-	if err != nil {
-		return fmt.Errorf("remove device-mapper's device %s: %w", uuid, err)
-	}
-	defer file.Close()
-	header := &unix.DmIoctl{}
-	fillHeader(header, unix.SizeofDmIoctl)
-	copy(header.Uuid[:], uuid)
-	switch err := block.Ioctl(file, unix.DM_DEV_REMOVE, unsafe.Pointer(header)); {
-	case errors.Is(err, unix.ENXIO):
+	switch err := c.act(unix.DM_DEV_REMOVE, uuid, 0); {
+	case errors.Is(err, volume.ErrNotFound):
 		return nil
 	case errors.Is(err, unix.EBUSY):
 		return fmt.Errorf("remove device-mapper's device %s: %w", uuid, volume.ErrInUse)
@@ -96,53 +86,112 @@ func (c Control) Remove(uuid string) error {
 	return nil
 }
 
+// Suspend holds what is read from a device and written to it back until it is resumed, and
+// waits for what is under way. A filesystem that is mounted from it is flushed and frozen
+// before, which may take as long as its disk takes to write what is in memory. It returns
+// nil for one that is suspended already.
+//
+// volume.ErrNotFound: the kernel has no such device.
+func (c Control) Suspend(uuid string) error {
+	// Without DM_SKIP_LOCKFS_FLAG and DM_NOFLUSH_FLAG (dm_suspend in drivers/md/dm.c).
+	if err := c.act(unix.DM_DEV_SUSPEND, uuid, unix.DM_SUSPEND_FLAG); err != nil {
+		return fmt.Errorf("suspend device-mapper's device %s: %w", uuid, err)
+	}
+	return nil
+}
+
+// Suspended reports whether the device is suspended.
+//
+// volume.ErrNotFound: the kernel has no such device.
+func (c Control) Suspended(uuid string) (bool, error) {
+	header, err := c.request(unix.DM_DEV_STATUS, uuid, 0)
+	if err != nil {
+		return false, fmt.Errorf("ask device-mapper whether %s is suspended: %w", uuid, err)
+	}
+	return header.Flags&unix.DM_SUSPEND_FLAG != 0, nil
+}
+
 // Resume lets a suspended device go on as it was: a table that was loaded and is not in
 // use yet is dropped before. It returns nil when there is no such device, and for one that
-// is not suspended.
+// is not suspended. It waits for a Suspend that is under way.
 func (c Control) Resume(uuid string) error {
-	if len(uuid) >= unix.DM_UUID_LEN || uuid == "" {
-		return fmt.Errorf("resume device-mapper's device %q: %w: a UUID of %d bytes", uuid, volume.ErrInvalid, len(uuid))
-	}
-	file, err := c.open()
-	if err != nil {
-		return fmt.Errorf("resume device-mapper's device %s: %w", uuid, err)
-	}
-	defer file.Close()
 	// DM_DEV_SUSPEND without the flag resumes (do_resume in drivers/md/dm-ioctl.c).
 	for _, request := range []uint{unix.DM_TABLE_CLEAR, unix.DM_DEV_SUSPEND} {
-		header := &unix.DmIoctl{}
-		fillHeader(header, unix.SizeofDmIoctl)
-		copy(header.Uuid[:], uuid)
-		if err := block.Ioctl(file, request, unsafe.Pointer(header)); err != nil && !errors.Is(err, unix.ENXIO) {
+		if err := c.act(request, uuid, 0); err != nil && !errors.Is(err, volume.ErrNotFound) {
 			return fmt.Errorf("resume device-mapper's device %s: %w", uuid, err)
 		}
 	}
 	return nil
 }
 
-func (c Control) ask(uuid string, flags uint32) ([]Target, error) {
-	if len(uuid) >= unix.DM_UUID_LEN {
-		return nil, fmt.Errorf("%w: a UUID of %d bytes", volume.ErrInvalid, len(uuid))
+// Message sends a text to the target at the beginning of a device ("create_snap 2 1" to a
+// thin pool, Documentation/admin-guide/device-mapper/thin-provisioning.rst). What it says
+// is done, and committed, when it returns nil.
+//
+// volume.ErrNotFound: the kernel has no such device. The errors of the target stay as the
+// kernel gives them.
+func (c Control) Message(uuid, text string) error {
+	if err := c.message(uuid, text); err != nil {
+		return fmt.Errorf("send %q to device-mapper's device %s: %w", text, uuid, err)
+	}
+	return nil
+}
+
+func (c Control) message(uuid, text string) error {
+	if strings.ContainsRune(text, 0) || text == "" {
+		return fmt.Errorf("%w: no text", volume.ErrInvalid)
+	}
+	// struct dm_target_msg: the sector, and the text that ends with a zero byte.
+	const sectorBytes = 8
+	buffer := make([]byte, unix.SizeofDmIoctl+sectorBytes+len(text)+1)
+	copy(buffer[unix.SizeofDmIoctl+sectorBytes:], text)
+	return c.send(unix.DM_TARGET_MSG, uuid, 0, buffer)
+}
+
+// act makes a request that takes and returns nothing but its header.
+func (c Control) act(request uint, uuid string, flags uint32) error {
+	_, err := c.request(request, uuid, flags)
+	return err
+}
+
+func (c Control) request(request uint, uuid string, flags uint32) (unix.DmIoctl, error) {
+	buffer := make([]byte, unix.SizeofDmIoctl)
+	err := c.send(request, uuid, flags, buffer)
+	return *(*unix.DmIoctl)(unsafe.Pointer(&buffer[0])), err
+}
+
+// send makes a request about one device. The buffer has room for the header at its
+// beginning, and gets what the kernel answers. volume.ErrNotFound: there is no such
+// device.
+func (c Control) send(request uint, uuid string, flags uint32, buffer []byte) error {
+	if len(uuid) >= unix.DM_UUID_LEN || uuid == "" {
+		return fmt.Errorf("%w: a UUID of %d bytes", volume.ErrInvalid, len(uuid))
 	}
 	file, err := c.open()
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, c.withoutControl(err)
-	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer file.Close()
-	buffer := make([]byte, bufferBytes)
 	header := (*unix.DmIoctl)(unsafe.Pointer(&buffer[0]))
 	fillHeader(header, len(buffer))
 	header.Flags = flags
 	copy(header.Uuid[:], uuid)
-	switch err := block.Ioctl(file, unix.DM_TABLE_STATUS, unsafe.Pointer(&buffer[0])); {
-	case errors.Is(err, unix.ENXIO):
-		return nil, volume.ErrNotFound
-	case err != nil:
+	if err := block.Ioctl(file, request, unsafe.Pointer(&buffer[0])); errors.Is(err, unix.ENXIO) {
+		return fmt.Errorf("%w: %w", volume.ErrNotFound, err)
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
+
+func (c Control) ask(uuid string, flags uint32) ([]Target, error) {
+	buffer := make([]byte, bufferBytes)
+	if err := c.send(unix.DM_TABLE_STATUS, uuid, flags, buffer); errors.Is(err, fs.ErrNotExist) {
+		return nil, c.withoutControl(err)
+	} else if err != nil {
 		return nil, err
 	}
+	header := (*unix.DmIoctl)(unsafe.Pointer(&buffer[0]))
 	if header.Flags&unix.DM_BUFFER_FULL_FLAG != 0 {
 		return nil, fmt.Errorf("the status of %d targets is longer than %d bytes", header.Target_count, len(buffer))
 	}

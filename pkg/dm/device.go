@@ -80,30 +80,3 @@ func text(field []byte) string {
 	before, _, _ := bytes.Cut(field, []byte{0})
 	return string(before)
 }
-
-// Suspend lets reads and writes of a device wait, once those under way are done and a
-// filesystem on it is frozen with nothing of it in memory only (dm_suspend in
-// drivers/md/dm.c). Resume ends it. It returns nil for a device that is suspended already.
-//
-// volume.ErrNotFound: there is no such device.
-func (c Control) Suspend(uuid string) error {
-	if len(uuid) >= unix.DM_UUID_LEN || uuid == "" {
-		return fmt.Errorf("suspend device-mapper's device %q: %w: a UUID of %d bytes", uuid, volume.ErrInvalid, len(uuid))
-	}
-	file, err := c.open()
-	if err != nil {
-		return fmt.Errorf("suspend device-mapper's device %s: %w", uuid, err)
-	}
-	defer file.Close()
-	header := &unix.DmIoctl{}
-	fillHeader(header, unix.SizeofDmIoctl)
-	header.Flags = unix.DM_SUSPEND_FLAG
-	copy(header.Uuid[:], uuid)
-	switch err := block.Ioctl(file, unix.DM_DEV_SUSPEND, unsafe.Pointer(header)); {
-	case errors.Is(err, unix.ENXIO):
-		return fmt.Errorf("suspend device-mapper's device %s: %w", uuid, volume.ErrNotFound)
-	case err != nil:
-		return fmt.Errorf("suspend device-mapper's device %s: %w", uuid, err)
-	}
-	return nil
-}

@@ -41,6 +41,11 @@ type Options struct {
 	// RolledBack is told of each device on which such a change was undone, and of the
 	// generation that is there again; it may be nil.
 	RolledBack func(devicePath string, seqno uint64)
+	// Instants takes group snapshots; nil means HostInstants of Root.
+	Instants Instants
+	// Resumed is told when devices of the group were found suspended, left so by a process
+	// that was killed, and were resumed; it may be nil.
+	Resumed func(devices int)
 	// Root is where the host's /dev and /sys are seen; empty means "/".
 	Root string
 }
@@ -50,11 +55,14 @@ type Backend struct {
 	group NodeID // without a volume
 	nodes Nodes
 	queue *queue
+	// grouping has room for the one group snapshot that is being taken.
+	grouping chan struct{}
 }
 
 var (
-	_ volume.Backend     = (*Backend)(nil)
-	_ volume.Snapshotter = (*Backend)(nil)
+	_ volume.Backend          = (*Backend)(nil)
+	_ volume.Snapshotter      = (*Backend)(nil)
+	_ volume.GroupSnapshotter = (*Backend)(nil)
 )
 
 // NewBackend returns the backend of a volume group that exists. It looks at
@@ -87,6 +95,12 @@ func NewBackend(client *Client, opts Options) (*Backend, error) {
 	if opts.RolledBack == nil {
 		opts.RolledBack = func(string, uint64) {}
 	}
+	if opts.Resumed == nil {
+		opts.Resumed = func(int) {}
+	}
+	if opts.Instants == nil {
+		opts.Instants = HostInstants{Root: opts.Root}
+	}
 	if opts.Devices == nil {
 		opts.Devices = func() []string { return nil }
 	}
@@ -95,12 +109,12 @@ func NewBackend(client *Client, opts Options) (*Backend, error) {
 	}
 	return &Backend{
 		group: NodeID{GroupName: opts.GroupName, GroupUUID: opts.GroupUUID},
-		nodes: opts.Nodes,
+		nodes: opts.Nodes, grouping: make(chan struct{}, 1),
 		queue: &queue{
 			client: client, groupName: opts.GroupName, groupUUID: opts.GroupUUID,
 			devices: opts.Devices, reserve: opts.Reserve, layout: opts.Layout, thin: opts.Thin, nodes: opts.Nodes,
-			seqno: opts.Seqno, unflushed: true,
-			journal: opts.Journal, metadata: opts.Metadata, rolledBack: opts.RolledBack,
+			seqno: opts.Seqno, unflushed: true, mayHang: true, instants: opts.Instants,
+			journal: opts.Journal, metadata: opts.Metadata, rolledBack: opts.RolledBack, resumed: opts.Resumed,
 		},
 	}, nil
 }

@@ -61,6 +61,8 @@ type session struct {
 	settings []string
 	// legs are reported too.
 	legs bool
+	// thin volumes are reported with their numbers.
+	thin bool
 }
 
 // shell runs commands in one lvm process, by lvm's own command shell, and then
@@ -106,10 +108,14 @@ func script(s session, commands [][]string) ([]byte, error) {
 		return nil, err
 	}
 	report := []string{"--noheadings", "--nameprefixes", "--units", "b", "--nosuffix"}
-	volumes := append(append([]string{"lvs"}, report...), "-o", volumeFields)
+	command, fields := []string{"lvs"}, volumeFields
 	if s.legs {
-		volumes = append(append([]string{"lvs", "-a"}, report...), "-o", volumeFields+","+legFields)
+		command, fields = append(command, "-a"), fields+","+legFields
 	}
+	if s.thin {
+		fields += "," + thinFields
+	}
+	volumes := append(append(command, report...), "-o", fields)
 	lines := append(slices.Clone(commands), volumes,
 		// --foreign, --shared: show groups that other hosts own as what they are.
 		append(append([]string{"pvs", "--foreign", "--shared"}, report...), "-o", deviceFields),

@@ -163,9 +163,22 @@ func (b *Backend) nextMend(ctx context.Context, g *Group, o MendOptions, done *R
 }
 
 // resume lets what a killed lvm has left suspended go on, before another one is started: that
-// would write to it, and wait for itself for ever.
+// would write to it, and wait for itself for ever. Volumes with legs are looked at each time,
+// for also the lvm of an operator is killed; others, of which there may be many and in whose
+// way nothing comes, when one of ours may have been.
 func (q *queue) resume(ctx context.Context, g *Group) error {
 	if !q.layout.Redundant() {
+		if !q.mayHang {
+			return nil
+		}
+		resumed, err := q.nodes.ResumeAll(ctx, g.Name, g.UUID)
+		if err != nil {
+			return fmt.Errorf("resume volumes of %s that were left suspended: %w", g.Name, err)
+		}
+		q.mayHang = false
+		if resumed > 0 {
+			q.resumed(resumed)
+		}
 		return nil
 	}
 	suspended, err := q.nodes.Suspended(ctx, g.UUID)

@@ -22,6 +22,8 @@ const (
 	TagVolume = "berth.dev/volume="
 	// TagSnapshot + the snapshot's name marks a logical volume as a snapshot of ours.
 	TagSnapshot = "berth.dev/snapshot="
+	// TagInstant + a time marks the snapshots of a group that were all taken then.
+	TagInstant = "berth.dev/instant="
 )
 
 var (

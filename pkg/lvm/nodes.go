@@ -51,6 +51,11 @@ type Nodes interface {
 	// Resume lets suspended devices of a group go on, in this order, as they were. lvm
 	// cannot: it would write to a leg that is suspended, and wait for itself.
 	Resume(ctx context.Context, groupName, groupUUID string, lvUUIDs []string) error
+	// ResumeAll lets every suspended device of a volume group go on, and what lies on them,
+	// as Resume does, and returns how many there were. What a command of lvm that is at work
+	// has suspended it leaves to that: it waits for it, and returns volume.ErrBusy when that
+	// takes long.
+	ResumeAll(ctx context.Context, groupName, groupUUID string) (resumed int, err error)
 	// RemoveUnknown removes the devices of legs that are in a volume group's name in
 	// device-mapper, are of no volume whose UUID is known, and are not in use: what an lvm
 	// that was killed has left, in whose way the next one would find them. And it removes

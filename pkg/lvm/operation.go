@@ -44,6 +44,11 @@ const (
 	verbDropMissing verb = "take missing devices out of"
 	// verbDiscard removes what a repair that was cut short has left of a leg.
 	verbDiscard verb = "remove the rest of a leg"
+	// verbInstant takes the snapshots of a group anew, all at one instant.
+	verbInstant verb = "take at one instant"
+	// verbMark puts the tag of its instant on a snapshot of a group, in the place of any
+	// other.
+	verbMark verb = "mark"
 	// verbWhenFull changes what a thin pool does with writes when it is full.
 	verbWhenFull verb = "set when-full of"
 )
@@ -68,8 +73,10 @@ type operation struct {
 	devices []string
 	// mostMissing legs are left by verbRepair.
 	mostMissing int
-	// tag is set at creation.
+	// tag is set at creation, and by verbMark.
 	tag string
+	// group for verbInstant.
+	group *volume.GroupSnapshotSpec
 
 	// made is true when a process was given the command that makes the volume, which was
 	// not there before; it may be read when the outcome has come.
@@ -103,6 +110,8 @@ func (op *operation) met(g *Group) bool {
 		return lv != nil && ownedSnapshot(lv)
 	case verbGrow:
 		return lv != nil && lv.UUID == op.uuid && lv.SizeBytes >= op.sizeBytes
+	case verbMark:
+		return lv != nil && lv.UUID == op.uuid && slices.Equal(lv.instants(), []string{op.tag})
 	case verbWhenFull:
 		return lv != nil && lv.UUID == op.uuid && lv.FailsWhenFull == op.failWhenFull
 	case verbTend:
@@ -119,8 +128,8 @@ func (op *operation) met(g *Group) bool {
 		// Absence in a group whose devices are not all there is not proven: a missing
 		// device may hold newer metadata (I4).
 		return g.State() == StateReady && lv == nil && g.volumeByUUID(op.uuid) == nil
-	case verbActivate, verbRefresh:
-		// Not in the metadata: the caller looks at the device node.
+	case verbActivate, verbRefresh, verbInstant:
+		// Not in the metadata: the caller looks at the device node, or was told.
 	}
 	return false
 }
@@ -165,6 +174,8 @@ func (op *operation) check(g *Group, lv *LogicalVolume) error {
 		return fmt.Errorf("%s: %w: its UUID is %s, recorded is %s", where, volume.ErrIdentity, lv.UUID, op.uuid)
 	case op.verb == verbRemove && !ownedVolume(lv) && !ownedSnapshot(lv):
 		return fmt.Errorf("%s: %w: it has no tag %s", where, volume.ErrIdentity, TagVolume)
+	case op.verb == verbMark && !ownedSnapshot(lv):
+		return fmt.Errorf("%s: %w: it is no snapshot of ours (tags %v)", where, volume.ErrIdentity, lv.Tags)
 	case op.verb == verbRepair && (!ownedVolume(lv) || !layoutOf(lv).Redundant()):
 		return fmt.Errorf("%s: %w: it is no volume of ours with legs (layout %v, tags %v)", where, volume.ErrIdentity, lv.Layout, lv.Tags)
 	case lv.Unfinished && op.verb != verbRemove:

@@ -59,7 +59,7 @@ func makePlan(g *Group, t terms, batch []*operation) *plan {
 func (p *plan) backUpOnce() {
 	seen := false
 	for i, command := range slices.Backward(p.commands) {
-		if command[0] == "lvchange" && !slices.Contains(command, "--errorwhenfull") {
+		if command[0] == "lvchange" && !changesMetadata(command) {
 			continue
 		}
 		if seen {
@@ -67,6 +67,13 @@ func (p *plan) backUpOnce() {
 		}
 		seen = true
 	}
+}
+
+// changesMetadata reports whether an lvchange does: activation does not.
+func changesMetadata(lvchange []string) bool {
+	return slices.ContainsFunc(lvchange, func(word string) bool {
+		return word == "--errorwhenfull" || word == "--addtag" || word == "--deltag"
+	})
 }
 
 func (p *plan) add(op *operation) {
@@ -84,7 +91,7 @@ func (p *plan) add(op *operation) {
 		return
 	}
 	switch op.verb {
-	case verbObserve:
+	case verbObserve, verbInstant:
 	case verbRemove:
 		p.removed = append(p.removed, op.uuid)
 		p.acting = append(p.acting, op)
@@ -107,6 +114,17 @@ func (p *plan) add(op *operation) {
 		p.act(op, []string{"vgreduce", "--yes", "--removemissing", p.group.Name})
 	case verbDiscard:
 		p.act(op, []string{"lvremove", "--yes", "--select", selectVolumes(p.group.UUID, "lv_layout=[linear]&&lv_health_status=partial&&", []string{op.uuid})})
+	case verbMark:
+		var change []string
+		for _, tag := range lv.instants() {
+			if tag != op.tag {
+				change = append(change, "--deltag", tag)
+			}
+		}
+		if !slices.Contains(lv.Tags, op.tag) {
+			change = append(change, "--addtag", op.tag)
+		}
+		p.act(op, changeCommand(p.group.UUID, op.uuid, change...))
 	case verbWhenFull:
 		p.act(op, changeCommand(p.group.UUID, op.uuid, "--errorwhenfull", yesOrNo(op.failWhenFull)))
 	}

@@ -28,10 +28,13 @@ type queue struct {
 	thin  func() ThinPolicy
 	nodes Nodes
 	seqno SeqnoReader
+	// instants takes group snapshots.
+	instants Instants
 	// journal is nil where no way back is kept.
 	journal    Journal
 	metadata   Metadata
 	rolledBack func(devicePath string, seqno uint64)
+	resumed    func(devices int)
 
 	mu      sync.Mutex
 	pending []*operation
@@ -40,6 +43,9 @@ type queue struct {
 	// unflushed is true while a change of the group may be lost with the power: from the
 	// start, for nobody knows what an earlier process did. Only the worker touches it.
 	unflushed bool
+	// mayHang is true while devices may be suspended that nobody will resume: from the
+	// start, and after a process that did not come to its end. Only the worker touches it.
+	mayHang bool
 	// known is how the group looked last, nil when that is not known. Only the
 	// worker touches it.
 	known *Group
@@ -60,16 +66,41 @@ func (q *queue) do(ctx context.Context, op *operation) (*Group, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("%s %s/%s: not started: %w", op.verb, q.groupName, op.name, context.Cause(ctx))
 	}
-	op.done = make(chan outcome, 1)
+	q.add(op) //nolint:contextcheck // a batch serves many callers and outlives each of them; every process has its own deadline
+	return q.wait(ctx, op)
+}
+
+// doAll is do for several operations, which share a process, as far as they can. It returns
+// the errors of all.
+func (q *queue) doAll(ctx context.Context, ops []*operation) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%d operations on %s: not started: %w", len(ops), q.groupName, context.Cause(ctx))
+	}
+	q.add(ops...) //nolint:contextcheck // as in do
+	errs := make([]error, len(ops))
+	for i, op := range ops {
+		_, errs[i] = q.wait(ctx, op)
+	}
+	return errors.Join(errs...)
+}
+
+func (q *queue) add(ops ...*operation) {
+	if len(ops) == 0 {
+		return
+	}
+	for _, op := range ops {
+		op.done = make(chan outcome, 1)
+	}
 	q.mu.Lock()
-	q.pending = append(q.pending, op)
+	defer q.mu.Unlock()
+	q.pending = append(q.pending, ops...)
 	if !q.working {
 		q.working = true
-		//nolint:contextcheck,gosec // A batch serves many callers and outlives each of them; every process has its own deadline.
 		go q.work()
 	}
-	q.mu.Unlock()
+}
 
+func (q *queue) wait(ctx context.Context, op *operation) (*Group, error) {
 	select {
 	case out := <-op.done:
 		return out.group, out.err
@@ -103,12 +134,22 @@ func (q *queue) work() {
 // process decides, acts in at most one process, observes, and answers. It returns
 // the operations that need another process.
 func (q *queue) process(ctx context.Context, batch []*operation) []*operation {
+	switch i := slices.IndexFunc(batch, func(op *operation) bool { return op.verb == verbInstant }); {
+	case i == 0:
+		q.takeInstant(ctx, batch[0])
+		return batch[1:]
+	case i > 0:
+		return append(q.process(ctx, batch[:i]), batch[i:]...)
+	}
 	before, err := q.current(ctx)
 	if err != nil {
 		for _, op := range batch {
 			op.answer(nil, fmt.Errorf("%s %s/%s: %w", op.verb, q.groupName, op.name, err))
 		}
 		return nil
+	}
+	if q.mayHang && !q.layout.Redundant() {
+		_ = q.resume(ctx, before) // what is wrong is told before something is changed
 	}
 	t, err := q.terms(ctx, before)
 	if err != nil {
@@ -203,10 +244,12 @@ func (q *queue) act(ctx context.Context, settings []string, commands [][]string)
 		// Nothing was started.
 		return nil, stderr, actErr
 	}
+	q.mayHang = true // and is resumed with the next look
 	g, err := q.observe(ctx)
 	if err != nil {
 		return nil, stderr, errors.Join(explain(stderr, actErr), err)
 	}
+	_ = q.resume(ctx, g)
 	return g, stderr, actErr
 }
 
@@ -255,7 +298,7 @@ func (q *queue) observe(ctx context.Context) (*Group, error) {
 }
 
 func (q *queue) session(settings []string) session {
-	return session{devices: q.devices(), settings: settings, legs: q.layout.Redundant()}
+	return session{devices: q.devices(), settings: settings, legs: q.layout.Redundant(), thin: q.thin != nil}
 }
 
 func (q *queue) look(ctx context.Context) (*Group, error) {

@@ -85,6 +85,9 @@ type LogicalVolume struct {
 	// of; empty for others.
 	PoolUUID   string
 	OriginUUID string
+	// ThinNumber is what a thin pool knows its volume by; only in a report that was asked
+	// for it, and 0 for others.
+	ThinNumber int64
 	// MetadataBytes is the size of a thin pool's metadata, 0 for others.
 	MetadataBytes int64
 	// FailsWhenFull is true for a thin pool whose writes fail when it is full.
@@ -103,6 +106,8 @@ type LogicalVolume struct {
 	hidden  bool
 	on      []string
 	partial bool
+	// segmented: the report has a row for each of its segments.
+	segmented bool
 }
 
 // Volume returns the logical volume of that name, or nil.
@@ -140,7 +145,9 @@ const unknownGroup = "[unknown]"
 const (
 	volumeFields = "vg_uuid,vg_seqno,lv_uuid,lv_name,lv_size,lv_tags,lv_layout,lv_role,pool_lv_uuid,origin_uuid,lv_metadata_size,lv_when_full"
 	// legFields are asked for in addition where volumes have legs.
-	legFields    = "lv_parent,devices"
+	legFields = "lv_parent,devices"
+	// thinFields are asked for in addition where volumes are thin.
+	thinFields   = "thin_id"
 	deviceFields = "pv_uuid,pv_name,pv_missing,dev_size,pv_pe_count,pv_pe_alloc_count,vg_uuid,vg_name,vg_seqno,vg_size,vg_extent_size,vg_extent_count," +
 		"vg_free_count,vg_tags,vg_systemid,vg_exported,vg_missing_pv_count,pv_count,lv_count,vg_mda_size,vg_mda_free"
 )
@@ -180,9 +187,10 @@ func ParseReport(out []byte) (*Report, error) {
 	return report, nil
 }
 
-// addVolume adds a row. A report with legs has a row for each piece of a volume.
+// addVolume adds a row. A report with legs or thin numbers has a row for each piece of a
+// volume.
 func addVolume(volumes []LogicalVolume, lv LogicalVolume) ([]LogicalVolume, error) {
-	if len(lv.on) == 0 && !lv.partial {
+	if len(lv.on) == 0 && !lv.partial && !lv.segmented {
 		return append(volumes, lv), nil
 	}
 	i := slices.IndexFunc(volumes, func(o LogicalVolume) bool { return o.UUID == lv.UUID })
@@ -190,7 +198,7 @@ func addVolume(volumes []LogicalVolume, lv LogicalVolume) ([]LogicalVolume, erro
 		return append(volumes, lv), nil
 	}
 	known := &volumes[i]
-	if known.Name != lv.Name || known.SizeBytes != lv.SizeBytes || known.groupSeqno != lv.groupSeqno {
+	if known.Name != lv.Name || known.SizeBytes != lv.SizeBytes || known.groupSeqno != lv.groupSeqno || known.ThinNumber != lv.ThinNumber {
 		return nil, fmt.Errorf("volume %s is shown as two", lv.Name)
 	}
 	known.addSegment(lv.on, lv.partial)

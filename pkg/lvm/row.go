@@ -40,6 +40,9 @@ func parseRow(text string) (*row, error) {
 
 func (r *row) volume() LogicalVolume {
 	lv := r.plainVolume()
+	if _, lv.segmented = r.fields["THIN_ID"]; lv.segmented {
+		lv.ThinNumber = r.numberOrNone("THIN_ID")
+	}
 	text, withLegs := r.fields["DEVICES"]
 	if !withLegs {
 		return lv

@@ -20,28 +20,41 @@ func (b *Backend) Snapshot(ctx context.Context, spec volume.SnapshotSpec) (volum
 	if err := b.checkRecord(spec.VolumeID, spec.Volume); err != nil {
 		return volume.Record{}, err
 	}
-	name := snapshotPrefix + spec.ID
-	g, lv, err := b.look(ctx, spec.ID, name, nil)
+	op, err := b.snapshotOperation(ctx, spec)
 	if err != nil {
 		return volume.Record{}, err
 	}
-	if lv == nil || !ownedSnapshot(lv) {
-		// That the volume is there under both its names is seen in the same generation.
-		if _, source, err := b.look(ctx, spec.VolumeID, spec.VolumeID, &spec.Volume); err != nil || source == nil {
-			if err == nil {
-				err = fmt.Errorf("snapshot %s/%s: %w: volume %s", b.group.GroupName, spec.ID, volume.ErrNotFound, spec.VolumeID)
-			}
-			return volume.Record{}, err
-		}
-		g, err = b.queue.do(ctx, &operation{
-			verb: verbSnapshot, name: name, source: spec.Volume.LVM.LVUUID, tag: TagSnapshot + tagText(spec.Name),
-		})
-		if err != nil {
-			return volume.Record{}, err
-		}
-		lv = g.Volume(name)
+	name := snapshotPrefix + spec.ID
+	if op == nil {
+		op = &operation{verb: verbObserve, name: name}
+	}
+	g, err := b.queue.do(ctx, op)
+	if err != nil {
+		return volume.Record{}, err
+	}
+	lv := g.Volume(name)
+	if lv == nil {
+		return volume.Record{}, fmt.Errorf("snapshot %s/%s: %w: somebody has removed it meanwhile", g.Name, spec.ID, volume.ErrBusy)
 	}
 	return record(g, lv), nil
+}
+
+// snapshotOperation returns what makes a snapshot, or nil when it is there.
+func (b *Backend) snapshotOperation(ctx context.Context, spec volume.SnapshotSpec) (*operation, error) {
+	name := snapshotPrefix + spec.ID
+	_, lv, err := b.look(ctx, spec.ID, name, nil)
+	if err != nil || lv != nil && ownedSnapshot(lv) {
+		return nil, err
+	}
+	// That the volume is there under both its names is seen in the same generation.
+	_, source, err := b.look(ctx, spec.VolumeID, spec.VolumeID, &spec.Volume)
+	if err != nil {
+		return nil, err
+	}
+	if source == nil {
+		return nil, fmt.Errorf("snapshot %s/%s: %w: volume %s", b.group.GroupName, spec.ID, volume.ErrNotFound, spec.VolumeID)
+	}
+	return &operation{verb: verbSnapshot, name: name, source: spec.Volume.LVM.LVUUID, tag: TagSnapshot + tagText(spec.Name)}, nil
 }
 
 // DeleteSnapshot implements volume.Snapshotter.

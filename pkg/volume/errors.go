@@ -24,6 +24,9 @@ var (
 	ErrExists = errors.New("exists and differs")
 	// ErrInUse: mounted, opened, held or exported by somebody.
 	ErrInUse = errors.New("in use")
+	// ErrNotTogether: the volumes are not where they could be copied at one instant. Nothing
+	// was made.
+	ErrNotTogether = errors.New("cannot be taken together")
 	// ErrBusy: another operation on the same volume is at work; try again.
 	ErrBusy = errors.New("operation in progress")
 	// ErrIdentity: what is there is not what was recorded. Nothing was touched.

@@ -3,7 +3,10 @@
 
 package volume
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Snapshotter is a Backend whose volumes can be copied at an instant: into snapshots,
 // which nobody writes to, and, by Spec.Source, into new volumes.
@@ -26,6 +29,43 @@ type Snapshotter interface {
 	// ListSnapshots returns every snapshot of ours that is in this place, from a successful
 	// and complete observation.
 	ListSnapshots(ctx context.Context) ([]Found, error)
+}
+
+// GroupSnapshotter is a Snapshotter that can copy several volumes at one and the same
+// instant.
+type GroupSnapshotter interface {
+	Snapshotter
+
+	// SnapshotGroup makes a snapshot of each of several volumes, all at one instant: what
+	// was written to one of them after it was in none of the others' snapshots, as after a
+	// loss of power. Or it finds those that an earlier call made: both return the same. What
+	// is said of Snapshot about filesystems holds. The volumes stand still for that moment,
+	// for a bounded time, also when this process is killed in it.
+	//
+	// Each snapshot is deleted by DeleteSnapshot, like any other.
+	//
+	// ErrNoSpace, ErrInvalid and ErrNotFound promise that nothing was made. ErrIdentity:
+	// TakenAt is set, and what was taken then is not all there any more.
+	SnapshotGroup(ctx context.Context, spec GroupSnapshotSpec) (GroupSnapshot, error)
+}
+
+// GroupSnapshotSpec is a wish for snapshots that are taken at one instant.
+type GroupSnapshotSpec struct {
+	// Name is for people.
+	Name string
+	// Snapshots of different volumes.
+	Snapshots []SnapshotSpec
+	// TakenAt is set when somebody was told that the group was taken: then it is found, or
+	// refused, but never taken again.
+	TakenAt time.Time
+}
+
+// GroupSnapshot is a group of snapshots that stand.
+type GroupSnapshot struct {
+	// TakenAt is the instant, a moment after it at most.
+	TakenAt time.Time
+	// Records of the snapshots, in the order of the spec.
+	Records []Record
 }
 
 // SnapshotSpec is a wish for a snapshot.

@@ -178,13 +178,18 @@ func takeSnapshot(ctx context.Context, space *workload.Space, name, claim string
 		"volumeSnapshotClassName": "berth", "source": map[string]any{"persistentVolumeClaimName": claim},
 	}
 	Expect(suite.client.Create(ctx, snapshot)).To(Succeed())
-	var content string
 	Expect(space.Await(ctx, snapshot, func(object client.Object, _ bool) (bool, error) {
-		fields := object.(*unstructured.Unstructured).Object
-		content, _, _ = unstructured.NestedString(fields, "status", "boundVolumeSnapshotContentName")
-		ready, _, err := unstructured.NestedBool(fields, "status", "readyToUse")
+		ready, _, err := unstructured.NestedBool(object.(*unstructured.Unstructured).Object, "status", "readyToUse")
 		return ready, err
 	})).To(Succeed(), "the snapshot to be ready")
+	return localSnapshotOf(ctx, *snapshot)
+}
+
+// localSnapshotOf returns the LocalSnapshot of a VolumeSnapshot that is ready.
+func localSnapshotOf(ctx context.Context, snapshot unstructured.Unstructured) *v1alpha1.LocalSnapshot {
+	GinkgoHelper()
+	content, _, err := unstructured.NestedString(snapshot.Object, "status", "boundVolumeSnapshotContentName")
+	Expect(err).NotTo(HaveOccurred())
 	bound := snapshotObject("VolumeSnapshotContent", "", content)
 	Expect(suite.client.Get(ctx, client.ObjectKeyFromObject(bound), bound)).To(Succeed())
 	handle, _, err := unstructured.NestedString(bound.Object, "status", "snapshotHandle")

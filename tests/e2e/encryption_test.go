@@ -192,11 +192,11 @@ func awaitJournal(ctx context.Context, node string, local *v1alpha1.LocalVolume,
 	GinkgoHelper()
 	Eventually(func(ctx context.Context) ([]int64, error) {
 		out, err := suite.hosts.Exec(ctx, node, fmt.Sprintf(`cat $(grep '^%s ' /proc/mounts | head -1 | cut -d' ' -f2)/journal 2>/dev/null | wc -l`, opened(local)))
-		return numbers(out), err
+		return counts(out), err
 	}).WithContext(ctx).WithTimeout(time.Minute).WithPolling(time.Second).Should(HaveExactElements(BeNumerically(">=", least)))
 }
 
-func numbers(text string) (found []int64) {
+func counts(text string) (found []int64) {
 	for word := range strings.FieldsSeq(text) {
 		var n int64
 		if _, err := fmt.Sscan(word, &n); err == nil {

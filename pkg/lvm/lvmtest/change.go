@@ -41,6 +41,12 @@ func (p *process) change(c command, within func() error) (said string, err error
 				g.seqno++
 				return "", within()
 			}
+			if c.has("--addtag") || c.has("--deltag") {
+				lv.tags = slices.DeleteFunc(slices.Clone(lv.tags), func(tag string) bool { return slices.Contains(c.flags["--deltag"], tag) })
+				lv.tags = append(lv.tags, c.flags["--addtag"]...)
+				g.seqno++
+				return "", within()
+			}
 			if c.has("--refresh") {
 				lv.unmarked = false
 			}

@@ -34,7 +34,7 @@ var commands = map[string]syntax{
 	"lvremove":  {true, true, "--autobackup= --config= --yes --select="},
 	"lvconvert": {true, true, "--autobackup= --config= --yes --repair"},
 	"vgreduce":  {true, true, "--autobackup= --config= --yes --removemissing"},
-	"lvchange":  {true, true, "--autobackup= --config= --yes --activationmode= --activate= --refresh --errorwhenfull= --select="},
+	"lvchange":  {true, true, "--autobackup= --config= --yes --activationmode= --activate= --refresh --errorwhenfull= --addtag= --deltag= --select="},
 	"pvcreate":  {true, true, "--config= --uuid= --norestorefile --metadatasize= --dataalignment="},
 	"pvremove":  {true, true, "--config="},
 	"vgcreate":  {true, true, "--physicalextentsize= --addtag="},

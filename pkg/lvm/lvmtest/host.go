@@ -31,8 +31,10 @@ type Host struct {
 	// killed lvm has left something.
 	slowRebuild bool
 	leftovers   map[string]bool
-	held        map[string]bool
-	faults      []Fault
+	// betweenCopies is called after each copy of an instant.
+	betweenCopies func(still bool)
+	held          map[string]bool
+	faults        []Fault
 	// countdown to the loss of power; negative: not armed.
 	countdown int
 	dead      bool
@@ -103,8 +105,10 @@ type logicalVolume struct {
 	legs []*leg
 	// unfinished: lvm was killed while it made it.
 	unfinished bool
-	// suspended: its legs wait to be resumed.
+	// suspended: its legs, or it itself, wait to be resumed.
 	suspended bool
+	// number of a thin volume in its pool.
+	number int64
 	// node is the file that stands for the device node, "" when inactive. Its size
 	// may lag behind the metadata after a crash.
 	node string
@@ -273,6 +277,7 @@ func (h *Host) Reboot() {
 	for _, g := range h.groups {
 		for _, lv := range g.volumes {
 			h.deactivate(lv)
+			lv.suspended = false
 		}
 	}
 	if h.dead && h.tearing {

@@ -50,6 +50,25 @@ func (lv *logicalVolume) originUUID(g *group) string {
 	return lv.origin.uuid
 }
 
+func (lv *logicalVolume) thinNumber() string {
+	if lv.thin == nil {
+		return ""
+	}
+	return strconv.FormatInt(lv.number, 10)
+}
+
+// nextNumber is the one that a new volume gets in its pool: lvm takes the one after the
+// highest.
+func (g *group) nextNumber(pool *logicalVolume) int64 {
+	most := int64(0)
+	for _, lv := range g.volumes {
+		if lv.thin == pool {
+			most = max(most, lv.number)
+		}
+	}
+	return most + 1
+}
+
 func (lv *logicalVolume) metadataSize() string {
 	if !lv.isThinPool() {
 		return ""
@@ -144,7 +163,7 @@ func (p *process) createThin(g *group, c command, within func() error) (string, 
 	}
 	lv := &logicalVolume{
 		name: name, uuid: p.h.newUUID(), tags: c.flags["--addtag"], role: []string{"public"}, layout: "thin,sparse",
-		thin: pool, virtual: bytes / g.extent,
+		thin: pool, virtual: bytes / g.extent, number: g.nextNumber(pool),
 	}
 	g.volumes = append(g.volumes, lv)
 	g.seqno++
@@ -178,8 +197,12 @@ func (p *process) createCopy(c command, within func() error) (string, error) {
 	}
 	lv := &logicalVolume{
 		name: name, uuid: p.h.newUUID(), tags: c.flags["--addtag"], role: []string{"public", "snapshot", "thinsnapshot"}, layout: "thin,sparse",
-		thin: origin.thin, virtual: origin.virtual, origin: origin,
+		thin: origin.thin, virtual: origin.virtual, origin: origin, number: g.nextNumber(origin.thin),
 	}
+	if origin.suspended {
+		return "lvmtest: the pool's transactions would differ from lvm's, for the origin is suspended already", nil
+	}
+	origin.suspended = origin.node != ""
 	p.h.copyThin(g, origin, lv)
 	// As lv_layout_and_role in lib/metadata/lv.c says it.
 	switch {
@@ -193,6 +216,7 @@ func (p *process) createCopy(c command, within func() error) (string, error) {
 	if err := within(); err != nil {
 		return "", err
 	}
+	origin.suspended = false
 	g.seqno++
 	if c.value("--activate") == "y" {
 		p.h.activate(g, lv)

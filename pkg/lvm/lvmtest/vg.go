@@ -104,7 +104,7 @@ func (v *VG) Backend() *lvm.Backend {
 		Layout:  v.Layout,
 		Thin:    v.Policy(),
 		Nodes:   v.Nodes(),
-		Seqno:   v.Seqno,
+		Seqno:   v.Seqno, Instants: v.Instants(),
 		Journal: v.Journal(), Metadata: v.Metadata(),
 	})
 	if err != nil {

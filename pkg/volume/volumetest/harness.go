@@ -20,7 +20,7 @@ type Harness struct {
 	Access []volume.Access
 	// CanGrow is false for a backend whose volumes have the size they have.
 	CanGrow bool
-	// CanSnapshot is true for a volume.Snapshotter whose places have snapshots. A snapshot
+	// CanSnapshot is true for a volume.Snapshotter or volume.GroupSnapshotter whose places have snapshots. A snapshot
 	// then takes as much room as its volume, and volumes of twice VolumeBytes can be made.
 	CanSnapshot bool
 }
@@ -102,6 +102,9 @@ func Run(t *testing.T, h Harness) {
 		{"CrashInCopy", s.testCrashInCopy},
 		{"CrashInDeleteSnapshot", s.testCrashInDeleteSnapshot},
 		{"RandomOperations", s.testRandomOperations},
+		{"GroupSnapshot", s.testGroupSnapshot},
+		{"GroupSnapshotRefused", s.testGroupSnapshotRefused},
+		{"CrashInGroupSnapshot", s.testCrashInGroupSnapshot},
 	} {
 		t.Run(test.name, test.run)
 	}

@@ -68,7 +68,7 @@ var maskedUnits = []string{
 	"sys-kernel-debug.mount", "sys-kernel-tracing.mount", "modprobe@fuse.service", "sys-fs-fuse-connections.mount", "tmp.mount",
 	"systemd-udev-load-credentials.service", "systemd-sysusers.service", "systemd-journal-flush.service", "systemd-pcrextend.socket",
 	"systemd-pcrlock.socket", "systemd-creds.socket", "systemd-initctl.socket", "systemd-sysext.socket", "systemd-hostnamed.socket",
-	"uuidd.socket", "iscsid.socket",
+	"uuidd.socket", "iscsid.socket", "postgresql.service",
 }
 
 // enabledUnits are started at boot beyond those that Debian enables.
