@@ -82,7 +82,7 @@ var _ = Describe("Snapshots of volumes that are written to", Label("pools", "gro
 		pool := newPool(ctx, set, node)
 		classes := map[string]string{}
 		for _, fs := range []string{"ext4", "xfs"} {
-			classes[fs] = newClass(ctx, map[string]string{"mode": "lvm", "pool": set.Name, "csi.storage.k8s.io/fstype": fs})
+			classes[fs] = newClass(ctx, map[string]string{"mode": "lvm", "pool": set.Name, "csi.storage.k8s.io/fstype": fs, "wipe": "none"})
 		}
 		space := newSpace(ctx)
 		filesystems := map[string]string{"first": "ext4", "second": "xfs", "sqlite": "ext4", "postgres": "xfs"}
