@@ -173,11 +173,23 @@ func awaitLines(ctx context.Context, node string, volume *v1alpha1.LocalVolume, 
 // takeSnapshot takes a VolumeSnapshot of a claim and returns its LocalSnapshot.
 func takeSnapshot(ctx context.Context, space *workload.Space, name, claim string) *v1alpha1.LocalSnapshot {
 	GinkgoHelper()
+	askForSnapshot(ctx, space, name, claim)
+	return awaitSnapshot(ctx, space, name)
+}
+
+func askForSnapshot(ctx context.Context, space *workload.Space, name, claim string) {
+	GinkgoHelper()
 	snapshot := snapshotObject("VolumeSnapshot", space.Namespace, name)
 	snapshot.Object["spec"] = map[string]any{
 		"volumeSnapshotClassName": "berth", "source": map[string]any{"persistentVolumeClaimName": claim},
 	}
 	Expect(suite.client.Create(ctx, snapshot)).To(Succeed())
+}
+
+// awaitSnapshot waits until a VolumeSnapshot is ready and returns its LocalSnapshot.
+func awaitSnapshot(ctx context.Context, space *workload.Space, name string) *v1alpha1.LocalSnapshot {
+	GinkgoHelper()
+	snapshot := snapshotObject("VolumeSnapshot", space.Namespace, name)
 	Expect(space.Await(ctx, snapshot, func(object client.Object, _ bool) (bool, error) {
 		ready, _, err := unstructured.NestedBool(object.(*unstructured.Unstructured).Object, "status", "readyToUse")
 		return ready, err
