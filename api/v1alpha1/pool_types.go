@@ -79,7 +79,10 @@ const (
 // +kubebuilder:validation:XValidation:rule="!has(self.thin) || self.kind == 'lvm' && self.layout == 'linear'",message="spec.thin is for kind lvm and layout linear"
 // +kubebuilder:validation:XValidation:rule="self.kind != 'hostpath' || has(self.hostpath)",message="spec.hostpath.path is needed for kind hostpath"
 // +kubebuilder:validation:XValidation:rule="self.kind != 'lvm' || !has(self.hostpath)",message="spec.hostpath is not allowed for kind lvm"
-// +kubebuilder:validation:XValidation:rule="self.kind != 'lvm' || has(self.deviceSelector)",message="spec.deviceSelector is needed for kind lvm; an empty one ({}) takes every usable disk"
+// +kubebuilder:validation:XValidation:rule="self.kind != 'lvm' || has(self.deviceSelector) || has(self.adopt)",message="spec.deviceSelector is needed for kind lvm; an empty one ({}) takes every usable disk"
+// +kubebuilder:validation:XValidation:rule="!has(self.deviceSelector) || !has(self.adopt)",message="spec.deviceSelector is not allowed beside spec.adopt: no disk is ever added to a volume group that was adopted"
+// +kubebuilder:validation:XValidation:rule="!has(self.adopt) || self.kind == 'lvm' && self.layout in ['linear', 'striped'] && !has(self.thin)",message="spec.adopt is for kind lvm and the layouts linear and striped, without spec.thin"
+// +kubebuilder:validation:XValidation:rule="has(self.adopt) == has(oldSelf.adopt)",message="spec.adopt cannot be added or taken away; make a second PoolSet"
 // +kubebuilder:validation:XValidation:rule="self.kind != 'hostpath' || !has(self.deviceSelector)",message="spec.deviceSelector is not allowed for kind hostpath"
 type PoolSetSpec struct {
 	// Kind of the pools: lvm or hostpath.
@@ -94,6 +97,13 @@ type PoolSetSpec struct {
 	// (kubectl get blockdevices -o wide) are ever taken.
 	// +optional
 	DeviceSelector *DeviceSelector `json:"deviceSelector,omitempty"`
+
+	// Adopt takes a volume group as it is, in place of one that is made of the disks of
+	// deviceSelector. Berth makes and deletes its own volumes in it, and changes nothing else:
+	// neither its disks nor its name nor volumes of others. It is there after the PoolSet is
+	// gone.
+	// +optional
+	Adopt *AdoptedGroup `json:"adopt,omitempty"`
 
 	// Layout of the volumes of kind lvm. striped and mirror need two disks of a node at
 	// least, raid5 three, raid10 four, raid6 five; with fewer the node has no pool, and its
@@ -128,6 +138,19 @@ type PoolSetSpec struct {
 	// +optional
 	// +kubebuilder:validation:Pattern=`^([0-9]{1,2}(\.[0-9]{1,2})?%|[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?)$`
 	Reserve string `json:"reserve,omitempty"`
+}
+
+// AdoptedGroup names a volume group twice: both must be true.
+//
+// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="spec.adopt is immutable: volumes live there; make a second PoolSet"
+type AdoptedGroup struct {
+	// VGName is its name.
+	// +kubebuilder:validation:Pattern=`^[a-zA-Z0-9+_.][a-zA-Z0-9+_.-]*$`
+	// +kubebuilder:validation:MaxLength=127
+	VGName string `json:"vgName"`
+	// VGUUID is its UUID, as "vgs -o name,uuid" shows it. It is on one node only.
+	// +kubebuilder:validation:Pattern=`^[a-zA-Z0-9]{6}(-[a-zA-Z0-9]{4}){5}-[a-zA-Z0-9]{6}$`
+	VGUUID string `json:"vgUUID"`
 }
 
 // WhenFull is what happens to writes that find no room in a thin pool.
@@ -366,6 +389,9 @@ type PoolStatus struct {
 	// Raid is how redundant the volumes of a redundant layout are.
 	// +optional
 	Raid *RaidStatus `json:"raid,omitempty"`
+	// Adopted is true for a volume group that Berth has not made.
+	// +optional
+	Adopted bool `json:"adopted,omitempty"`
 	// VGName and VGUUID name the volume group of kind lvm.
 	// +optional
 	VGName string `json:"vgName,omitempty"`

@@ -66,11 +66,12 @@ type node struct {
 // assemble makes the parts and ties them together. It asks the API server nothing.
 func (n *node) assemble(ctx context.Context) error {
 	var err error
-	volumes := &agent.VolumeReconciler{} // filled below, before anything runs
+	recorder := n.manager.GetEventRecorder("berth-node-agent")
+	volumes := &agent.VolumeReconciler{Recorder: recorder} // filled below, before anything runs
 	n.inventory, err = discovery.New(discovery.Options{
 		NodeName: n.nodeName, MachineID: n.machineID, Namespace: n.namespace, HostRoot: n.hostRoot,
 		Client: n.manager.GetClient(), Reader: n.manager.GetAPIReader(), Informers: n.manager.GetCache(),
-		Recorder: n.manager.GetEventRecorder("berth-node-agent"), Runner: n.host,
+		Recorder: recorder, Runner: n.host,
 		Log: logr.FromSlogHandler(n.log.Handler()).WithName("discovery"), Registerer: metrics.Registry,
 		HolderChanged: func(holder berth.BlockDeviceClaimRef) {
 			if holder.Kind == device.OwnerVolume {
@@ -100,7 +101,7 @@ func (n *node) assemble(ctx context.Context) error {
 		return fmt.Errorf("open the records of volume groups: %w", err)
 	}
 	pools := agent.NewPoolReconciler(ctx, agent.PoolOptions{
-		Client: n.manager.GetClient(), NodeName: n.nodeName, MachineID: n.machineID,
+		Client: n.manager.GetClient(), Live: n.manager.GetAPIReader(), NodeName: n.nodeName, MachineID: n.machineID,
 		Directory: filepath.Join(n.stateDir, "pools"), HostRoot: n.hostRoot,
 		Backends: backends, Ledger: n.ledger, Disks: n.inventory,
 		LVM: agent.LVM{
@@ -111,7 +112,7 @@ func (n *node) assemble(ctx context.Context) error {
 			Log:         n.log.With("part", "pools"),
 		},
 		Events: dm.Control{Root: n.hostRoot},
-		Roots:  agent.HostRoots{}, Log: n.log.With("part", "pools"),
+		Roots:  agent.HostRoots{}, Recorder: recorder, Log: n.log.With("part", "pools"),
 	})
 	if err := metrics.Registry.Register(pools); err != nil {
 		return fmt.Errorf("register the metrics of pools: %w", err)

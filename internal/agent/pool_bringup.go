@@ -73,6 +73,8 @@ func (r *PoolReconciler) bringUp(ctx context.Context, pool *v1alpha1.Pool, set *
 	switch {
 	case reserveErr != nil:
 		view = failed(v1alpha1.ReasonPoolError, reserveErr.Error())
+	case rec.Adoption != "":
+		view, err = r.bringUpAdopted(ctx, pool, rec, p)
 	case rec.Kind == v1alpha1.PoolLVM:
 		view, err = r.bringUpGroup(ctx, pool, set, rec, fresh, p)
 	default:
@@ -119,6 +121,7 @@ func (r *PoolReconciler) recall(pool *v1alpha1.Pool, set *v1alpha1.PoolSet) (rec
 		case pool.Spec.Kind == v1alpha1.PoolLVM:
 			rec.VGName, rec.VGUUID, rec.Disks = groupName(name), pool.Status.VGUUID, pool.Status.BlockDevices
 			rec.Layout, rec.Thin = layoutOf(pool, set)
+			rec.adopts(pool, set)
 			if pool.Status.VGName != "" {
 				rec.VGName = pool.Status.VGName
 			}
@@ -143,6 +146,8 @@ func (r *PoolReconciler) recall(pool *v1alpha1.Pool, set *v1alpha1.PoolSet) (rec
 		return nil, false, fmt.Errorf("the node has the pool %s with layout %s: give the new PoolSet another name", name, rec.layout())
 	case rec.Kind == v1alpha1.PoolLVM && set != nil && (set.Spec.Thin != nil) != rec.Thin:
 		return nil, false, fmt.Errorf("the node has the pool %s, which is of type %s: give the new PoolSet another name", name, rec.typeName())
+	case rec.Kind == v1alpha1.PoolLVM && set != nil && !rec.follows(set.Spec.Adopt):
+		return nil, false, fmt.Errorf("the node has the pool %s in volume group %s (%s), and spec.adopt says otherwise: give the new PoolSet another name", name, rec.VGName, rec.VGUUID)
 	case set != nil && set.Spec.Hostpath != nil && set.Spec.Hostpath.Path != rec.Path:
 		return nil, false, fmt.Errorf("the node has the pool %s at %s: give the new PoolSet another name", name, rec.Path)
 	case rec.VGUUID != "" && pool.Status.VGUUID != "" && rec.VGUUID != pool.Status.VGUUID,
@@ -169,7 +174,7 @@ func layoutOf(pool *v1alpha1.Pool, set *v1alpha1.PoolSet) (layout v1alpha1.PoolL
 // backendOf makes the backend of a pool that stands; nil while there is nothing yet.
 func (r *PoolReconciler) backendOf(rec *poolRecord, p *livePool) (volume.Backend, error) {
 	switch {
-	case rec.Kind == v1alpha1.PoolLVM && rec.VGUUID != "":
+	case rec.Kind == v1alpha1.PoolLVM && rec.stands():
 		return r.groupBackend(rec, p)
 	case rec.Kind == v1alpha1.PoolHostpath && rec.RootID != "":
 		return r.rootBackend(rec, p)

@@ -50,8 +50,9 @@ type DeviceMapper interface {
 
 // PoolOptions of a PoolReconciler.
 type PoolOptions struct {
-	// Client reads from the informers' cache and writes.
+	// Client reads from the informers' cache and writes; Live reads from the API server.
 	Client    client.Client
+	Live      client.Reader
 	NodeName  string
 	MachineID string
 	// Directory of the pool records.
@@ -64,6 +65,8 @@ type PoolOptions struct {
 	LVM      VolumeGroups
 	Events   DeviceMapper
 	Roots    Roots
+	// Recorder makes Events of pools.
+	Recorder Announcer
 	Log      *slog.Logger
 }
 
@@ -102,6 +105,8 @@ type livePool struct {
 	// missingSince is when a disk of the volume group was first seen to be missing; zero
 	// while none is.
 	missingSince time.Time
+	// told is the reason of the condition Ready that was announced last.
+	told string
 	// numbersWritten is when the status was last written.
 	numbersWritten time.Time
 	// last is how the pool looked last; nil before, and when it is gone.

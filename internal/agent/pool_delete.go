@@ -108,6 +108,9 @@ func (r *PoolReconciler) dismantle(ctx context.Context, rec *poolRecord) error {
 	if rec.Kind == v1alpha1.PoolHostpath || rec.Removal == removalDone {
 		return nil
 	}
+	if rec.Adoption != "" {
+		return r.letGroupGo(rec)
+	}
 	if !r.Disks.Ready() {
 		return errors.New("the node's disks are being looked at")
 	}

@@ -98,6 +98,33 @@ func (l fakeLVM) RemoveGroup(_ context.Context, uuid, poolUID string, _ []string
 	return l.h.killer.step()
 }
 
+func (l fakeLVM) AdoptGroup(ctx context.Context, name, uuid string) (*lvm.Group, error) {
+	g, err := l.GroupByUUID(ctx, uuid)
+	switch {
+	case err != nil:
+		return nil, err
+	case g.Name != name:
+		return nil, volume.ErrIdentity
+	case l.h.groups[uuid].poolUID != "":
+		return nil, volume.ErrExists
+	}
+	return g, nil
+}
+
+func (l fakeLVM) GroupByUUID(_ context.Context, uuid string) (*lvm.Group, error) {
+	if l.h.groups[uuid] == nil {
+		return nil, volume.ErrNotFound
+	}
+	return l.group(uuid), nil
+}
+
+func (l fakeLVM) LetGroupGo(string) error {
+	if err := l.h.killer.step(); err != nil {
+		return err
+	}
+	return l.h.killer.step()
+}
+
 func (l fakeLVM) Backend(o lvm.Options) (GroupBackend, error) {
 	return &fakeGroupBackend{l.h.memory(o.GroupUUID), l, o.GroupUUID}, nil
 }

@@ -27,6 +27,11 @@ type VolumeGroups interface {
 	CreateGroup(ctx context.Context, spec lvm.GroupSpec) (*lvm.Group, error)
 	ExtendGroup(ctx context.Context, groupUUID string, spec lvm.GroupSpec) (*lvm.Group, error)
 	RemoveGroup(ctx context.Context, groupUUID, poolUID string, devices []string) error
+	// AdoptGroup proves that a group of that name and UUID can become a pool, GroupByUUID
+	// finds it again, and LetGroupGo forgets it.
+	AdoptGroup(ctx context.Context, name, uuid string) (*lvm.Group, error)
+	GroupByUUID(ctx context.Context, uuid string) (*lvm.Group, error)
+	LetGroupGo(groupUUID string) error
 	// Backend returns the backend of a volume group that stands.
 	Backend(o lvm.Options) (GroupBackend, error)
 }
@@ -83,6 +88,9 @@ func (l LVM) RemoveGroup(ctx context.Context, groupUUID, poolUID string, devices
 	}
 	return l.Generations.Forget(groupUUID)
 }
+
+// LetGroupGo implements VolumeGroups.
+func (l LVM) LetGroupGo(groupUUID string) error { return l.Generations.Forget(groupUUID) }
 
 func groupName(poolSet string) string { return "berth-" + poolSet }
 

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -37,6 +38,8 @@ type poolRecord struct {
 	// VGName of kind lvm; VGUUID is empty until the volume group stands.
 	VGName string `json:"vgName,omitempty"`
 	VGUUID string `json:"vgUUID,omitempty"`
+	// Adoption is set for a volume group that Berth has not made. No disk is claimed for it.
+	Adoption adoption `json:"adoption,omitempty"`
 	// Disks are the BlockDevices that are part of the volume group.
 	Disks []string `json:"disks,omitempty"`
 	// Layout of the volumes of kind lvm; empty is linear, as all were before there was
@@ -61,6 +64,18 @@ const (
 	removalDone removal = "Done"
 )
 
+// adoption is how far a volume group that somebody else has made has become a pool.
+type adoption string
+
+const (
+	// adoptionAsked: the PoolSet names it. Nothing is proven yet.
+	adoptionAsked adoption = "Asked"
+	// adoptionSeen: this node has it, and says so in its Pool, for other nodes to see.
+	adoptionSeen adoption = "Seen"
+	// adoptionDone: no other node has said so. Volumes may be in it.
+	adoptionDone adoption = "Done"
+)
+
 func (r *poolRecord) validate() error {
 	switch {
 	case r.SchemaVersion != poolRecordVersion:
@@ -71,6 +86,9 @@ func (r *poolRecord) validate() error {
 		return errors.New("machineID or poolUID is empty")
 	case r.Removal != "" && (r.Kind != v1alpha1.PoolLVM || r.Removal != removalBegun && r.Removal != removalDone):
 		return fmt.Errorf("removal %q of kind %q", r.Removal, r.Kind)
+	case r.Adoption != "" && !slices.Contains([]adoption{adoptionAsked, adoptionSeen, adoptionDone}, r.Adoption),
+		r.Adoption != "" && (r.Kind != v1alpha1.PoolLVM || r.VGUUID == "" || len(r.Disks) > 0 || r.Thin || r.layout().Redundant()):
+		return fmt.Errorf("adoption %q of volume group %q of kind %q, type %s, with %d disks", r.Adoption, r.VGUUID, r.Kind, r.typeName(), len(r.Disks))
 	case r.Thin && (r.Kind != v1alpha1.PoolLVM || r.layout() != lvm.LayoutLinear):
 		return fmt.Errorf("a thin pool of kind %q with layout %q", r.Kind, r.Layout)
 	case r.Layout != "" && (r.Kind != v1alpha1.PoolLVM || r.layout().Check() != nil):

@@ -64,6 +64,7 @@ func (r *PoolReconciler) publish(ctx context.Context, pool *v1alpha1.Pool, view 
 	}
 	p.numbersWritten = time.Now()
 	if words {
+		r.announcePool(p, base, pool)
 		r.Log.Info("Pool", "pool", pool.Name, "state", pool.Status.State, "reason", view.reason, "message", view.message)
 	}
 	return result, nil
@@ -96,8 +97,8 @@ func fillStatus(pool *v1alpha1.Pool, view poolView) {
 	if rec := view.record; rec != nil {
 		s.Type = rec.typeName()
 		s.Path, s.RootID = rec.Path, rec.RootID
-		s.VGName, s.VGUUID, s.BlockDevices = "", "", nil
-		if rec.VGUUID != "" {
+		s.VGName, s.VGUUID, s.BlockDevices, s.Adopted = "", "", nil, rec.Adoption != ""
+		if rec.VGUUID != "" && rec.Adoption != adoptionAsked {
 			s.VGName, s.VGUUID, s.BlockDevices = rec.VGName, rec.VGUUID, slices.Clone(rec.Disks)
 		}
 	}

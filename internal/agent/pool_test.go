@@ -42,6 +42,7 @@ type poolHost struct {
 	writes    int
 	serial    int
 
+	news     newspaper
 	disks    map[string]*fakeDisk
 	groups   map[string]*fakeGroup
 	thin     *lvm.ThinState
@@ -131,8 +132,8 @@ func (h *poolHost) start() {
 				return write(func() error { return c.SubResource(sub).Patch(ctx, o, p, opts...) })
 			},
 		}),
-		NodeName: "n1", MachineID: h.machineID, Directory: h.stateDir, Backends: h.backends, Ledger: book,
-		Disks: h, LVM: fakeLVM{h}, Roots: fakeRoots{h}, Events: fakeEvents{}, Log: slog.New(slog.DiscardHandler),
+		Live: h.api, NodeName: "n1", MachineID: h.machineID, Directory: h.stateDir, Backends: h.backends, Ledger: book,
+		Disks: h, LVM: fakeLVM{h}, Roots: fakeRoots{h}, Events: fakeEvents{}, Recorder: &h.news, Log: slog.New(slog.DiscardHandler),
 	})
 	if err := h.pools.Restore(); err != nil {
 		h.t.Fatal(err)

@@ -44,6 +44,8 @@ type VolumeReconciler struct {
 	SelectDisk func(*v1alpha1.DeviceSelector) (func(volume.Disk) bool, error)
 	// Limiter holds pods to the limits of their volumes.
 	Limiter *Limiter
+	// Recorder makes Events of claims and volumes.
+	Recorder Announcer
 
 	written expectations
 	live    queueHandle
@@ -129,6 +131,7 @@ func (r *VolumeReconciler) conclude(ctx context.Context, lv, base *v1alpha1.Loca
 		if err != nil {
 			return reconcile.Result{}, errors.Join(cause, fmt.Errorf("write the status of LocalVolume %s: %w", lv.Name, err))
 		}
+		r.announceVolume(base, lv)
 	}
 	if cause == nil {
 		return reconcile.Result{}, nil

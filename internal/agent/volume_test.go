@@ -92,6 +92,7 @@ type host struct {
 	disks     volume.Backend // of mode device; nil for memory
 	groups    *cgrouptest.Tree
 	follows   atomic.Int64
+	news      newspaper
 
 	// the present process
 	agent    *VolumeReconciler
@@ -154,6 +155,7 @@ func (h *host) start() {
 		SelectDisk: func(*v1alpha1.DeviceSelector) (func(volume.Disk) bool, error) {
 			return nil, fmt.Errorf("bad glob: %w", volume.ErrInvalid)
 		},
+		Recorder: &h.news,
 	}
 	known := &Volumes{Ledger: book, Backends: h.backends, MachineID: h.machineID, Cache: h.api, CacheSynced: func() bool { return true }}
 	h.agent.Limiter = &Limiter{

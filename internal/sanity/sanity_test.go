@@ -113,7 +113,7 @@ func TestSanity(t *testing.T) {
 	mounttest.RequireRoot(t)
 	gomega.RegisterFailHandler(ginkgo.Fail)
 	var nodes []*node
-	for _, m := range modes {
+	for _, m := range append(slices.Clone(modes), realModes()...) {
 		n := newNode(t, m.place(t))
 		nodes = append(nodes, n)
 		config := sanity.NewTestConfig()

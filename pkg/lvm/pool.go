@@ -312,10 +312,8 @@ func (r *Report) owned(groupUUID, poolUID string) (*Group, error) {
 	if !slices.Contains(g.Tags, TagPool+poolUID) {
 		return nil, fmt.Errorf("volume group %s (%s): %w: it has no tag %s", g.Name, g.UUID, volume.ErrIdentity, TagPool+poolUID)
 	}
-	for _, other := range r.Groups {
-		if other != g && other.Name == g.Name {
-			return nil, fmt.Errorf("volume group %s: %w: two have this name, %s and %s", g.Name, volume.ErrIdentity, g.UUID, other.UUID)
-		}
+	if err := r.unambiguous(g); err != nil {
+		return nil, err
 	}
 	return g, g.usable()
 }

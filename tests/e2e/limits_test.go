@@ -27,8 +27,8 @@ import (
 // machine may be busy.
 const overLimit = 1.3
 
-var _ = Describe("Limits of a claim's VolumeAttributesClass", Label("limits"), Serial, func() {
-	It("hold, are changed while the pod runs, outlive agent and pod, and can be taken away", func(ctx SpecContext) {
+var _ = Describe("Limits of a claim's VolumeAttributesClass", Label("limits"), func() {
+	It("hold, are changed while the pod runs, outlive agent and pod, and can be taken away", Serial, func(ctx SpecContext) {
 		node := nodeWithFio(ctx)
 		slow := newAttributesClass(ctx, map[string]string{"writeBandwidth": "1Mi", "readIOPS": "20"})
 		other := newAttributesClass(ctx, map[string]string{"writeIOPS": "10", "readBandwidth": "512Ki"})

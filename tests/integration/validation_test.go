@@ -223,6 +223,16 @@ func TestPoolSetValidation(t *testing.T) {
 		{"thin directories", "dirs", v1alpha1.PoolSetSpec{
 			Kind: v1alpha1.PoolHostpath, Hostpath: &v1alpha1.HostpathPool{Path: "/var/lib/x"}, Thin: &v1alpha1.ThinPool{},
 		}, "spec.thin is for kind lvm"},
+		{"adopted", "fast", adopting(nil), ""},
+		{"adopted in stripes", "fast", adopting(func(s *v1alpha1.PoolSetSpec) { s.Layout = v1alpha1.LayoutStriped }), ""},
+		{"adopted with disks to add", "fast", adopting(func(s *v1alpha1.PoolSetSpec) { s.DeviceSelector = &v1alpha1.DeviceSelector{} }), "spec.deviceSelector is not allowed beside spec.adopt"},
+		{"adopted and mirrored", "fast", adopting(func(s *v1alpha1.PoolSetSpec) { s.Layout = v1alpha1.LayoutMirror }), "spec.adopt is for kind lvm and the layouts linear and striped"},
+		{"adopted and thin", "fast", adopting(func(s *v1alpha1.PoolSetSpec) { s.Thin = &v1alpha1.ThinPool{} }), "spec.adopt is for kind lvm"},
+		{"adopted directory", "fast", adopting(func(s *v1alpha1.PoolSetSpec) {
+			s.Kind, s.Hostpath = v1alpha1.PoolHostpath, &v1alpha1.HostpathPool{Path: "/var/lib/x"}
+		}), "spec.adopt is for kind lvm"},
+		{"adopted by an option", "fast", adopting(func(s *v1alpha1.PoolSetSpec) { s.Adopt.VGName = "--force" }), "spec.adopt.vgName"},
+		{"adopted by half a UUID", "fast", adopting(func(s *v1alpha1.PoolSetSpec) { s.Adopt.VGUUID = "AAAAAA" }), "spec.adopt.vgUUID"},
 		{"lvm without a selector", "fast", v1alpha1.PoolSetSpec{Kind: v1alpha1.PoolLVM}, "spec.deviceSelector is needed"},
 		{"lvm with a path", "fast", v1alpha1.PoolSetSpec{
 			Kind: v1alpha1.PoolLVM, DeviceSelector: &v1alpha1.DeviceSelector{}, Hostpath: &v1alpha1.HostpathPool{Path: "/var/lib/x"},
@@ -253,6 +263,16 @@ func TestPoolSetValidation(t *testing.T) {
 			}
 		})
 	}
+}
+
+func adopting(change func(*v1alpha1.PoolSetSpec)) v1alpha1.PoolSetSpec {
+	spec := v1alpha1.PoolSetSpec{
+		Kind: v1alpha1.PoolLVM, Adopt: &v1alpha1.AdoptedGroup{VGName: "data", VGUUID: "XZYfXk-xgBA-iMVT-6m8H-2bOs-HxsY-2dYVzB"},
+	}
+	if change != nil {
+		change(&spec)
+	}
+	return spec
 }
 
 func thinPool(thin *v1alpha1.ThinPool) v1alpha1.PoolSetSpec {

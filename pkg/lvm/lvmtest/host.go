@@ -211,6 +211,9 @@ func (e *Editor) Rename(name string) { e.g.name = name }
 // SetExported is vgexport.
 func (e *Editor) SetExported(exported bool) { e.g.exported = exported }
 
+// SetGroupTags are vgchange --addtag and --deltag.
+func (e *Editor) SetGroupTags(tags ...string) { e.g.tags = tags }
+
 // SetSystemID is vgchange --systemid.
 func (e *Editor) SetSystemID(id string) { e.g.systemID = id }
 

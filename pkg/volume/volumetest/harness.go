@@ -104,6 +104,7 @@ func Run(t *testing.T, h Harness) {
 		{"GroupSnapshot", s.testGroupSnapshot},
 		{"GroupSnapshotRefused", s.testGroupSnapshotRefused},
 		{"CrashInGroupSnapshot", s.testCrashInGroupSnapshot},
+		{"RandomOperations", s.testRandomOperations},
 	} {
 		t.Run(test.name, test.run)
 	}

@@ -42,19 +42,29 @@ func TestMemoryConforms(t *testing.T) {
 							m.Blind(errors.New("blind"))
 							return func() { m.Blind(nil) }
 						},
-						Hold: func(t *testing.T, _ volume.Location) func() {
-							found, err := m.List(t.Context())
-							if err != nil || len(found) != 1 {
-								t.Fatalf("List: %v, %v", found, err)
-							}
-							return m.Hold(found[0].ID)
-						},
+						Hold:    func(t *testing.T, loc volume.Location) func() { return m.Hold(idAt(t, m, loc)) },
 						CrashAt: func(_ *testing.T, n int) func() bool { return m.CrashAt(n) },
 					}
 				},
 			})
 		})
 	}
+}
+
+// idAt returns which volume is there.
+func idAt(t *testing.T, m *volumetest.Memory, loc volume.Location) string {
+	t.Helper()
+	found, err := m.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range found {
+		if there, err := m.Locate(t.Context(), f.ID, f.Record); err == nil && there.Device == loc.Device && there.Directory == loc.Directory {
+			return f.ID
+		}
+	}
+	t.Fatalf("no volume is at %+v", loc)
+	return ""
 }
 
 // A hook may fail a call after its work, which is what an unknown outcome is.

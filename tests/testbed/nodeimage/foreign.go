@@ -34,7 +34,6 @@ func (d ForeignDisk) Image() string { return "foreign-" + strings.ToLower(d.Name
 // and files in it. Nothing is left for the kernel to initialize later.
 const makeFilesystem = `
 make_filesystem() {
-    udevadm wait --timeout=120 "$1"
     mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 -L "$2" "$1"
     mkdir -p /mnt
     mount "$1" /mnt
@@ -50,16 +49,27 @@ make_filesystem() {
 var ForeignDisks = []ForeignDisk{
 	{Name: "EXT4", SizeBytes: 128 << 20, script: `make_filesystem "$DISK" customer-fs`},
 	{Name: "GPT", SizeBytes: 128 << 20, script: `
+# When somebody closes a disk after writing to it, udev reads its partition table again, and
+# the partitions are gone for that moment. It leaves alone a disk that is locked, and then
+# makes no links to the partitions either.
+exec 9< "$DISK"
+flock --exclusive 9
 sgdisk --new=1:0:+64M --typecode=1:8300 --change-name=1:customer-data --new=2:0:0 --typecode=2:8300 --change-name=2:customer-spare "$DISK"
 partprobe "$DISK"
-make_filesystem "$DISK-part1" customer-part`},
+part="$(readlink --canonicalize "$DISK")1"
+udevadm wait --timeout=120 --initialized=no "$part"
+make_filesystem "$part" customer-part
+exec 9<&-
+udevadm settle --timeout=120`},
 	{Name: "LVM", SizeBytes: 192 << 20, script: `
 vgcreate customer "$DISK"
 lvcreate --yes --wipesignatures y --size 96M --name data customer
+udevadm wait --timeout=120 /dev/customer/data
 make_filesystem /dev/customer/data customer-lv
 vgchange --activate n customer`},
 	{Name: "MD", SizeBytes: 96 << 20, script: `
 mdadm --create /dev/md/customer --run --level=1 --raid-devices=2 --metadata=1.2 --bitmap=none --homehost=customer --assume-clean "$DISK" missing
+udevadm wait --timeout=120 /dev/md/customer
 make_filesystem /dev/md/customer customer-md
 mdadm --stop /dev/md/customer`},
 	{Name: "SWAP", SizeBytes: 64 << 20, script: `mkswap --label customer-swap "$DISK"`},
