@@ -33,7 +33,9 @@ func selfMain(what string) int {
 	}
 	switch what {
 	case "answer":
-		fmt.Print("heard ", line)
+		if _, err := fmt.Fprint(os.Stdout, "heard ", line); err != nil {
+			return 5
+		}
 		return 0
 	case "fail":
 		fmt.Fprint(os.Stderr, "no ", line)

@@ -58,7 +58,7 @@ func sysfs(t *testing.T, devices [][4]string) HostNodes {
 				t.Fatal(err)
 			}
 		}
-		for _, lower := range strings.Fields(d[3]) {
+		for lower := range strings.FieldsSeq(d[3]) {
 			if err := os.Mkdir(filepath.Join(dir, "slaves", lower), 0o700); err != nil {
 				t.Fatal(err)
 			}
