@@ -80,11 +80,11 @@ const (
 	plainTimeout = time.Minute
 )
 
-// derivation is how a new key slot turns a passphrase into a key (RFC 9106, 4: the second
-// recommended option, with the fewest passes that cryptsetup takes and one lane). Without
-// a count it would be measured, for seconds, on a machine that may be busy.
+// derivation is how a new key slot turns a passphrase into a key, with the fewest passes that
+// cryptsetup takes and one lane. Without a count it would be measured, for seconds, on a
+// machine that may be busy.
 var derivation = []string{
-	"--pbkdf", "argon2id", "--pbkdf-memory", strconv.Itoa(64 << 10), "--pbkdf-parallel", "1", "--pbkdf-force-iterations", "4",
+	"--pbkdf", "argon2id", "--pbkdf-memory", strconv.Itoa(32 << 10), "--pbkdf-parallel", "1", "--pbkdf-force-iterations", "4",
 }
 
 // Require returns volume.ErrToolMissing when the host has no cryptsetup.

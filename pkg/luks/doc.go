@@ -10,7 +10,7 @@
 // A header is known by its UUID, which the caller chooses before it is made, and an open
 // device by its name and its device-mapper UUID, which holds the UUID of the header.
 //
-// The key of a slot is derived by argon2id with 64 MiB of memory and 4 passes in one lane,
+// The key of a slot is derived by argon2id with 32 MiB of memory and 4 passes in one lane,
 // whatever the machine is that formats: what a fast one would take for a second could take a
 // small one minutes. One derivation runs at a time, so that a node that starts many pods
 // at once needs that memory once.
