@@ -106,7 +106,7 @@ var _ = Describe("Encrypted volumes", Label("encryption"), Serial, func() {
 		}
 		Eventually(func(ctx context.Context) (string, error) {
 			return suite.hosts.Exec(ctx, node, fmt.Sprintf(`blockdev --getsize64 %s; df -B1 --output=size %s | tail -1`, opened(volumes["raw"]), opened(volumes["files"])))
-		}).WithContext(ctx).WithTimeout(2 * time.Minute).WithPolling(time.Second).Should(WithTransform(numbers,
+		}).WithContext(ctx).WithTimeout(patience).WithPolling(time.Second).Should(WithTransform(counts,
 			HaveExactElements(BeNumerically(">=", 160<<20), BeNumerically(">=", 140<<20))))
 
 		By("taking a snapshot while it is written to, and restoring it")
@@ -129,7 +129,9 @@ var _ = Describe("Encrypted volumes", Label("encryption"), Serial, func() {
 		for _, pod := range []string{"waits", "auditor", "user"} {
 			Expect(space.DeletePod(ctx, pod)).To(Succeed())
 		}
-		Expect(execOn(ctx, node, "ls /dev/mapper")).NotTo(ContainSubstring("berth-"+string(volumes["files"].UID)), "it is closed when nobody uses it")
+		Eventually(func(ctx context.Context) (string, error) {
+			return suite.hosts.Exec(ctx, node, "ls /dev/mapper")
+		}).WithContext(ctx).WithTimeout(time.Minute).WithPolling(time.Second).ShouldNot(ContainSubstring("berth-"+string(volumes["files"].UID)), "it is closed when nobody uses it")
 		setSecret(ctx, secret, map[string]string{"passphrase": "the second"})
 		locked, err := space.CreatePod(ctx, workload.Pod{Name: "reader", Node: node, Claims: []string{"files"}, Script: fmt.Sprintf(auditScript, "/data/files")})
 		Expect(err).NotTo(HaveOccurred())
@@ -158,7 +160,7 @@ var _ = Describe("Encrypted volumes", Label("encryption"), Serial, func() {
 			Expect(space.AwaitVolumeGone(ctx, volume.Name)).To(Succeed())
 		}
 		awaitDisk(ctx, node, whole.Serial, "given back")
-		left := execOn(ctx, node, fmt.Sprintf(`blockdev --flushbufs %[1]s; cryptsetup isLuks %[1]s; echo $?; head -c 32768 %[1]s | grep -c -a -e LUKS -e SKUL; ls /dev/mapper | grep -c berth-`, storage["whole"]))
+		left := execOn(ctx, node, fmt.Sprintf(`blockdev --flushbufs %[1]s; cryptsetup isLuks %[1]s; echo $?; head -c 32768 %[1]s | grep -c -a -e LUKS -e SKUL; ls /dev/mapper | grep -c '^berth-[0-9a-f]'`, storage["whole"]))
 		Expect(strings.Fields(left)).To(Equal([]string{"1", "0", "0"}), "header of a volume that is deleted without a wipe, and what is open")
 		execOn(ctx, node, fmt.Sprintf("dd if=/dev/zero of=%s bs=1M count=128 conv=fsync 2>/dev/null; true", storage["whole"]))
 		awaitDisk(ctx, node, whole.Serial, "blank")
