@@ -147,15 +147,26 @@ func TestProvisionCopiesRefused(t *testing.T) {
 		"snapshot not ready": {func(o map[string]client.Object) {
 			o["snapshot"].(*unstructured.Unstructured).Object["status"] = map[string]any{}
 		}, wantsSnapshot, nil, "", false, "not ready to use yet"},
-		"another driver's":    {func(o map[string]client.Object) { set(o["content"], "other.example.com", "spec", "driver") }, wantsSnapshot, nil, "", true, `driver "other.example.com"`},
-		"another's content":   {func(o map[string]client.Object) { set(o["content"], "ff", "spec", "volumeSnapshotRef", "uid") }, wantsSnapshot, nil, "", true, "is not bound to"},
-		"it is gone":          {func(o map[string]client.Object) { delete(o, "local") }, wantsSnapshot, nil, "", true, `LocalSnapshot "snapshot-5a"`},
-		"claim not bound":     {func(o map[string]client.Object) { o["claim"].(*corev1.PersistentVolumeClaim).Spec.VolumeName = "" }, wantsClone, nil, "", false, "is not bound yet"},
-		"a claim of others":   {func(o map[string]client.Object) { o["pv"].(*corev1.PersistentVolume).Spec.CSI.Driver = "other" }, wantsClone, nil, "", true, "volume of another driver"},
-		"its volume is gone":  {func(o map[string]client.Object) { delete(o, "volume") }, wantsClone, nil, "", true, `LocalVolume "pvc-0b"`},
-		"a whole disk":        {func(o map[string]client.Object) { o["volume"].(*berth.LocalVolume).Spec.Mode = berth.ModeDevice }, wantsClone, nil, "", true, "mode device, which has no copies"},
-		"another pool":        {nil, wantsClone, map[string]string{"mode": "lvm", "pool": "slow"}, "", true, `in pool "fast", and the StorageClass makes volumes of mode lvm in pool "slow"`},
-		"less than it has":    {nil, wantsSnapshot, nil, "1Gi", true, "has 2Gi, and the claim asks for 1Gi"},
+		"another driver's":   {func(o map[string]client.Object) { set(o["content"], "other.example.com", "spec", "driver") }, wantsSnapshot, nil, "", true, `driver "other.example.com"`},
+		"another's content":  {func(o map[string]client.Object) { set(o["content"], "ff", "spec", "volumeSnapshotRef", "uid") }, wantsSnapshot, nil, "", true, "is not bound to"},
+		"it is gone":         {func(o map[string]client.Object) { delete(o, "local") }, wantsSnapshot, nil, "", true, `LocalSnapshot "snapshot-5a"`},
+		"claim not bound":    {func(o map[string]client.Object) { o["claim"].(*corev1.PersistentVolumeClaim).Spec.VolumeName = "" }, wantsClone, nil, "", false, "is not bound yet"},
+		"a claim of others":  {func(o map[string]client.Object) { o["pv"].(*corev1.PersistentVolume).Spec.CSI.Driver = "other" }, wantsClone, nil, "", true, "volume of another driver"},
+		"its volume is gone": {func(o map[string]client.Object) { delete(o, "volume") }, wantsClone, nil, "", true, `LocalVolume "pvc-0b"`},
+		"a whole disk":       {func(o map[string]client.Object) { o["volume"].(*berth.LocalVolume).Spec.Mode = berth.ModeDevice }, wantsClone, nil, "", true, "mode device, which has no copies"},
+		"another pool":       {nil, wantsClone, map[string]string{"mode": "lvm", "pool": "slow"}, "", true, `in pool "fast", and the StorageClass makes volumes of mode lvm in pool "slow"`},
+		"less than it has":   {nil, wantsSnapshot, nil, "1Gi", true, "has 2Gi, and the claim asks for 1Gi"},
+		"an encrypted snapshot": {func(o map[string]client.Object) {
+			o["local"].(*berth.LocalSnapshot).Status.Encryption = &berth.EncryptionStatus{Format: berth.EncryptionLUKS2, State: berth.EncryptionSealed, UUID: "0d"}
+		}, wantsSnapshot, nil, "", true, `has the encryption "luks2", and the StorageClass asks for ""`},
+		"an encrypted claim": {func(o map[string]client.Object) {
+			v := o["volume"].(*berth.LocalVolume)
+			v.Spec.Encryption, v.Status.Encryption = berth.EncryptionLUKS2, &berth.EncryptionStatus{Format: berth.EncryptionLUKS2, State: berth.EncryptionSealed, UUID: "0d"}
+		}, wantsClone, nil, "", true, `has the encryption "luks2", and the StorageClass asks for ""`},
+		"one that no pod had": {func(o map[string]client.Object) {
+			v := o["volume"].(*berth.LocalVolume)
+			v.Spec.Encryption = berth.EncryptionLUKS2
+		}, wantsClone, nil, "", false, "is encrypted when a pod uses it first"},
 		"another volume mode": {nil, func(c *corev1.PersistentVolumeClaim) { wantsClone(c); c.Spec.VolumeMode = &block }, nil, "", true, "volumeMode Filesystem, and the claim of Block"},
 	} {
 		t.Run(name, func(t *testing.T) {
