@@ -49,7 +49,7 @@ bench: deps ## Measure volumes per second, latency, requests and memory on the t
 	@hack/bench.sh
 
 .PHONY: soak
-soak: deps ## Run the end-to-end suite with 300 agent kills and 30 power losses
+soak: deps ## Run the long end-to-end specs, with 300 agent kills and 30 power losses
 	@hack/test.sh soak
 
 .PHONY: image

@@ -69,8 +69,8 @@ stage() {
       export KUBEBUILDER_ASSETS
       report run --name integration -- go test -count=1 -timeout 20m ./tests/integration/...
       ;;
-    e2e) suite e2e ;;
-    soak) suite soak --label-filter=chaos -- -creations=300 -power-losses=30 ;;
+    e2e) suite e2e --label-filter='!long' ;;
+    soak) suite soak --label-filter='chaos || long' -- -creations=300 -power-losses=30 ;;
     *)
       echo "no such stage: $1" >&2
       return 2

@@ -6,6 +6,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -28,7 +29,63 @@ yes %[1]s | head -c 65536 | dd of=/dev/claims/raw conv=fsync 2>/dev/null
 sync
 i=0; while :; do i=$((i+1)); echo "$i $(echo "$i" | sha256sum | cut -c1-16)" >>/data/files/journal; sync; done`
 
-var _ = Describe("Encrypted volumes", Label("encryption"), Serial, func() {
+// newKey makes the Secret of encrypted volumes, and what classes of them say of it.
+func newKey(ctx context.Context, space *workload.Space, passphrase string) (*corev1.Secret, map[string]string) {
+	GinkgoHelper()
+	secret := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: "volume-key", Namespace: space.Namespace},
+		StringData: map[string]string{"passphrase": passphrase},
+	}
+	Expect(suite.client.Create(ctx, secret)).To(Succeed())
+	return secret, map[string]string{
+		"encryption": "luks2",
+		"csi.storage.k8s.io/node-stage-secret-name":      secret.Name,
+		"csi.storage.k8s.io/node-stage-secret-namespace": "${pvc.namespace}",
+	}
+}
+
+var _ = Describe("An encrypted volume", Label("encryption"), func() {
+	It("is noise on its disk, and is opened by its passphrase and by no other", func(ctx SpecContext) {
+		needs(CanExec)
+		node, space := suite.nodes[0], newSpace(ctx)
+		secret, parameters := newKey(ctx, space, "the right one")
+		parameters["mode"], parameters["pool"], parameters["wipe"] = "lvm", suite.description.LVMPool, "none"
+		class := newClass(ctx, parameters)
+		files := kind{name: "lvm, encrypted", class: func(Classes) string { return class }, size: "64Mi"}
+		_, err := space.CreateClaim(ctx, files.claim("files"))
+		Expect(err).NotTo(HaveOccurred())
+		const marker = "nobody-else-may-read-this"
+		writer := files.with(workload.Pod{Name: "writer", Node: node, Script: files.writeScript("files") +
+			fmt.Sprintf("yes %s | head -c 65536 >%s.marked; sync", marker, files.place("files"))}, "files")
+		written, _, err := space.RunPod(ctx, writer)
+		Expect(err).NotTo(HaveOccurred())
+		local := sealedVolume(ctx, boundVolume(ctx, space, "files"))
+		storage := "/dev/" + local.Status.LVM.VGName + "/" + local.Status.LVM.LVName
+		found := execOn(ctx, node, fmt.Sprintf(`sync; blockdev --flushbufs %[2]s; grep -c %[1]s %[2]s; head -c 4 %[2]s`, marker, storage))
+		Expect(strings.Fields(found)).To(Equal([]string{"0", "LUKS"}), "lines on the storage, and how it begins")
+		Expect(space.DeletePod(ctx, writer.Name)).To(Succeed())
+		Eventually(func(ctx context.Context) (string, error) {
+			return suite.hosts.Exec(ctx, node, "ls /dev/mapper")
+		}).WithContext(ctx).WithTimeout(patience).WithPolling(time.Second).ShouldNot(ContainSubstring("berth-"+string(local.UID)), "it is closed when nobody uses it")
+
+		setSecret(ctx, secret, map[string]string{"passphrase": "a wrong one"})
+		locked, err := space.CreatePod(ctx, files.with(workload.Pod{Name: "reader", Node: node, Script: files.readScript("files")}, "files"))
+		Expect(err).NotTo(HaveOccurred())
+		expectTold(ctx, space, locked, []string{`the "passphrase" of the Secret does not open it`, `no "passphrase-previous"`})
+		setSecret(ctx, secret, map[string]string{"passphrase": "the right one"})
+		reader, err := space.AwaitPod(ctx, "reader", corev1.PodSucceeded, corev1.PodFailed)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(workload.TerminationMessage(reader)).To(Equal(written))
+		Expect(space.DeletePod(ctx, "reader")).To(Succeed())
+		volume := boundVolume(ctx, space, "files")
+		Expect(space.DeleteClaim(ctx, "files")).To(Succeed())
+		Expect(space.AwaitVolumeGone(ctx, volume.Name)).To(Succeed())
+	}, SpecTimeout(2*patience))
+})
+
+// Long: each of its some twenty key derivations takes several seconds where the processor is
+// emulated.
+var _ = Describe("Encrypted volumes", Label("encryption", "long"), Serial, func() {
 	It("keep their content from the disk, grow, are copied, get another passphrase, and lose their keys first", func(ctx SpecContext) {
 		needs(CanPlugDisks)
 		needs(CanExec)
@@ -49,15 +106,9 @@ var _ = Describe("Encrypted volumes", Label("encryption"), Serial, func() {
 		}
 		pool := newPool(ctx, set, node)
 		space := newSpace(ctx)
-		secret := &corev1.Secret{
-			ObjectMeta: metav1.ObjectMeta{Name: "volume-key", Namespace: space.Namespace},
-			StringData: map[string]string{"passphrase": "the first"},
-		}
-		Expect(suite.client.Create(ctx, secret)).To(Succeed())
+		secret, key := newKey(ctx, space, "the first")
 		encrypted := func(parameters map[string]string) string {
-			parameters["encryption"] = "luks2"
-			parameters["csi.storage.k8s.io/node-stage-secret-name"] = secret.Name
-			parameters["csi.storage.k8s.io/node-stage-secret-namespace"] = "${pvc.namespace}"
+			maps.Copy(parameters, key)
 			return newClass(ctx, parameters)
 		}
 		class := encrypted(map[string]string{"mode": "lvm", "pool": set.Name, "wipe": "none"})
