@@ -158,6 +158,17 @@ func TestLocalVolumeChanges(t *testing.T) {
 	}
 }
 
+// afterPatch calls done when a patch was answered.
+type afterPatch struct {
+	client.Client
+	done func()
+}
+
+func (c afterPatch) Patch(ctx context.Context, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
+	defer c.done()
+	return c.Client.Patch(ctx, obj, patch, opts...)
+}
+
 // A change of limits replaces all of them, and asks for nothing else.
 func TestLimitsAreReplaced(t *testing.T) {
 	t.Parallel()
@@ -165,11 +176,12 @@ func TestLimitsAreReplaced(t *testing.T) {
 	if err := server.admin.Create(t.Context(), made); err != nil {
 		t.Fatal(err)
 	}
-	volumes := provision.NewVolumes(server.admin, server.admin, provision.NewTracker())
 	for _, want := range []*v1alpha1.VolumeLimits{
 		{ReadIOPS: 100, WriteBytesPerSecond: 1 << 20}, {WriteBytesPerSecond: 1 << 40, WriteIOPS: 5}, nil, {ReadBytesPerSecond: 1},
 	} {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		// No agent answers: the wait ends when the API server has.
+		ctx, cancel := context.WithCancel(t.Context())
+		volumes := provision.NewVolumes(afterPatch{server.admin, cancel}, server.admin, provision.NewTracker())
 		_, err := volumes.Limit(ctx, made.Name, want)
 		cancel()
 		var pending *provision.Pending
