@@ -8,6 +8,8 @@ package provisiontest
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -235,24 +237,73 @@ func createWithUID(ctx context.Context, w client.WithWatch, obj client.Object, o
 }
 
 // patchWithGeneration counts the changes of a LocalVolume's spec, as an API server does
-// and the fake does not. The count comes a moment after the change.
+// and the fake does not: with the change, so that nobody sees one without the other.
 func patchWithGeneration(ctx context.Context, w client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
 	lv, ok := obj.(*berth.LocalVolume)
-	before := &berth.LocalVolume{}
-	if !ok || w.Get(ctx, client.ObjectKeyFromObject(obj), before) != nil {
+	if !ok || patch.Type() != types.MergePatchType {
 		return w.Patch(ctx, obj, patch, opts...)
 	}
-	if err := w.Patch(ctx, obj, patch, opts...); err != nil || equality.Semantic.DeepEqual(before.Spec, lv.Spec) {
+	data, err := patch.Data(obj)
+	if err != nil {
 		return err
 	}
 	for {
-		lv.Generation = before.Generation + 1
-		err := w.Update(ctx, lv)
-		if !apierrors.IsConflict(err) {
-			return client.IgnoreNotFound(err)
+		current := &berth.LocalVolume{}
+		if err := w.Get(ctx, client.ObjectKeyFromObject(obj), current); err != nil {
+			return err
 		}
-		if err := w.Get(ctx, client.ObjectKeyFromObject(lv), lv); err != nil {
-			return client.IgnoreNotFound(err)
+		next, err := merged(current, data)
+		if err != nil {
+			return err
+		}
+		if next.UID != current.UID || next.ResourceVersion != current.ResourceVersion {
+			return apierrors.NewConflict(berth.GroupVersion.WithResource("localvolumes").GroupResource(), obj.GetName(), errors.New("it is another one, or was changed"))
+		}
+		if !equality.Semantic.DeepEqual(current.Spec, next.Spec) {
+			next.Generation = current.Generation + 1
+		}
+		if err = w.Update(ctx, next); !apierrors.IsConflict(err) {
+			if err == nil {
+				*lv = *next
+			}
+			return err
+		}
+	}
+}
+
+// merged applies a JSON merge patch (RFC 7386).
+func merged(current *berth.LocalVolume, patch []byte) (*berth.LocalVolume, error) {
+	var object, changes map[string]any
+	text, err := json.Marshal(current)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(json.Unmarshal(text, &object), json.Unmarshal(patch, &changes)); err != nil {
+		return nil, err
+	}
+	merge(object, changes)
+	if text, err = json.Marshal(object); err != nil {
+		return nil, err
+	}
+	next := &berth.LocalVolume{}
+	return next, json.Unmarshal(text, next)
+}
+
+func merge(object, changes map[string]any) {
+	for key, value := range changes {
+		inner, isObject := value.(map[string]any)
+		switch {
+		case value == nil:
+			delete(object, key)
+		case isObject:
+			below, ok := object[key].(map[string]any)
+			if !ok {
+				below = map[string]any{}
+			}
+			merge(below, inner)
+			object[key] = below
+		default:
+			object[key] = value
 		}
 	}
 }
