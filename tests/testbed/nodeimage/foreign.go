@@ -49,18 +49,12 @@ make_filesystem() {
 var ForeignDisks = []ForeignDisk{
 	{Name: "EXT4", SizeBytes: 128 << 20, script: `make_filesystem "$DISK" customer-fs`},
 	{Name: "GPT", SizeBytes: 128 << 20, script: `
-# When somebody closes a disk after writing to it, udev reads its partition table again, and
-# the partitions are gone for that moment. It leaves alone a disk that is locked, and then
-# makes no links to the partitions either.
-exec 9< "$DISK"
-flock --exclusive 9
 sgdisk --new=1:0:+64M --typecode=1:8300 --change-name=1:customer-data --new=2:0:0 --typecode=2:8300 --change-name=2:customer-spare "$DISK"
-partprobe "$DISK"
-part="$(readlink --canonicalize "$DISK")1"
-udevadm wait --timeout=120 --initialized=no "$part"
-make_filesystem "$part" customer-part
-exec 9<&-
-udevadm settle --timeout=120`},
+# When somebody closes a disk after writing to it, udev reads its partition table again, and
+# the partitions are gone for that moment.
+udevadm settle --timeout=120
+udevadm wait --timeout=120 --settle "$DISK-part1"
+make_filesystem "$DISK-part1" customer-part`},
 	{Name: "LVM", SizeBytes: 192 << 20, script: `
 vgcreate customer "$DISK"
 lvcreate --yes --wipesignatures y --size 96M --name data customer
