@@ -24,11 +24,6 @@ type Encrypted interface {
 	// DestroyKeys makes the content of a volume that is being deleted unreadable for ever.
 	// It returns false when the volume never had a header.
 	DestroyKeys(ctx context.Context, e ledger.Entry, device string) (bool, error)
-	Quiescer
-}
-
-// Quiescer makes the content of encrypted volumes whole on their storage; *Sealer is it.
-type Quiescer interface {
 	// Quiesce holds up what uses a volume that is open, with its filesystem frozen, until
 	// release is called. It does nothing for one that is not open.
 	Quiesce(ctx context.Context, id string, encryption ledger.Encryption, device string) (release func() error, err error)
@@ -36,7 +31,7 @@ type Quiescer interface {
 
 // quiesce is Quiesce of what is to be copied. A snapshot, and what is not encrypted, need
 // nothing.
-func quiesce(ctx context.Context, q Quiescer, b volume.Backend, source copySource) (release func() error, err error) {
+func quiesce(ctx context.Context, q Encrypted, b volume.Backend, source copySource) (release func() error, err error) {
 	nothing := func() error { return nil }
 	if source.Encryption == nil || source.Snapshot {
 		return nothing, nil
