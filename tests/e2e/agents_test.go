@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -121,18 +122,23 @@ func podReady(pod *corev1.Pod) bool {
 	return false
 }
 
-// untilAgent waits until a node's agent has a pod of which something is true.
+// untilAgent waits until a node's agent has a pod of which something is true. Its error
+// tells how the agent was found last.
 func untilAgent(ctx context.Context, node string, holds func(*corev1.Pod) (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var pod *corev1.Pod
 	for tick := time.Tick(time.Second); ; {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("wait for the agent on %s: %w: %s", node, ctx.Err(), describeAgent(context.WithoutCancel(ctx), pod))
 		case <-tick:
 		}
-		pod, err := agentPod(ctx, node)
+		found, err := agentPod(ctx, node)
 		if err != nil {
 			return err
 		}
+		pod = found
 		if pod == nil {
 			continue
 		}
@@ -140,6 +146,36 @@ func untilAgent(ctx context.Context, node string, holds func(*corev1.Pod) (bool,
 			return err
 		}
 	}
+}
+
+// describeAgent tells how an agent's pod is, and what the agent said last.
+func describeAgent(ctx context.Context, pod *corev1.Pod) string {
+	if pod == nil {
+		return "it has no pod"
+	}
+	const longest, lines = 20 * time.Second, 30
+	ctx, cancel := context.WithTimeout(ctx, longest)
+	defer cancel()
+	var b strings.Builder
+	fmt.Fprintf(&b, "pod %s %s\n", pod.Name, pod.Status.Phase)
+	for _, condition := range pod.Status.Conditions {
+		fmt.Fprintf(&b, "    %s=%s %s: %s\n", condition.Type, condition.Status, condition.Reason, condition.Message)
+	}
+	fmt.Fprintf(&b, "    %+v\n", agentContainer(pod).State)
+	events, _ := (&workload.Space{Client: suite.client, Namespace: pod.Namespace}).Events(ctx, pod.UID)
+	for _, event := range events {
+		fmt.Fprintf(&b, "    %s\n", event)
+	}
+	clients, err := kubernetes.NewForConfig(suite.config)
+	if err != nil {
+		return b.String()
+	}
+	said, err := clients.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{TailLines: new(int64(lines))}).DoRaw(ctx)
+	if err != nil {
+		fmt.Fprintf(&b, "    its log: %v\n", err)
+	}
+	b.Write(said)
+	return b.String()
 }
 
 // killAgentScript kills the agent's process as the kernel would: no warning. Its id is

@@ -47,7 +47,7 @@ var _ = Describe("Creations and deletions", Label("chaos"), Serial, func() {
 			awaitAgent(ctx, node)
 		}
 		expectNothingLeft(ctx)
-	}, SpecTimeout(15*time.Minute+max(time.Duration(options.creations)*time.Minute, time.Duration(options.powerLosses)*8*time.Minute)))
+	}, SpecTimeout(5*time.Minute+max(time.Duration(options.creations)*20*time.Second, time.Duration(options.powerLosses)*4*time.Minute)))
 })
 
 // liveUnderKills takes volumes of alternating modes through their lives on a node, a
@@ -130,7 +130,11 @@ func live(ctx context.Context, space *workload.Space, node string, atOnce, n int
 	lives.SetLimit(atOnce)
 	first := rand.IntN(10)
 	for i := range n {
-		lives.Go(func() error { return liveOnce(ctx, space, first+i, node) })
+		lives.Go(func() error {
+			ctx, cancel := context.WithTimeout(ctx, 2*patience)
+			defer cancel()
+			return liveOnce(ctx, space, first+i, node)
+		})
 	}
 	return lives.Wait()
 }
