@@ -165,7 +165,8 @@ var _ = Describe("A disk", Label("disks"), Serial, func() {
 		Expect(clean.Status.ClaimState).To(Equal(v1alpha1.ClaimStateUnclaimed))
 	}, SpecTimeout(3*patience))
 
-	It("that loses power while it is wiped is wiped in the end", func(ctx SpecContext) {
+	// Long: a boot and two rollouts of all agents around half a minute of wiping.
+	It("that loses power while it is wiped is wiped in the end", Label("long"), func(ctx SpecContext) {
 		needs(CanPowerOff)
 		class := suite.description.Classes.Device
 		if class == "" {

@@ -39,8 +39,8 @@ var options struct {
 func init() {
 	flag.StringVar(&options.kubeconfig, "cluster-kubeconfig", os.Getenv("KUBECONFIG"), "kubeconfig of the cluster under test")
 	flag.StringVar(&options.description, "cluster", "testbed.yaml", "description of the cluster under test")
-	flag.IntVar(&options.creations, "creations", 30, "creations and deletions under agents that are killed")
-	flag.IntVar(&options.powerLosses, "power-losses", 3, "power losses during creations and deletions")
+	flag.IntVar(&options.creations, "creations", 20, "creations and deletions under agents that are killed")
+	flag.IntVar(&options.powerLosses, "power-losses", 2, "power losses during creations and deletions")
 }
 
 // suite is the cluster under test.
