@@ -63,6 +63,8 @@ type session struct {
 	legs bool
 	// thin volumes are reported with their numbers.
 	thin bool
+	// segments are reported in addition.
+	segments bool
 }
 
 // shell runs commands in one lvm process, by lvm's own command shell, and then
@@ -120,8 +122,14 @@ func script(s session, commands [][]string) ([]byte, error) {
 		// --foreign, --shared: show groups that other hosts own as what they are.
 		append(append([]string{"pvs", "--foreign", "--shared"}, report...), "-o", deviceFields),
 	)
+	if s.segments {
+		lines = append(lines, append(append([]string{"pvs", "--segments"}, report...), "-o", segmentFields))
+	}
 	var input bytes.Buffer
 	for _, words := range lines {
+		if words[0] == pvmove && len(s.devices) == 0 {
+			return nil, errAllMoves
+		}
 		for i, word := range words {
 			if !wordPattern.MatchString(word) {
 				return nil, fmt.Errorf("%w: %q cannot stand in a command for lvm", volume.ErrInvalid, word)
@@ -156,14 +164,28 @@ func configFor(words []string, s session) string {
 	switch {
 	case words[0] != "lvs" && words[0] != "pvs":
 		config += "activation{" + strings.Join(append([]string{withoutUdev}, s.settings...), " ") + "}"
-	case s.legs && words[0] == "lvs":
+	case s.legs && words[0] == "lvs", slices.Contains(words, "--segments"):
 		config += "report{mark_hidden_devices=1}"
+	}
+	if words[0] == pvmove {
+		config += ownPolling
 	}
 	if config == "" {
 		return ""
 	}
 	return " --config '" + config + "'"
 }
+
+// errAllMoves: without a device pvmove is about all that it can see, of whatever volume group.
+var errAllMoves = fmt.Errorf("%w: which devices pvmove is about is not known", volume.ErrInvalid)
+
+// pvmove is lvm's command that moves extents, and ownPolling has it wait for them itself.
+// Else it leaves that to a daemon of lvm, which would change the group when nobody has a
+// way back.
+const (
+	pvmove     = "pvmove"
+	ownPolling = "global{use_lvmpolld=0}"
+)
 
 // onlyDevices is a configuration in which lvm sees nothing but these devices. The
 // option --devices would say the same, but may be used only once in a process: lvm

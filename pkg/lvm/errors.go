@@ -55,6 +55,10 @@ var messages = []message{
 	{regexp.MustCompile(`Volume group "[^"]+" not found`), volume.ErrPoolUnavailable},
 	// lib/misc/lvm-file.c and locking/file_locking.c: another lvm holds the lock.
 	{regexp.MustCompile(`Can't get lock for|Failed to lock`), volume.ErrBusy},
+	// tools/pvmove.c: the devices that are named have no room apart from its other parts.
+	{regexp.MustCompile(`Failed to convert pvmove LV to mirrored`), volume.ErrNoSpace},
+	// lib/metadata/lv_manip.c: pvmove is moving it.
+	{regexp.MustCompile(`Can't \S+ locked logical volume`), volume.ErrBusy},
 	// tools/lvm.c built without a line editor: there is no command shell.
 	{regexp.MustCompile(`Please supply an LVM command`), volume.ErrToolMissing},
 }

@@ -185,6 +185,18 @@ func (q *queue) resume(ctx context.Context, g *Group) error {
 	if err != nil {
 		return err
 	}
+	// What lvm moves extents by lies below the legs.
+	var below []string
+	for uuid, stuck := range suspended {
+		if stuck && !g.knows(uuid) {
+			below = append(below, uuid)
+		}
+	}
+	if len(below) > 0 {
+		if err := q.nodes.Resume(ctx, g.Name, g.UUID, below); err != nil {
+			return fmt.Errorf("resume what is being moved of %s: %w", g.Name, err)
+		}
+	}
 	for i := range g.LVs {
 		stuck := suspendedOf(&g.LVs[i], suspended)
 		if len(stuck) == 0 {
@@ -279,7 +291,7 @@ func (g *Group) spares(lv *LogicalVolume) (paths []string, needs int64) {
 	}
 	needs = s.share(g.extentsFor(lv.SizeBytes), images) + s.overhead()
 	fitting := slices.DeleteFunc(slices.Clone(g.PVs), func(pv PhysicalVolume) bool {
-		return pv.Path == "" || pv.FreeExtents < needs || slices.Contains(taken, pv.Path)
+		return pv.Path == "" || pv.Closed || pv.FreeExtents < needs || slices.Contains(taken, pv.Path)
 	})
 	slices.SortFunc(fitting, func(a, b PhysicalVolume) int {
 		return cmp.Or(cmp.Compare(b.FreeExtents, a.FreeExtents), cmp.Compare(a.Path, b.Path))

@@ -45,6 +45,12 @@ type Nodes interface {
 	// Stale reports whether an active leg lies on another device than the one with that
 	// path: it was unplugged and plugged in again.
 	Stale(ctx context.Context, leg NodeID, devicePath string) (bool, error)
+	// Moving returns how far what lvm moves under that name ("pvmove0") has come. ok is false
+	// when nothing is copied, as after a boot; that is proven, an error is not.
+	Moving(ctx context.Context, groupName, groupUUID, name string) (status dm.Mirror, ok bool, err error)
+	// WhileStill calls f while it holds lvm's own lock of the group, so that no command of
+	// lvm changes it, and returns f's error. volume.ErrBusy: one does for a long time.
+	WhileStill(ctx context.Context, groupName string, f func() error) error
 	// Suspended returns the UUIDs of a group's volumes and legs whose devices are suspended:
 	// reads and writes wait until somebody resumes them, which a killed lvm does not.
 	Suspended(ctx context.Context, groupUUID string) (map[string]bool, error)

@@ -49,6 +49,16 @@ const (
 	// verbMark puts the tag of its instant on a snapshot of a group, in the place of any
 	// other.
 	verbMark verb = "mark"
+	// verbClose and verbOpen say whether anything new is put on a device.
+	verbClose verb = "close a device of"
+	verbOpen  verb = "open a device of"
+	// verbMove begins to move extents from one device to others, or goes on with it;
+	// verbEndMove gives the volumes the new extents, and verbAbortMove the old ones.
+	verbMove      verb = "move extents of"
+	verbEndMove   verb = "end the move of extents of"
+	verbAbortMove verb = "abort the move of extents of"
+	// verbTakeOut takes an empty device out of the group.
+	verbTakeOut verb = "take a device out of"
 	// verbWhenFull changes what a thin pool does with writes when it is full.
 	verbWhenFull verb = "set when-full of"
 )
@@ -69,8 +79,13 @@ type operation struct {
 	metadataBytes int64
 	// failWhenFull for verbWhenFull.
 	failWhenFull bool
-	// devices for the new legs of verbRepair, and the one of verbTakeBack.
+	// devices for the new legs of verbRepair, the one of verbTakeBack, and those that verbMove
+	// moves to.
 	devices []string
+	// pv is the device of verbClose, verbOpen, verbMove and verbTakeOut, by its UUID, and runs
+	// are the extents that verbMove moves; without any it goes on with what was begun.
+	pv   string
+	runs []run
 	// mostMissing legs are left by verbRepair.
 	mostMissing int
 	// tag is set at creation, and by verbMark.
@@ -122,6 +137,16 @@ func (op *operation) met(g *Group) bool {
 		return !slices.ContainsFunc(g.PVs, func(pv PhysicalVolume) bool { return slices.Contains(op.devices, pv.ReturnedPath) })
 	case verbDropMissing:
 		return g.MissingPVs == 0
+	case verbClose, verbOpen:
+		pv := g.device(op.pv)
+		return pv != nil && pv.Path != "" && pv.Closed == (op.verb == verbClose)
+	case verbMove:
+		// One that is not active, as after a boot, is gone on with.
+		return false
+	case verbEndMove, verbAbortMove:
+		return g.withSegments && g.move() == nil
+	case verbTakeOut:
+		return g.State() == StateReady && g.device(op.pv) == nil
 	case verbDiscard:
 		return g.volumeByUUID(op.uuid) == nil
 	case verbRemove:
@@ -154,6 +179,8 @@ func (op *operation) check(g *Group, lv *LogicalVolume) error {
 	switch {
 	case (op.verb == verbCreate || op.verb == verbTend) && lv == nil, op.verb == verbTakeBack, op.verb == verbDropMissing:
 		return nil
+	case op.name == "":
+		return op.checkDevice(g)
 	case op.verb == verbDiscard:
 		if lv == nil || lv.UUID != op.uuid || !extracted(lv) {
 			return fmt.Errorf("%s: %w: it is not what a repair leaves", where, volume.ErrIdentity)
@@ -182,6 +209,24 @@ func (op *operation) check(g *Group, lv *LogicalVolume) error {
 		return fmt.Errorf("%s: %w", where, errUnfinished)
 	case op.verb == verbRemove && !plain(lv):
 		return fmt.Errorf("%s: %w: other volumes depend on it (layout %v, role %v)", where, volume.ErrInUse, lv.Layout, lv.Role)
+	}
+	return nil
+}
+
+// checkDevice is check for what is about devices.
+func (op *operation) checkDevice(g *Group) error {
+	where := op.verb
+	if op.verb == verbEndMove || op.verb == verbAbortMove {
+		return nil // there is one: else it would be met
+	}
+	pv := g.device(op.pv)
+	switch {
+	case pv == nil:
+		return fmt.Errorf("%s %s: %w: device %s", where, g.Name, volume.ErrNotFound, op.pv)
+	case pv.Path == "":
+		return fmt.Errorf("%s %s: %w: device %s is missing", where, g.Name, volume.ErrPoolUnavailable, op.pv)
+	case op.verb == verbTakeOut && pv.FreeExtents != pv.Extents:
+		return fmt.Errorf("%s %s: %w: %d extents of %s are in use", where, g.Name, volume.ErrInUse, pv.Extents-pv.FreeExtents, pv.Path)
 	}
 	return nil
 }

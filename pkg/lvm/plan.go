@@ -91,7 +91,15 @@ func (p *plan) add(op *operation) {
 		return
 	}
 	switch op.verb {
-	case verbObserve, verbInstant:
+	case verbObserve, verbInstant, verbMove:
+	case verbClose, verbOpen:
+		p.act(op, []string{"pvchange", "--yes", "--allocatable", yesOrNo(op.verb == verbOpen), p.group.device(op.pv).Path})
+	case verbEndMove:
+		p.act(op, []string{pvmove, "--yes"})
+	case verbAbortMove:
+		p.act(op, []string{pvmove, "--yes", "--abort"})
+	case verbTakeOut:
+		p.act(op, []string{"vgreduce", "--yes", p.group.Name, p.group.device(op.pv).Path})
 	case verbRemove:
 		p.removed = append(p.removed, op.uuid)
 		p.acting = append(p.acting, op)
@@ -245,6 +253,8 @@ func (p *plan) changes() int {
 		case !op.changes():
 		case p.terms.thin != nil, p.terms.layout.Redundant():
 			n += 2
+		case op.verb == verbEndMove, op.verb == verbAbortMove:
+			n += changesOfMove
 		default:
 			n++
 		}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/berth-dev/berth/pkg/volume"
 )
@@ -35,6 +36,9 @@ type queue struct {
 	metadata   Metadata
 	rolledBack func(devicePath string, seqno uint64)
 	resumed    func(devices int)
+
+	// segmented is set when it matters on which device which volume lies.
+	segmented atomic.Bool
 
 	mu      sync.Mutex
 	pending []*operation
@@ -134,9 +138,13 @@ func (q *queue) work() {
 // process decides, acts in at most one process, observes, and answers. It returns
 // the operations that need another process.
 func (q *queue) process(ctx context.Context, batch []*operation) []*operation {
-	switch i := slices.IndexFunc(batch, func(op *operation) bool { return op.verb == verbInstant }); {
+	switch i := slices.IndexFunc(batch, func(op *operation) bool { return op.verb == verbInstant || op.verb == verbMove }); {
 	case i == 0:
-		q.takeInstant(ctx, batch[0])
+		if batch[0].verb == verbMove {
+			q.beginMove(ctx, batch[0])
+		} else {
+			q.takeInstant(ctx, batch[0])
+		}
 		return batch[1:]
 	case i > 0:
 		return append(q.process(ctx, batch[:i]), batch[i:]...)
@@ -256,7 +264,7 @@ func (q *queue) act(ctx context.Context, settings []string, commands [][]string)
 // current returns how the group looks now: as it was seen last, if the metadata
 // on its devices is still of that generation.
 func (q *queue) current(ctx context.Context) (*Group, error) {
-	if q.known != nil && unchanged(q.known, q.seqno) {
+	if q.known != nil && (q.known.withSegments || !q.segmented.Load()) && unchanged(q.known, q.seqno) {
 		return q.known, nil
 	}
 	return q.observe(ctx)
@@ -298,7 +306,7 @@ func (q *queue) observe(ctx context.Context) (*Group, error) {
 }
 
 func (q *queue) session(settings []string) session {
-	return session{devices: q.devices(), settings: settings, legs: q.layout.Redundant(), thin: q.thin != nil}
+	return session{devices: q.devices(), settings: settings, legs: q.layout.Redundant(), thin: q.thin != nil, segments: q.segmented.Load()}
 }
 
 func (q *queue) look(ctx context.Context) (*Group, error) {

@@ -58,6 +58,9 @@ type Group struct {
 	duplicates bool
 	pvCount    int
 	lvCount    int
+	// segments of all devices, in a report that was asked for them.
+	segments     []segment
+	withSegments bool
 }
 
 // PhysicalVolume is a device of a volume group.
@@ -71,6 +74,8 @@ type PhysicalVolume struct {
 	SizeBytes    int64
 	// Extents of it, and how many of them are free.
 	Extents, FreeExtents int64
+	// Closed: nothing new is put on it (pvchange --allocatable n).
+	Closed bool
 }
 
 // LogicalVolume is a volume of a volume group, as its metadata describes it.
@@ -119,6 +124,14 @@ func (g *Group) volumeByUUID(uuid string) *LogicalVolume {
 	return g.find(func(lv *LogicalVolume) bool { return lv.UUID == uuid })
 }
 
+// device returns the physical volume with that UUID, or nil.
+func (g *Group) device(uuid string) *PhysicalVolume {
+	if i := slices.IndexFunc(g.PVs, func(pv PhysicalVolume) bool { return pv.UUID == uuid }); i >= 0 {
+		return &g.PVs[i]
+	}
+	return nil
+}
+
 func (g *Group) find(match func(*LogicalVolume) bool) *LogicalVolume {
 	for i := range g.LVs {
 		if match(&g.LVs[i]) {
@@ -148,17 +161,18 @@ const (
 	legFields = "lv_parent,devices"
 	// thinFields are asked for in addition where volumes are thin.
 	thinFields   = "thin_id"
-	deviceFields = "pv_uuid,pv_name,pv_missing,dev_size,pv_pe_count,pv_pe_alloc_count,vg_uuid,vg_name,vg_seqno,vg_size,vg_extent_size,vg_extent_count," +
+	deviceFields = "pv_uuid,pv_name,pv_missing,pv_allocatable,dev_size,pv_pe_count,pv_pe_alloc_count,vg_uuid,vg_name,vg_seqno,vg_size,vg_extent_size,vg_extent_count," +
 		"vg_free_count,vg_tags,vg_systemid,vg_exported,vg_missing_pv_count,pv_count,lv_count,vg_mda_size,vg_mda_free"
 )
 
-// ParseReport reads what the two report commands of a Client print: a row per
+// ParseReport reads what the report commands of a Client print: a row per
 // logical volume and then one per physical volume with the fields of its group,
 // as KEY='value' pairs (--nameprefixes, lib/report in libdevmapper:
 // _output_field). It returns an error unless the rows are complete and
-// contradict each other nowhere.
+// contradict each other nowhere. A third report may follow, of segments.
 func ParseReport(out []byte) (*Report, error) {
 	var volumes []LogicalVolume
+	var segments []segment
 	report := &Report{}
 	for line := range bytes.Lines(out) {
 		text := strings.TrimSpace(string(line))
@@ -169,9 +183,14 @@ func ParseReport(out []byte) (*Report, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", errReport, err)
 		}
-		if _, ok := row.fields["LV_UUID"]; ok {
+		_, ofVolume := row.fields["LV_UUID"]
+		_, ofSegment := row.fields["PVSEG_START"]
+		switch {
+		case ofSegment:
+			segments = append(segments, row.segment())
+		case ofVolume:
 			volumes, err = addVolume(volumes, row.volume())
-		} else {
+		default:
 			report.addDevice(row)
 		}
 		if err := errors.Join(row.err, err); err != nil {
@@ -181,7 +200,7 @@ func ParseReport(out []byte) (*Report, error) {
 	if len(report.Groups) == 0 && len(volumes) > 0 {
 		return nil, fmt.Errorf("%w: volumes without a volume group", errReport)
 	}
-	if err := report.complete(volumes); err != nil {
+	if err := errors.Join(report.complete(volumes), report.attachSegments(segments)); err != nil {
 		return nil, fmt.Errorf("%w: %w", errReport, err)
 	}
 	return report, nil
@@ -248,6 +267,9 @@ func (r *Report) addDevice(row *row) {
 	if pv.FreeExtents = pv.Extents - row.number("PV_PE_ALLOC_COUNT"); pv.FreeExtents < 0 {
 		row.fail("%s has %d extents and %d more in use", pv.Path, pv.Extents, -pv.FreeExtents)
 	}
+	// A field that was not asked for says nothing.
+	allocatable, asked := row.fields["PV_ALLOCATABLE"]
+	pv.Closed = asked && allocatable == ""
 	if row.text("PV_MISSING") != "" {
 		if strings.HasPrefix(pv.Path, "/") {
 			pv.ReturnedPath = pv.Path

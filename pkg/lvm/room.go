@@ -38,14 +38,26 @@ func (g *Group) room(t terms) *room {
 		_, left := g.thinRoom(*t.thin)
 		return &room{layout: t.layout, extents: left, thin: true}
 	}
-	r := &room{layout: t.layout, extents: max(0, g.FreeExtents-g.extentsFor(t.reserveBytes))}
+	r := &room{layout: t.layout, extents: max(0, g.openExtents()-g.extentsFor(t.reserveBytes))}
 	for _, pv := range g.PVs {
-		if pv.Path != "" && pv.FreeExtents > 0 {
+		if pv.Path != "" && pv.FreeExtents > 0 && !pv.Closed {
 			r.devices = append(r.devices, deviceRoom{pv.Path, pv.FreeExtents})
 		}
 	}
 	r.sort()
 	return r
+}
+
+// openExtents are those that can be handed out: free, on devices that are not closed, and
+// not needed for what still lies on those that are.
+func (g *Group) openExtents() int64 {
+	open := g.FreeExtents
+	for _, pv := range g.PVs {
+		if pv.Closed {
+			open -= pv.Extents // its free ones, and room for the others elsewhere
+		}
+	}
+	return max(0, open)
 }
 
 func (r *room) sort() {

@@ -127,7 +127,7 @@ type thinTerms struct {
 // Beside the data it leaves room for the metadata, for the spare that lvm keeps to repair
 // them, and for both to double. data is 0 when there is too little room.
 func (g *Group) newPool(t thinTerms) (data, metaBytes int64) {
-	room := g.FreeExtents - t.reserve
+	room := g.openExtents() - t.reserve
 	metaBytes = metadataBytes(g.bytes(max(room, 0)))
 	data = room - 4*g.extentsFor(metaBytes)
 	if data <= 0 {
@@ -139,7 +139,7 @@ func (g *Group) newPool(t thinTerms) (data, metaBytes int64) {
 // whole is how many extents of data the pool has or can get.
 func (g *Group) whole(pool *LogicalVolume, t thinTerms) int64 {
 	headroom := 2 * g.extentsFor(pool.MetadataBytes)
-	return g.extentsFor(pool.SizeBytes) + max(0, g.FreeExtents-t.reserve-headroom)
+	return g.extentsFor(pool.SizeBytes) + max(0, g.openExtents()-t.reserve-headroom)
 }
 
 // thinRoom is what can still be promised to volumes of a thin pool, in extents; it is
@@ -193,7 +193,7 @@ func scale(extents, percent int64) int64 {
 // never less than they are.
 func (g *Group) thinTarget(pool *LogicalVolume, t thinTerms) (data, metaBytes int64) {
 	data, metaBytes = g.extentsFor(pool.SizeBytes), pool.MetadataBytes
-	free := g.FreeExtents
+	free := g.openExtents()
 	if u := t.usage; u != nil && u.MetadataPercent() >= metadataLowPercent && metaBytes < mostMetadataBytes {
 		// The spare grows as well. What is reserved may be used: a pool whose metadata are
 		// full is worth nothing.

@@ -5,6 +5,7 @@ package lvmtest
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/berth-dev/berth/pkg/volume"
@@ -100,7 +101,11 @@ func (h *Host) LoseCaches() {
 // clone copies the metadata, not what it is about.
 func (g *group) clone() *group {
 	c := *g
-	c.tags, c.disks = slices.Clone(g.tags), slices.Clone(g.disks)
+	c.tags, c.disks, c.closed = slices.Clone(g.tags), slices.Clone(g.disks), maps.Clone(g.closed)
+	if g.moving != nil {
+		m := *g.moving
+		c.moving = &m
+	}
 	c.volumes = make([]*logicalVolume, len(g.volumes))
 	for i, lv := range g.volumes {
 		v := *lv

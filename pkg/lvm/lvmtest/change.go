@@ -21,8 +21,13 @@ func (p *process) change(c command, within func() error) (said string, err error
 		return p.lvextend(c, within)
 	case "lvconvert":
 		return p.repair(c, within)
+	case "pvmove":
+		return p.pvmove(c, within)
 	case "lvremove":
 		return p.eachSelected(c, func(g *group, lv *logicalVolume) (string, error) {
+			if g.isMoving(lv) {
+				return fmt.Sprintf("Can't remove locked logical volume %s/%s.", g.name, lv.name), nil
+			}
 			if lv.node != "" && p.h.held[lv.node] {
 				return fmt.Sprintf("Logical volume %s/%s in use.", g.name, lv.name), nil
 			}
@@ -153,6 +158,9 @@ func (p *process) lvextend(c command, within func() error) (string, error) {
 	if lv == nil {
 		return fmt.Sprintf("Failed to find logical volume \"%s/%s\"", groupName, name), nil
 	}
+	if g.isMoving(lv) {
+		return fmt.Sprintf("Can't resize locked logical volume %s/%s.", g.name, lv.name), nil
+	}
 	if len(lv.legs) > 0 {
 		return p.extendRaid(g, lv, c, within)
 	}
@@ -246,7 +254,12 @@ func (p *process) changePool(c command) string {
 		}
 		flagMissing(g)
 		return p.addDisks(g, c.args[1:])
+	case "pvchange":
+		return p.pvchange(c)
 	case "vgreduce":
+		if !c.has("--removemissing") {
+			return p.takeOut(c)
+		}
 		return p.removeMissing(c)
 	case "vgremove":
 		p.h.groups = slices.DeleteFunc(p.h.groups, func(g *group) bool {

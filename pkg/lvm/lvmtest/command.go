@@ -27,7 +27,7 @@ type syntax struct {
 
 var commands = map[string]syntax{
 	"lvs": {flags: "-a --config= --noheadings --nameprefixes --units= --nosuffix -o="},
-	"pvs": {flags: "--config= --noheadings --nameprefixes --units= --nosuffix -o= --foreign --shared"},
+	"pvs": {flags: "--segments --config= --noheadings --nameprefixes --units= --nosuffix -o= --foreign --shared"},
 	"lvcreate": {true, true, "--autobackup= --config= --yes --type= --activate= --wipesignatures= --zero= --stripes= --stripesize= --mirrors= --extents= --addtag= --name=" +
 		" --discards= --poolmetadataspare= --chunksize= --poolmetadatasize= --thinpool= --virtualsize= --snapshot --permission= --setactivationskip="},
 	"lvextend":  {true, true, "--autobackup= --config= --yes --alloc= --stripes= --stripesize= --extents= --poolmetadatasize="},
@@ -36,6 +36,8 @@ var commands = map[string]syntax{
 	"vgreduce":  {true, true, "--autobackup= --config= --yes --removemissing"},
 	"lvchange":  {true, true, "--autobackup= --config= --yes --activationmode= --activate= --refresh --errorwhenfull= --addtag= --deltag= --select="},
 	"pvcreate":  {true, true, "--config= --uuid= --norestorefile --metadatasize= --dataalignment="},
+	"pvchange":  {true, true, "--autobackup= --config= --yes --allocatable="},
+	"pvmove":    {true, true, "--autobackup= --config= --yes --atomic --interval= --abort"},
 	"pvremove":  {true, true, "--config="},
 	"vgcreate":  {true, true, "--physicalextentsize= --addtag="},
 	"vgextend":  {true, true, "--autobackup= --config= --yes --restoremissing"},

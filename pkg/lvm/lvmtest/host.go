@@ -27,6 +27,8 @@ type Host struct {
 	serial int
 	boot   int
 	blind  bool
+	// slowCopy keeps what is moved from being copied, failCopy has a copy fail.
+	slowCopy, failCopy bool
 	// slowRebuild keeps legs from coming in step; leftovers are volumes in whose way a
 	// killed lvm has left something.
 	slowRebuild bool
@@ -60,6 +62,8 @@ type disk struct {
 	pvUUID  string
 	group   *group
 	missing bool
+	// alias is how lvm calls it, if that is not its path.
+	alias string
 	// plugs is how often it was plugged in.
 	plugs int
 	// flagged: its group was changed while it was missing.
@@ -78,6 +82,9 @@ type group struct {
 	tags                 []string
 	disks                []*disk
 	volumes              []*logicalVolume
+	// closed disks get nothing new, and moving is what is being moved.
+	closed map[*disk]bool
+	moving *movement
 	// torn is the generation of which half was left by a loss of power, 0 for none. The
 	// rest is what was there before it.
 	torn uint64
@@ -171,6 +178,13 @@ func (h *Host) Rename(from, to string) {
 	delete(h.disks, from)
 	d.path = to
 	h.disks[to] = d
+}
+
+// SetAlias has lvm call a disk by another of its names.
+func (h *Host) SetAlias(path, alias string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.disks[path].alias = alias
 }
 
 // Signature returns what a disk holds: a foreign signature, "LVM2_member" or "".
@@ -279,6 +293,9 @@ func (h *Host) Reboot() {
 			h.deactivate(lv)
 			lv.suspended = false
 		}
+		if g.moving != nil {
+			g.moving.active = false
+		}
 	}
 	if h.dead && h.tearing {
 		h.tear()
@@ -331,6 +348,11 @@ func (g *group) free() []extent {
 	used := map[extent]bool{}
 	for _, lv := range g.volumes {
 		for _, e := range slices.Concat(lv.extents, lv.metadata, lv.extentsOfLegs()) {
+			used[e] = true
+		}
+	}
+	if g.moving != nil {
+		for _, e := range g.moving.to {
 			used[e] = true
 		}
 	}

@@ -17,7 +17,7 @@ func (g *group) place(c command, extents int) (found []extent, refused string) {
 		for _, path := range c.args[1:] {
 			named = named || path == d.path
 		}
-		if named {
+		if named && !g.closed[d] {
 			disks = append(disks, d)
 		}
 	}

@@ -32,6 +32,8 @@ type process struct {
 	report, stderr bytes.Buffer
 	// spoil is what becomes of the report in the end.
 	spoil Mode
+	// waits until it is killed.
+	waits bool
 }
 
 // Run implements lvm.Runner.
@@ -49,6 +51,12 @@ func (r runner) Run(ctx context.Context, cmd hostexec.Command) (hostexec.Result,
 	defer r.h.mu.Unlock()
 	p := &process{h: r.h}
 	err := p.run(ctx, r.boot, cmd, lines, shell)
+	if err == nil && p.waits {
+		r.h.mu.Unlock()
+		<-ctx.Done()
+		r.h.mu.Lock()
+		err = killed(cmd.Name, true)
+	}
 	return hostexec.Result{Report: p.report.Bytes(), Stderr: p.stderr.Bytes()}, err
 }
 

@@ -170,7 +170,7 @@ func (p *process) createRaid(g *group, c command, within func() error) (string, 
 	}
 	for i, path := range c.args[1:] {
 		d := p.h.disks[path]
-		if d == nil || d.group != g {
+		if d == nil || d.group != g || g.closed[d] {
 			return fmt.Sprintf("Physical Volume %q not found in Volume Group %q.", path, g.name), nil
 		}
 		lv.legs = append(lv.legs, &leg{number: i, disk: d, imageUUID: p.h.newUUID(), metaUUID: p.h.newUUID(), plugs: d.plugs})

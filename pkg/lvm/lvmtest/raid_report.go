@@ -12,7 +12,7 @@ import (
 // printWithLegs prints the rows of lvs -a: one for each run of extents.
 func (p *process) printWithLegs(c command, g *group, lv *logicalVolume) {
 	if len(lv.legs) == 0 {
-		for _, place := range places(lv.extents) {
+		for _, place := range g.places(lv.extents) {
 			fields := lvFields(g, lv)
 			fields["lv_parent"], fields["devices"] = "", place
 			p.print(c, fields)
@@ -36,7 +36,7 @@ func (lv *logicalVolume) legFields(g *group) (rows []map[string]string) {
 		if !shown {
 			name = "[" + name + "]"
 		}
-		for _, place := range places(extents) {
+		for _, place := range g.places(extents) {
 			fields := lvFields(g, &logicalVolume{name: name, uuid: uuid, role: []string{"private", "raid", role}, extents: extents})
 			if role == "metadata" {
 				fields["lv_tags"] = strings.Join(lv.tags, ",")
@@ -68,7 +68,7 @@ func (g *group) shownLegs() (rows []map[string]string) {
 }
 
 // places are the runs of extents, as lvm's field "devices" tells them.
-func places(extents []extent) (runs []string) {
+func (g *group) places(extents []extent) (runs []string) {
 	for i, e := range extents {
 		if i > 0 && extents[i-1].disk == e.disk && extents[i-1].index+1 == e.index {
 			continue
@@ -76,6 +76,9 @@ func places(extents []extent) (runs []string) {
 		path := e.disk.path
 		if e.disk.missing || e.disk.flagged {
 			path = "[unknown]"
+		}
+		if g.moving != nil && slices.Contains(g.moving.from, e) {
+			path = movementName
 		}
 		runs = append(runs, fmt.Sprintf("%s(%d)", path, e.index))
 	}

@@ -5,6 +5,7 @@ package lvmtest
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -33,8 +34,15 @@ func (p *process) answer(c command) {
 	case "pvs":
 		for _, g := range p.visible(c) {
 			for _, d := range g.disks {
+				if c.has("--segments") {
+					p.printSegments(c, g, d)
+					continue
+				}
 				p.print(c, p.pvFields(c, g, d))
 			}
+		}
+		if c.has("--segments") {
+			return
 		}
 		for _, d := range p.h.disks {
 			switch {
@@ -78,12 +86,15 @@ func lvFields(g *group, lv *logicalVolume) map[string]string {
 }
 
 func (p *process) pvFields(c command, g *group, d *disk) map[string]string {
-	fields := map[string]string{"pv_uuid": d.pvUUID, "pv_name": d.path, "pv_missing": "", "dev_size": strconv.FormatInt(d.size, 10)}
+	fields := map[string]string{"pv_uuid": d.pvUUID, "pv_name": cmp.Or(d.alias, d.path), "pv_missing": "", "pv_allocatable": "", "dev_size": strconv.FormatInt(d.size, 10)}
 	switch {
 	case !p.seen(c, d):
 		fields["pv_name"], fields["pv_missing"], fields["dev_size"] = "[unknown]", "missing", "0"
 	case d.flagged:
 		fields["pv_missing"] = "missing"
+	}
+	if g != nil && !g.closed[d] {
+		fields["pv_allocatable"] = "allocatable"
 	}
 	text := func(name, value string) { fields[name] = value }
 	number := func(name string, value int64) { fields[name] = strconv.FormatInt(value, 10) }

@@ -44,7 +44,8 @@ func (h *Host) tear() {
 		before := h.durable.groups[j].clone()
 		before.torn = g.seqno
 		for _, d := range h.disks {
-			if d.group == g {
+			takenOut := d.group == nil && d.pvUUID != "" && slices.Contains(before.disks, d)
+			if d.group == g || takenOut {
 				d.group = before
 			}
 		}
