@@ -313,6 +313,8 @@ type Pool struct {
 }
 
 // PoolSpec says whose pool it is and what it is made of.
+//
+// +kubebuilder:validation:XValidation:rule="self.kind == 'lvm' || !has(self.evacuate)",message="spec.evacuate is for kind lvm"
 type PoolSpec struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="spec.nodeName is immutable"
@@ -322,6 +324,15 @@ type PoolSpec struct {
 	PoolSetName string `json:"poolSetName"`
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="spec.kind is immutable"
 	Kind PoolKind `json:"kind"`
+	// Evacuate names BlockDevices of the pool that shall leave it. What is on them is moved to
+	// its other disks while volumes are used; then they leave the pool and are wiped. They do
+	// not join it again as long as they are named. A name that is taken away ends that: what
+	// was moved stays where it is, and the disk is used again. Of kind lvm, and not of a
+	// volume group that was adopted.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=64
+	Evacuate []string `json:"evacuate,omitempty"`
 }
 
 // PoolState is one word for the pool's condition.
@@ -389,6 +400,12 @@ type PoolStatus struct {
 	// Raid is how redundant the volumes of a redundant layout are.
 	// +optional
 	Raid *RaidStatus `json:"raid,omitempty"`
+	// Evacuations are the disks of spec.evacuate: how far they are, as long as they are part of
+	// the pool.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	Evacuations []DiskEvacuation `json:"evacuations,omitempty"`
 	// Adopted is true for a volume group that Berth has not made.
 	// +optional
 	Adopted bool `json:"adopted,omitempty"`
@@ -410,6 +427,19 @@ type PoolStatus struct {
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// DiskEvacuation is how far a disk has been emptied.
+type DiskEvacuation struct {
+	// Name of the BlockDevice.
+	Name string `json:"name"`
+	// Remaining is how much of volumes is still on it; what is copied of what is being moved
+	// does not count. Not set when that is not known.
+	// +optional
+	Remaining *resource.Quantity `json:"remaining,omitempty"`
+	// Message says what is going on, or why nothing is.
+	// +optional
+	Message string `json:"message,omitempty"`
 }
 
 // ThinPoolStatus is how full a thin pool is, rounded up. It is looked at when something

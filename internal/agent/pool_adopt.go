@@ -66,6 +66,9 @@ func (r *PoolReconciler) bringUpAdopted(ctx context.Context, pool *v1alpha1.Pool
 		}
 	}
 	view, err := r.lookAtGroup(ctx, rec, b, rebuild{})
+	for _, name := range pool.Spec.Evacuate {
+		view.evacuations = append(view.evacuations, v1alpha1.DiskEvacuation{Name: name, Message: "no disk is taken out of a volume group that was adopted"})
+	}
 	if err == nil && (view.reason == v1alpha1.ReasonVGMissing || view.reason == v1alpha1.ReasonVGPartial) {
 		before := p.devices.get()
 		if err := r.findDevices(ctx, rec, p); err != nil {

@@ -180,6 +180,40 @@ func (b *fakeGroupBackend) Mend(_ context.Context, o lvm.MendOptions) (*lvm.Raid
 	return &state, h.killer.step()
 }
 
+// Evacuate takes devices out of the group on which nothing is.
+func (b *fakeGroupBackend) Evacuate(_ context.Context, o lvm.EvacuateOptions) ([]lvm.Evacuation, error) {
+	h, g := b.lvm.h, b.lvm.h.groups[b.uuid]
+	if g.missing > 0 {
+		return nil, volume.ErrPoolUnavailable
+	}
+	if g.closed == nil {
+		g.closed = map[string]bool{}
+	}
+	for _, path := range o.Open {
+		if err := h.killer.step(); err != nil {
+			return nil, err
+		}
+		delete(g.closed, path)
+	}
+	var found []lvm.Evacuation
+	for _, path := range o.Empty {
+		if err := h.killer.step(); err != nil {
+			return nil, err
+		}
+		g.closed[path] = true
+		f := lvm.Evacuation{Path: path, RemainingBytes: h.onDisk, Waiting: h.stuck, Moving: h.stuck == "" && h.onDisk > 0}
+		if h.onDisk == 0 && h.stuck == "" {
+			g.devices = slices.DeleteFunc(slices.Clone(g.devices), func(d string) bool { return d == path })
+			f.Out = true
+		}
+		found = append(found, f)
+		if err := h.killer.step(); err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
 func (b *fakeGroupBackend) List(ctx context.Context) ([]volume.Found, error) {
 	if b.lvm.h.groups[b.uuid] == nil {
 		return nil, volume.ErrPoolUnavailable

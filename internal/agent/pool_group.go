@@ -44,6 +44,8 @@ type GroupBackend interface {
 	Tend(ctx context.Context) (*lvm.ThinState, error)
 	// Mend makes redundant volumes whole again; nil where they are not.
 	Mend(ctx context.Context, o lvm.MendOptions) (*lvm.RaidState, error)
+	// Evacuate empties disks.
+	Evacuate(ctx context.Context, o lvm.EvacuateOptions) ([]lvm.Evacuation, error)
 }
 
 // LVM is the host's lvm, with a way back from what a loss of power cuts short.
@@ -120,7 +122,7 @@ func (r *PoolReconciler) bringUpGroup(ctx context.Context, pool *v1alpha1.Pool, 
 	var notes []string
 	if r.Disks.Ready() {
 		var err error
-		if members, notes, err = r.gather(ctx, claimant, set, rec); err != nil {
+		if members, notes, err = r.gather(ctx, claimant, set, rec, pool.Spec.Evacuate); err != nil {
 			return unknown(err), err
 		}
 		p.devices.set(pathsOf(rec, members))
@@ -155,7 +157,13 @@ func (r *PoolReconciler) bringUpGroup(ctx context.Context, pool *v1alpha1.Pool, 
 	} else {
 		p.devices.set(pathsOf(rec, members))
 	}
+	emptied, emptyErr := r.evacuate(ctx, pool, rec, b, members)
+	notes, joinErr = append(notes, emptied.notes...), errors.Join(joinErr, emptyErr)
 	view, err := r.lookAtGroup(ctx, rec, b, rebuild)
+	view.evacuations = emptied.status
+	if emptied.again > 0 && (view.again == 0 || emptied.again < view.again) {
+		view.again = emptied.again
+	}
 	notes = append(notes, failingOf(rec, r.Disks.Failing())...)
 	if err == nil && view.ready == metav1.ConditionTrue && len(notes) > 0 {
 		view.message += "; " + strings.Join(notes, "; ")
@@ -178,9 +186,9 @@ func unknown(err error) poolView {
 	return poolView{ready: metav1.ConditionUnknown, reason: v1alpha1.ReasonPoolError, message: err.Error()}
 }
 
-// gather returns the pool's disks by name, after claiming those that may join. notes
-// are disks that could not.
-func (r *PoolReconciler) gather(ctx context.Context, claimant *v1alpha1.Pool, set *v1alpha1.PoolSet, rec *poolRecord) (map[string]device.Claimed, []string, error) {
+// gather returns the pool's disks by name, after claiming those that may join, but for
+// those that are named. notes are disks that could not.
+func (r *PoolReconciler) gather(ctx context.Context, claimant *v1alpha1.Pool, set *v1alpha1.PoolSet, rec *poolRecord, not []string) (map[string]device.Claimed, []string, error) {
 	claims, err := r.Disks.Claims(ctx)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list the pool's disks: %w", err)
@@ -201,6 +209,7 @@ func (r *PoolReconciler) gather(ctx context.Context, claimant *v1alpha1.Pool, se
 	if err != nil {
 		return nil, nil, fmt.Errorf("list the usable disks: %w", err)
 	}
+	candidates = slices.DeleteFunc(candidates, func(d v1alpha1.BlockDevice) bool { return slices.Contains(not, d.Name) })
 	if needed := rec.layout().MinDevices(); rec.VGUUID == "" && len(members)+len(candidates) < needed {
 		// Disks that no group can be made of are left to others.
 		return members, []string{fmt.Sprintf("layout %s needs %d disks on a node, here are %d", rec.layout(), needed, len(members)+len(candidates))}, nil
@@ -291,7 +300,7 @@ func (r *PoolReconciler) extendGroup(ctx context.Context, rec *poolRecord, membe
 
 	joining := map[string]device.Claimed{}
 	for name, c := range members {
-		if !slices.Contains(rec.Disks, name) {
+		if !slices.Contains(rec.Disks, name) && !slices.Contains(rec.Evacuating, name) {
 			joining[name] = c
 		}
 	}

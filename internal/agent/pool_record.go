@@ -42,6 +42,9 @@ type poolRecord struct {
 	Adoption adoption `json:"adoption,omitempty"`
 	// Disks are the BlockDevices that are part of the volume group.
 	Disks []string `json:"disks,omitempty"`
+	// Evacuating are those of them that are being emptied, or were, and whose claims have not
+	// ended yet.
+	Evacuating []string `json:"evacuating,omitempty"`
 	// Layout of the volumes of kind lvm; empty is linear, as all were before there was
 	// another.
 	Layout v1alpha1.PoolLayout `json:"layout,omitempty"`
@@ -89,6 +92,8 @@ func (r *poolRecord) validate() error {
 	case r.Adoption != "" && !slices.Contains([]adoption{adoptionAsked, adoptionSeen, adoptionDone}, r.Adoption),
 		r.Adoption != "" && (r.Kind != v1alpha1.PoolLVM || r.VGUUID == "" || len(r.Disks) > 0 || r.Thin || r.layout().Redundant()):
 		return fmt.Errorf("adoption %q of volume group %q of kind %q, type %s, with %d disks", r.Adoption, r.VGUUID, r.Kind, r.typeName(), len(r.Disks))
+	case len(r.Evacuating) > 0 && (r.Kind != v1alpha1.PoolLVM || r.VGUUID == "" || r.Adoption != ""):
+		return fmt.Errorf("disks that are being emptied of volume group %q of kind %q, adoption %q", r.VGUUID, r.Kind, r.Adoption)
 	case r.Thin && (r.Kind != v1alpha1.PoolLVM || r.layout() != lvm.LayoutLinear):
 		return fmt.Errorf("a thin pool of kind %q with layout %q", r.Kind, r.Layout)
 	case r.Layout != "" && (r.Kind != v1alpha1.PoolLVM || r.layout().Check() != nil):

@@ -111,6 +111,7 @@ func fillStatus(pool *v1alpha1.Pool, view poolView) {
 	if view.raid != nil {
 		s.Raid = view.raid
 	}
+	s.Evacuations = view.evacuations
 	message := view.message
 	const longest = 1024
 	if len(message) > longest {

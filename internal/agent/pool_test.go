@@ -33,6 +33,9 @@ import (
 // poolHost is a node with disks, an lvm, directories and an API server: what outlives
 // the agent's process.
 type poolHost struct {
+	// stuck keeps disks from being emptied, with that message; onDisk is what is on them.
+	stuck     string
+	onDisk    int64
 	t         *testing.T
 	killer    *killer
 	api       client.WithWatch
@@ -69,6 +72,8 @@ type fakeGroup struct {
 	name, poolUID string
 	devices       []string
 	missing       int
+	// closed devices are being emptied, or were.
+	closed map[string]bool
 }
 
 func newPoolHost(t *testing.T, disks ...string) *poolHost {
