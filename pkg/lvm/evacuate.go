@@ -212,7 +212,7 @@ func (g *Group) nextMove(pv *PhysicalVolume, state *Evacuation) *operation {
 	for _, s := range g.on(pv.UUID) {
 		runs, to := g.moveOf(pv, s)
 		if len(runs) == 0 {
-			state.Waiting = noPlace(s.name)
+			state.Waiting = noPlace(s)
 			continue
 		}
 		state.Waiting = ""
@@ -221,8 +221,11 @@ func (g *Group) nextMove(pv *PhysicalVolume, state *Evacuation) *operation {
 	return nil
 }
 
-func noPlace(name string) string {
-	return fmt.Sprintf("no other disk of the pool has room for %s; each part of a striped or redundant volume needs one for itself", name)
+func noPlace(s segment) string {
+	if s.isLeg() || slices.Contains(s.layout, "striped") {
+		return fmt.Sprintf("no other disk of the pool has room for %s, and nothing else of its volume on it", s.name)
+	}
+	return "no other disk of the pool has room for " + s.name
 }
 
 // moveOf returns what is moved with the beginning of a segment, and to where; nothing when
@@ -266,13 +269,13 @@ func (g *Group) moveOf(from *PhysicalVolume, s segment) (runs []run, to []string
 }
 
 // at returns what lies where extents are moved from.
-func (g *Group) at(pvUUID string, runs []run) string {
+func (g *Group) at(pvUUID string, runs []run) segment {
 	for _, s := range g.on(pvUUID) {
 		if len(runs) > 0 && s.start == runs[0].start {
-			return s.name
+			return s
 		}
 	}
-	return "what is on it"
+	return segment{name: "what is on it"}
 }
 
 // isLeg reports whether a segment is of a part of a redundant volume.

@@ -119,7 +119,7 @@ func TestEvacuateKeepsLegsApart(t *testing.T) {
 
 func TestEvacuateWaitsForRoom(t *testing.T) {
 	t.Parallel()
-	for kind, want := range map[string]string{"linear": "no other disk of the pool has room for", "mirror": "needs one for itself"} {
+	for kind, want := range map[string]string{"linear": "no other disk of the pool has room for", "mirror": "nothing else of its volume on it"} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			vg := lvmtest.NewVG(t, 20*raidMiB)

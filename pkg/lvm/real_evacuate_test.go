@@ -5,6 +5,7 @@ package lvm_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	mathrand "math/rand/v2"
@@ -37,6 +38,19 @@ func TestKernelEvacuateKilledThin(t *testing.T) { evacuateOnKernel(t, lvm.Layout
 
 func TestKernelEvacuateKilledMirror(t *testing.T) {
 	evacuateOnKernel(t, lvm.LayoutMirror, false, true)
+}
+
+// killAtRandom gives one of two processes a time that may be too short, until the context ends.
+func (r *rig) killAtRandom(ctx context.Context) {
+	for tick := time.Tick(200 * time.Millisecond); ; {
+		select {
+		case <-ctx.Done():
+			r.timeout.Store(0)
+			return
+		case <-tick:
+			r.timeout.Store(int64(mathrand.IntN(2)) * int64(time.Millisecond+mathrand.N(2*time.Second)))
+		}
+	}
 }
 
 func evacuateOnKernel(t *testing.T, layout lvm.Layout, thin, killed bool) {
@@ -108,13 +122,21 @@ func evacuateOnKernel(t *testing.T, layout lvm.Layout, thin, killed bool) {
 		}
 	})
 
+	if killed {
+		for n := 2; n < 8; n++ {
+			if _, err := b.Create(t.Context(), spec(n, 8*mib)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	killing, mercy := context.WithCancel(t.Context())
+	defer mercy()
+	if killed {
+		go r.killAtRandom(killing)
+	}
 	kills, moving := 0, 0
 	for deadline := time.Now().Add(10 * time.Minute); ; {
-		if killed && mathrand.IntN(3) > 0 {
-			r.timeout.Store(int64(mathrand.N(3 * time.Second)))
-		}
 		states, err := b.Evacuate(t.Context(), lvm.EvacuateOptions{Empty: []string{empty}})
-		r.timeout.Store(0)
 		switch {
 		case !killed && (err != nil || states[0].Waiting != ""):
 			t.Fatalf("got %+v, %v", states, err)
@@ -135,6 +157,7 @@ func evacuateOnKernel(t *testing.T, layout lvm.Layout, thin, killed bool) {
 		<-time.After(100 * time.Millisecond)
 	}
 out:
+	mercy()
 	close(stop)
 	last := <-written
 	t.Logf("%d looks while it was copied, %d calls failed", moving, kills)
@@ -161,6 +184,7 @@ out:
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
+	r.timeout.Store(0)
 	if err := b.Delete(t.Context(), id(1), &rec, volume.WipeSignatures); err != nil {
 		t.Error(err)
 	}
