@@ -334,3 +334,38 @@ func TestLocalSnapshotChanges(t *testing.T) {
 	s.Spec.NodeName = "node2"
 	wantRefused(t, server.admin.Update(t.Context(), s, client.DryRunAll), "spec is immutable")
 }
+
+// Which disks shall leave a pool may be changed, and what the pool is may not.
+func TestPoolChanges(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name    string
+		kind    v1alpha1.PoolKind
+		change  func(*v1alpha1.PoolSpec)
+		refused string
+	}{
+		{"a disk shall leave", v1alpha1.PoolLVM, func(s *v1alpha1.PoolSpec) { s.Evacuate = []string{"bd-0"} }, ""},
+		{"twice the same", v1alpha1.PoolLVM, func(s *v1alpha1.PoolSpec) { s.Evacuate = []string{"bd-0", "bd-0"} }, "spec.evacuate[1]"},
+		{"of directories", v1alpha1.PoolHostpath, func(s *v1alpha1.PoolSpec) { s.Evacuate = []string{"bd-0"} }, "spec.evacuate is for kind lvm"},
+		{"moves", v1alpha1.PoolLVM, func(s *v1alpha1.PoolSpec) { s.NodeName = "node2" }, "spec.nodeName is immutable"},
+		{"another kind", v1alpha1.PoolLVM, func(s *v1alpha1.PoolSpec) { s.Kind = v1alpha1.PoolHostpath }, "spec.kind is immutable"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			pool := &v1alpha1.Pool{
+				ObjectMeta: metav1.ObjectMeta{GenerateName: "changes-"},
+				Spec:       v1alpha1.PoolSpec{NodeName: "node1", PoolSetName: "changes", Kind: test.kind},
+			}
+			if err := server.admin.Create(t.Context(), pool); err != nil {
+				t.Fatal(err)
+			}
+			test.change(&pool.Spec)
+			err := server.admin.Update(t.Context(), pool, client.DryRunAll)
+			if test.refused != "" {
+				wantRefused(t, err, test.refused)
+			} else if err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
