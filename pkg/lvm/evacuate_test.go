@@ -326,3 +326,26 @@ func TestEvacuateManyVolumes(t *testing.T) {
 	r.out()
 	r.reads("here")
 }
+
+// A thin pool takes all the room there is, but for what a disk needs that is being emptied.
+func TestEvacuateThinPoolThatTakesAll(t *testing.T) {
+	t.Parallel()
+	vg := lvmtest.NewThinVG(t, 20*raidMiB)
+	r := &raid{t: t, vg: vg, b: vg.Backend()}
+	r.rec = r.create(1, 6*raidMiB)
+	r.write("here")
+	if s := r.evacuate(lvm.EvacuateOptions{Empty: []string{emptied}})[0]; s.Waiting == "" {
+		t.Fatalf("without another disk: %+v", s)
+	}
+	vg.AddDisk(spare, 80*raidMiB, "")
+	r.join(spare)
+	before := r.group().Volume("thin").SizeBytes
+	if _, err := r.b.Tend(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if after := r.group().Volume("thin").SizeBytes; after <= before {
+		t.Errorf("the pool has %d bytes, and had %d: it took none of the room that is not needed", after, before)
+	}
+	r.out()
+	r.reads("here")
+}
