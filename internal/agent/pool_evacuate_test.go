@@ -121,3 +121,27 @@ func TestEvacuateKilledAtEveryStep(t *testing.T) {
 		}
 	}
 }
+
+// A disk that is lost while it is emptied is given up as any other that is lost: what is on it
+// stays as it is.
+func TestEvacuatedDiskIsLost(t *testing.T) {
+	t.Parallel()
+	h := newPoolHost(t, "a", "b", "c")
+	h.apply(poolSet(mirrorSet))
+	h.settle()
+	h.onDisk = mib
+	h.evacuate("b")
+	h.settle()
+	h.lose("b")
+	h.settle()
+	h.wait()
+	h.settle()
+	h.wantHealthy("a", "c")
+	if !h.disks["b"].released {
+		t.Errorf("it is still claimed: %+v", h.disks["b"])
+	}
+	rec, err := h.pools.records.load("fast")
+	if err != nil || len(rec.Evacuating) > 0 {
+		t.Errorf("the record is %+v, %v", rec, err)
+	}
+}

@@ -174,10 +174,14 @@ func (r *PoolReconciler) letGo(ctx context.Context, rec *poolRecord, g *lvm.Grou
 		}
 		r.Log.Info("A lost disk is not part of its pool any more", "pool", rec.PoolSet, "disk", c.Name)
 	}
-	before := rec.Disks
+	disks, evacuating := rec.Disks, rec.Evacuating
 	rec.Disks = kept
+	// One that was lost while it was emptied is left as it is, too.
+	rec.Evacuating = slices.DeleteFunc(slices.Clone(evacuating), func(name string) bool {
+		return slices.Contains(disks, name) && !slices.Contains(kept, name)
+	})
 	if err := r.records.save(rec); err != nil {
-		rec.Disks = before
+		rec.Disks, rec.Evacuating = disks, evacuating
 		return err
 	}
 	return nil

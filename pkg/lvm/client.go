@@ -139,7 +139,9 @@ func script(s session, commands [][]string) ([]byte, error) {
 			}
 			input.WriteString(word)
 			if i == 0 {
-				input.WriteString(configFor(words, s))
+				if config := configFor(words, s); config != "" {
+					input.WriteString(" --config '" + config + "'")
+				}
 			}
 		}
 		input.WriteByte('\n')
@@ -155,7 +157,7 @@ func script(s session, commands [][]string) ([]byte, error) {
 // that lvcreate cannot open the new volume to wipe it.
 const withoutUdev = "udev_sync=0 udev_rules=0"
 
-// configFor returns the configuration of one line.
+// configFor returns the configuration of one line; empty where it needs none.
 func configFor(words []string, s session) string {
 	var config string
 	if len(s.devices) > 0 {
@@ -170,10 +172,7 @@ func configFor(words []string, s session) string {
 	if words[0] == pvmove {
 		config += ownPolling
 	}
-	if config == "" {
-		return ""
-	}
-	return " --config '" + config + "'"
+	return config
 }
 
 // errAllMoves: without a device pvmove is about all that it can see, of whatever volume group.

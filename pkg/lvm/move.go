@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/berth-dev/berth/pkg/hostexec"
@@ -68,16 +67,19 @@ func (q *queue) beginMove(ctx context.Context, op *operation) {
 		return
 	}
 	_ = q.resume(ctx, after) // what is wrong is told before something is changed
-	switch {
-	case after.move() == nil:
+	if after.move() == nil {
 		op.answer(nil, fmt.Errorf("%s: %w", where, explain(stderr, actErr)))
-	case q.client.makeDurable(after) != nil || q.keep(after, false) != nil:
-		// It stands all the same, and a later call finds it.
-		op.answer(nil, fmt.Errorf("%s: %w", where, errNotDurable))
-	default:
-		q.unflushed = false
-		op.answer(after, nil)
+		return
 	}
+	if err = q.client.makeDurable(after); err == nil {
+		q.unflushed = false
+		err = q.keep(after, false)
+	}
+	if err != nil { // it stands all the same, and a later call finds it
+		op.answer(nil, fmt.Errorf("%s: %w", where, err))
+		return
+	}
+	op.answer(after, nil)
 }
 
 // startMove runs pvmove until it has begun. The error is nil when it was ended then.
@@ -159,8 +161,7 @@ func moveCommand(s session, g *Group, op *operation) (hostexec.Command, error) {
 		return hostexec.Command{}, err
 	}
 	words := []string{pvmove, "--yes", "--atomic", "--interval", "+" + strconv.Itoa(neverLooks)}
-	config := strings.TrimSuffix(strings.TrimPrefix(configFor(words, s), " --config '"), "'")
-	words = append(words, "--config", config)
+	words = append(words, "--config", configFor(words, s))
 	for _, r := range op.runs {
 		from += fmt.Sprintf(":%d-%d", r.start, r.start+r.extents-1)
 	}

@@ -4,6 +4,7 @@
 package lvm
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
@@ -119,6 +120,6 @@ func (g *Group) on(pvUUID string) (segments []segment) {
 			segments = append(segments, s)
 		}
 	}
-	slices.SortFunc(segments, func(a, b segment) int { return int(a.start - b.start) })
+	slices.SortFunc(segments, func(a, b segment) int { return cmp.Compare(a.start, b.start) })
 	return segments
 }
