@@ -62,6 +62,21 @@ func TestConformanceThin(t *testing.T) {
 	conform(t, false, true, lvmtest.NewThinVG)
 }
 
+// The same with thin volumes over each layout of their pool.
+func TestConformanceThinOverLayouts(t *testing.T) {
+	t.Parallel()
+	for layout, disks := range thinLayouts {
+		t.Run(string(layout), func(t *testing.T) {
+			t.Parallel()
+			conform(t, false, true, func(t testing.TB, sizeBytes int64) *lvmtest.VG {
+				return lvmtest.NewThinVGOf(t, layout, disks, sizeBytes)
+			})
+		})
+	}
+}
+
+var thinLayouts = map[lvm.Layout]int{lvm.LayoutStriped: 2, lvm.LayoutMirror: 2, lvm.LayoutRAID5: 3, lvm.LayoutRAID6: 5, lvm.LayoutRAID10: 4}
+
 func conform(t *testing.T, torn, thin bool, newVG func(testing.TB, int64) *lvmtest.VG) {
 	t.Helper()
 	const volumeBytes, volumes = 2 * lvmtest.ExtentBytes, 4

@@ -26,6 +26,8 @@ func (b *Backend) Problems(ctx context.Context, id string, rec volume.Record) ([
 		return nil, err
 	}
 	switch {
+	case b.queue.thin != nil:
+		return b.thinPoolProblems(ctx)
 	case b.queue.layout.Redundant():
 		node := NodeID{GroupName: rec.LVM.VGName, GroupUUID: rec.LVM.VGUUID, Name: rec.LVM.LVName, UUID: rec.LVM.LVUUID}
 		status, active, err := b.nodes.Raid(ctx, node)
@@ -33,22 +35,35 @@ func (b *Backend) Problems(ctx context.Context, id string, rec volume.Record) ([
 			return nil, err
 		}
 		return raidProblems(status), nil
-	case b.queue.thin != nil:
-		g, err := b.Group(ctx)
+	}
+	return nil, nil
+}
+
+// thinPoolProblems are those of the pool and of what it lies on.
+func (b *Backend) thinPoolProblems(ctx context.Context) ([]volume.Problem, error) {
+	g, err := b.Group(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pool, err := g.thinPool()
+	if err != nil || pool == nil {
+		return nil, err
+	}
+	usage, active, err := b.nodes.ThinPool(ctx, NodeID{GroupName: g.Name, GroupUUID: g.UUID, Name: pool.Name, UUID: pool.UUID})
+	if err != nil || !active {
+		return nil, err
+	}
+	problems := thinProblems(usage)
+	for i := range g.below {
+		status, active, err := b.nodes.Raid(ctx, g.node(&g.below[i]))
 		if err != nil {
 			return nil, err
 		}
-		pool, err := g.thinPool()
-		if err != nil || pool == nil {
-			return nil, err
+		if found := raidProblems(status); active && len(found) > 0 {
+			return append(problems, found[0]), nil // both parts lie on the same disks, as far as they can
 		}
-		usage, active, err := b.nodes.ThinPool(ctx, NodeID{GroupName: g.Name, GroupUUID: g.UUID, Name: pool.Name, UUID: pool.UUID})
-		if err != nil || !active {
-			return nil, err
-		}
-		return thinProblems(usage), nil
 	}
-	return nil, nil
+	return problems, nil
 }
 
 func raidProblems(status dm.Raid) []volume.Problem {

@@ -40,8 +40,10 @@ type shape struct {
 	least, most, step int64
 	// data is how many of so many devices' shares hold data.
 	data func(devices int64) int64
-	// redundant: the loss of a device costs nothing.
+	// redundant: the loss of a device costs nothing; survives is of how many, whichever they
+	// are.
 	redundant bool
+	survives  int
 	// flags of lvcreate for so many devices with data.
 	flags func(data string) []string
 }
@@ -60,20 +62,20 @@ var shapes = map[Layout]shape{
 		data: func(devices int64) int64 { return devices },
 	},
 	LayoutMirror: {
-		kind: "raid1", layout: []string{"raid", "raid1"}, least: 2, most: 2, step: 1, redundant: true,
+		kind: "raid1", layout: []string{"raid", "raid1"}, least: 2, most: 2, step: 1, redundant: true, survives: 1,
 		data:  func(int64) int64 { return 1 },
 		flags: func(string) []string { return []string{"--mirrors", "1"} },
 	},
 	LayoutRAID5: {
-		kind: "raid5", layout: []string{"raid", "raid5", "raid5_ls"}, least: 3, step: 1, redundant: true, flags: stripes,
+		kind: "raid5", layout: []string{"raid", "raid5", "raid5_ls"}, least: 3, step: 1, redundant: true, survives: 1, flags: stripes,
 		data: func(devices int64) int64 { return devices - 1 },
 	},
 	LayoutRAID6: {
-		kind: "raid6", layout: []string{"raid", "raid6", "raid6_zr"}, least: 5, step: 1, redundant: true, flags: stripes,
+		kind: "raid6", layout: []string{"raid", "raid6", "raid6_zr"}, least: 5, step: 1, redundant: true, survives: 2, flags: stripes,
 		data: func(devices int64) int64 { return devices - 2 }, //nolint:mnd // P and Q
 	},
 	LayoutRAID10: {
-		kind: "raid10", layout: []string{"raid", "raid10"}, least: 4, step: 2, redundant: true,
+		kind: "raid10", layout: []string{"raid", "raid10"}, least: 4, step: 2, redundant: true, survives: 1,
 		data:  func(devices int64) int64 { return devices / 2 }, //nolint:mnd // pairs
 		flags: func(data string) []string { return append(stripes(data), "--mirrors", "1") },
 	},

@@ -4,6 +4,7 @@
 package lvm
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
@@ -120,6 +121,15 @@ func (g *Group) attachLegs() error {
 	all := g.LVs
 	g.LVs = slices.DeleteFunc(slices.Clone(all), func(lv LogicalVolume) bool { return lv.hidden || lv.isLeg() })
 	for i := range all {
+		switch sub := &all[i]; {
+		case sub.hidden && sub.partial && slices.Equal(sub.Role, []string{"private", "pool", "spare"}):
+			g.lostSpare = sub
+		case sub.hidden && layoutOf(sub).Redundant() && g.isPart(sub):
+			sub.ofPool = true
+			g.below = append(g.below, *sub)
+		}
+	}
+	for i := range all {
 		sub := &all[i]
 		if !sub.isLeg() {
 			continue
@@ -135,10 +145,22 @@ func (g *Group) attachLegs() error {
 			Name: sub.Name, UUID: sub.UUID, Metadata: slices.Contains(sub.Role, "metadata"), Devices: sub.on, Missing: sub.partial, shown: !sub.hidden,
 		})
 	}
-	for i := range g.LVs {
-		g.LVs[i].judgeLegs()
+	for lv := range g.each() {
+		lv.judgeLegs()
 	}
+	// What finds the data comes first.
+	slices.SortStableFunc(g.below, func(a, b LogicalVolume) int { return cmp.Compare(a.SizeBytes, b.SizeBytes) })
 	return nil
+}
+
+// isPart reports whether what is hidden is the data or the metadata of the group's own thin
+// pool.
+func (g *Group) isPart(sub *LogicalVolume) bool {
+	if !slices.Contains(sub.Role, "thin") || !slices.Contains(sub.Role, "pool") {
+		return false
+	}
+	pool, err := g.thinPool()
+	return err == nil && pool != nil && pool.Name == sub.parent
 }
 
 // judgeLegs says whether lvm has come to the end of making a volume: it hides the metadata

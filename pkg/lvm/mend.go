@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/berth-dev/berth/pkg/dm"
@@ -24,7 +25,8 @@ type MendOptions struct {
 
 // RaidState is how redundant the volumes of a group are.
 type RaidState struct {
-	// Volumes with legs; DegradedVolumes of them lack one or have one that has failed,
+	// Volumes with legs, of which a thin pool has two, its data and its metadata;
+	// DegradedVolumes of them lack one or have one that has failed,
 	// FailedVolumes have one that has failed though its device is there, RebuildingVolumes
 	// have one that is being written from the others.
 	Volumes, DegradedVolumes, FailedVolumes, RebuildingVolumes int
@@ -113,9 +115,36 @@ type operationKey struct {
 
 // knows reports whether a UUID is that of a volume of the group, or of a leg.
 func (g *Group) knows(uuid string) bool {
-	return slices.ContainsFunc(g.LVs, func(lv LogicalVolume) bool {
+	return g.find(func(lv *LogicalVolume) bool {
 		return lv.UUID == uuid || slices.ContainsFunc(lv.Legs, func(leg Leg) bool { return leg.UUID == uuid })
-	})
+	}) != nil
+}
+
+// mendable reports whether a volume is ours and has legs: one of our volumes, or a part of
+// our thin pool.
+func mendable(lv *LogicalVolume) bool {
+	return (ownedVolume(lv) || lv.ofPool) && layoutOf(lv).Redundant()
+}
+
+// active returns the operation that lvm does on a volume with its device: for a part of the
+// thin pool on the pool, for what is hidden is left out by lvchange.
+func (g *Group) active(v verb, lv *LogicalVolume) *operation {
+	if lv.ofPool {
+		lv = g.Volume(lv.parent)
+	}
+	return &operation{verb: v, name: lv.Name, uuid: lv.UUID}
+}
+
+// node names a volume or a part of the thin pool in device-mapper.
+func (g *Group) node(lv *LogicalVolume) NodeID {
+	id := NodeID{GroupName: g.Name, GroupUUID: g.UUID, Name: lv.Name, UUID: lv.UUID}
+	if lv.ofPool {
+		id.Layer = dataLayer
+		if slices.Contains(lv.Role, "metadata") {
+			id.Layer = metadataLayer
+		}
+	}
+	return id
 }
 
 // nextMend is what must be done first, or nil.
@@ -133,22 +162,22 @@ func (b *Backend) nextMend(ctx context.Context, g *Group, o MendOptions, done *R
 	if err != nil {
 		return nil, err
 	}
-	for i := range g.LVs {
-		lv := &g.LVs[i]
-		if stuck := suspendedOf(lv, suspended); ownedVolume(lv) && len(stuck) > 0 && !tried[operationKey{verbRefresh, lv.Name}] {
+	for lv := range g.each() {
+		if stuck := suspendedOf(lv, suspended); (ownedVolume(lv) || lv.ofPool) && len(stuck) > 0 {
 			// The queue resumes it; what lvm was about to change is in force then, or not.
-			return &operation{verb: verbRefresh, name: lv.Name, uuid: lv.UUID}, nil
+			if op := g.active(verbRefresh, lv); !tried[operationKey{verbRefresh, op.name}] {
+				return op, nil
+			}
 		}
 	}
 	done.Waiting = ""
 	needed := false
-	for i := range g.LVs {
-		lv := &g.LVs[i]
+	for lv := range g.each() {
 		if extracted(lv) {
 			return &operation{verb: verbDiscard, name: lv.Name, uuid: lv.UUID}, nil
 		}
 		needed = needed || lv.partial || lv.missingLegs() > 0
-		if !ownedVolume(lv) || !layoutOf(lv).Redundant() || lv.Unfinished {
+		if !mendable(lv) || lv.Unfinished {
 			continue
 		}
 		op, err := b.nextFor(ctx, g, lv, o, done, tried)
@@ -157,6 +186,9 @@ func (b *Backend) nextMend(ctx context.Context, g *Group, o MendOptions, done *R
 		}
 	}
 	if o.Replace && g.MissingPVs > 0 && !needed {
+		if g.lostSpare != nil {
+			return &operation{verb: verbDropSpare, name: g.lostSpare.Name}, nil
+		}
 		return &operation{verb: verbDropMissing}, nil
 	}
 	return nil, nil
@@ -171,19 +203,18 @@ func (q *queue) resume(ctx context.Context, g *Group) error {
 		if !q.mayHang {
 			return nil
 		}
-		resumed, err := q.nodes.ResumeAll(ctx, g.Name, g.UUID)
-		if err != nil {
-			return fmt.Errorf("resume volumes of %s that were left suspended: %w", g.Name, err)
-		}
-		q.mayHang = false
-		if resumed > 0 {
-			q.resumed(resumed)
-		}
-		return nil
+		return q.resumeAll(ctx, g)
 	}
 	suspended, err := q.nodes.Suspended(ctx, g.UUID)
 	if err != nil {
 		return err
+	}
+	if q.thin != nil {
+		// lvm suspends the volumes, their pool and its legs, one above the other.
+		if q.mayHang || slices.Contains(slices.Collect(maps.Values(suspended)), true) {
+			return q.resumeAll(ctx, g)
+		}
+		return nil
 	}
 	// What lvm moves extents by lies below the legs.
 	var below []string
@@ -197,14 +228,27 @@ func (q *queue) resume(ctx context.Context, g *Group) error {
 			return fmt.Errorf("resume what is being moved of %s: %w", g.Name, err)
 		}
 	}
-	for i := range g.LVs {
-		stuck := suspendedOf(&g.LVs[i], suspended)
+	for lv := range g.each() {
+		stuck := suspendedOf(lv, suspended)
 		if len(stuck) == 0 {
 			continue
 		}
 		if err := q.nodes.Resume(ctx, g.Name, g.UUID, stuck); err != nil {
-			return fmt.Errorf("resume volume %s/%s: %w", g.Name, g.LVs[i].Name, err)
+			return fmt.Errorf("resume volume %s/%s: %w", g.Name, lv.Name, err)
 		}
+	}
+	return nil
+}
+
+// resumeAll is resume where whatever of the group is suspended is to go on.
+func (q *queue) resumeAll(ctx context.Context, g *Group) error {
+	resumed, err := q.nodes.ResumeAll(ctx, g.Name, g.UUID)
+	if err != nil {
+		return fmt.Errorf("resume volumes of %s that were left suspended: %w", g.Name, err)
+	}
+	q.mayHang = false
+	if resumed > 0 {
+		q.resumed(resumed)
 	}
 	return nil
 }
@@ -225,7 +269,7 @@ func suspendedOf(lv *LogicalVolume, suspended map[string]bool) (uuids []string) 
 
 // nextFor is what must be done first for one volume, or nil.
 func (b *Backend) nextFor(ctx context.Context, g *Group, lv *LogicalVolume, o MendOptions, done *RaidState, tried map[operationKey]bool) (*operation, error) {
-	id := NodeID{GroupName: g.Name, GroupUUID: g.UUID, Name: lv.Name, UUID: lv.UUID}
+	id := g.node(lv)
 	_, active, err := b.nodes.Raid(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("look at %s: %w", id, err)
@@ -235,11 +279,11 @@ func (b *Backend) nextFor(ctx context.Context, g *Group, lv *LogicalVolume, o Me
 		if err != nil {
 			return nil, fmt.Errorf("look at the legs of %s: %w", id, err)
 		}
-		switch {
-		case stale && tried[operationKey{verbRefresh, lv.Name}]:
-			done.Waiting = fmt.Sprintf("volume %s does not take its disk back: lvchange --refresh has no effect on it", lv.title())
+		switch refresh := g.active(verbRefresh, lv); {
+		case stale && tried[operationKey{verbRefresh, refresh.name}]:
+			done.Waiting = fmt.Sprintf("%s does not take its disk back: lvchange --refresh has no effect on it", lv.called())
 		case stale:
-			return &operation{verb: verbRefresh, name: lv.Name, uuid: lv.UUID}, nil
+			return refresh, nil
 		}
 	}
 	missing := lv.missingLegs()
@@ -248,12 +292,12 @@ func (b *Backend) nextFor(ctx context.Context, g *Group, lv *LogicalVolume, o Me
 	}
 	spares, needs := g.spares(lv)
 	if len(spares) == 0 {
-		done.Waiting = fmt.Sprintf("no disk of the pool on which volume %s does not lie has room for %d bytes", lv.title(), g.bytes(needs))
+		done.Waiting = fmt.Sprintf("no disk of the pool on which %s does not lie has room for %d bytes", lv.called(), g.bytes(needs))
 		return nil, nil
 	}
 	if !active {
 		// lvconvert repairs active volumes only.
-		return &operation{verb: verbActivate, name: lv.Name, uuid: lv.UUID}, nil
+		return g.active(verbActivate, lv), nil
 	}
 	spares = spares[:min(missing, len(spares))]
 	return &operation{verb: verbRepair, name: lv.Name, uuid: lv.UUID, devices: spares, mostMissing: missing - len(spares)}, nil
@@ -286,7 +330,7 @@ func (g *Group) spares(lv *LogicalVolume) (paths []string, needs int64) {
 			images++
 		}
 	}
-	if images == 0 || !s.fits(images) {
+	if images == 0 || images < s.least {
 		return nil, 0
 	}
 	needs = s.share(g.extentsFor(lv.SizeBytes), images) + s.overhead()
@@ -304,13 +348,12 @@ func (g *Group) spares(lv *LogicalVolume) (paths []string, needs int64) {
 
 // raidState counts.
 func (b *Backend) raidState(ctx context.Context, g *Group, done *RaidState) (*RaidState, error) {
-	for i := range g.LVs {
-		lv := &g.LVs[i]
+	for lv := range g.each() {
 		if len(lv.Legs) == 0 || lv.Unfinished {
 			continue
 		}
 		done.Volumes++
-		id := NodeID{GroupName: g.Name, GroupUUID: g.UUID, Name: lv.Name, UUID: lv.UUID}
+		id := g.node(lv)
 		status, active, err := b.nodes.Raid(ctx, id)
 		if err != nil {
 			return nil, fmt.Errorf("look at %s: %w", id, err)

@@ -103,6 +103,17 @@ func (lv *LogicalVolume) title() string {
 	return lv.Name
 }
 
+// called is how a message calls what has legs.
+func (lv *LogicalVolume) called() string {
+	switch {
+	case lv.ofPool && slices.Contains(lv.Role, "metadata"):
+		return "the metadata of the thin pool"
+	case lv.ofPool:
+		return "the data of the thin pool"
+	}
+	return "volume " + lv.title()
+}
+
 func hasTag(lv *LogicalVolume, prefix string) bool {
 	return slices.ContainsFunc(lv.Tags, func(tag string) bool { return strings.HasPrefix(tag, prefix) })
 }

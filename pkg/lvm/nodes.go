@@ -51,7 +51,7 @@ type Nodes interface {
 	// WhileStill calls f while it holds lvm's own lock of the group, so that no command of
 	// lvm changes it, and returns f's error. volume.ErrBusy: one does for a long time.
 	WhileStill(ctx context.Context, groupName string, f func() error) error
-	// Suspended returns the UUIDs of a group's volumes and legs whose devices are suspended:
+	// Suspended returns the UUIDs of a group's volumes and legs of which a device is suspended:
 	// reads and writes wait until somebody resumes them, which a killed lvm does not.
 	Suspended(ctx context.Context, groupUUID string) (map[string]bool, error)
 	// Resume lets suspended devices of a group go on, in this order, as they were. lvm
@@ -74,6 +74,9 @@ type Nodes interface {
 type NodeID struct {
 	GroupName, GroupUUID string
 	Name, UUID           string
+	// Layer is what device-mapper's UUID has beyond those of group and volume: nothing, but
+	// for what lies below another volume (build_dm_uuid in lib/misc/lvm-string.c).
+	Layer string
 }
 
 func (id NodeID) String() string { return id.GroupName + "/" + id.Name }

@@ -24,7 +24,7 @@ func (h HostNodes) Raid(ctx context.Context, id NodeID) (dm.Raid, bool, error) {
 	if err := ctx.Err(); err != nil {
 		return dm.Raid{}, false, err
 	}
-	status, err := dm.Control{Root: h.Root}.Status(dmUUID(id.GroupUUID, id.UUID))
+	status, err := dm.Control{Root: h.Root}.Status(dmUUID(id.GroupUUID, id.UUID) + id.Layer)
 	if errors.Is(err, volume.ErrNotFound) || err == nil && len(status) == 0 {
 		return dm.Raid{}, false, nil
 	}
@@ -63,15 +63,20 @@ func staleTable(table []dm.Target, number string) bool {
 	})
 }
 
+// poolLayers are those of a thin pool: the pool, what its name shows, and what it lies on.
+var poolLayers = []string{"-tpool", "-pool", dataLayer, metadataLayer}
+
+const dataLayer, metadataLayer = "-tdata", "-tmeta"
+
 // Suspended implements Nodes.
 func (h HostNodes) Suspended(ctx context.Context, groupUUID string) (map[string]bool, error) {
 	suspended := map[string]bool{}
 	err := h.eachOf(groupUUID, func(d mapped) error {
-		if d.layer != "" {
+		if d.layer != "" && !slices.Contains(poolLayers, d.layer) {
 			return nil
 		}
 		text, err := readText(filepath.Join(d.dir, "dm/suspended"))
-		suspended[d.lvUUID] = text == "1"
+		suspended[d.lvUUID] = suspended[d.lvUUID] || text == "1"
 		return errors.Join(err, ctx.Err())
 	})
 	if err != nil {

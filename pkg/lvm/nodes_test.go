@@ -155,7 +155,13 @@ func TestUnknownLegs(t *testing.T) {
 func TestSuspended(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
-	for n, dev := range []struct{ uuid, suspended string }{{wantDM, "0"}, {otherDM, "1"}, {"CRYPT-LUKS2-x", "1"}, {wantDM + "-tpool", "1"}} {
+	for n, dev := range []struct{ uuid, suspended string }{
+		{wantDM, "0"},
+		{wantDM + "-missing_0_0", "1"},
+		{"CRYPT-LUKS2-x", "1"},
+		{otherDM + "-tpool", "1"},
+		{otherDM + "-pool", "0"}, // each layer of a thin pool counts
+	} {
 		h.add(n, dev.uuid, 8)
 		for file, text := range map[string]string{"dm/name": "any", "dm/suspended": dev.suspended} {
 			h.must(os.WriteFile(filepath.Join(h.root, "sys/block", fmt.Sprintf("dm-%d", n), file), []byte(text+"\n"), 0o600))

@@ -35,6 +35,9 @@ const (
 	verbRemove verb = "remove"
 	// verbTend makes the group's thin pool, or makes it as large as it should be.
 	verbTend verb = "tend"
+	// verbPoolParts makes what a redundant thin pool is made of, and verbJoin makes it one.
+	verbPoolParts verb = "make the parts of thin pool"
+	verbJoin      verb = "join the parts of thin pool"
 	// verbRepair puts new legs on other devices into the place of those whose device is
 	// missing.
 	verbRepair verb = "repair"
@@ -44,6 +47,9 @@ const (
 	verbDropMissing verb = "take missing devices out of"
 	// verbDiscard removes what a repair that was cut short has left of a leg.
 	verbDiscard verb = "remove the rest of a leg"
+	// verbDropSpare removes the space that lvm keeps to repair the metadata of a thin pool,
+	// when its device is missing: nothing is in it.
+	verbDropSpare verb = "remove the lost spare"
 	// verbInstant takes the snapshots of a group anew, all at one instant.
 	verbInstant verb = "take at one instant"
 	// verbMark puts the tag of its instant on a snapshot of a group, in the place of any
@@ -70,11 +76,12 @@ type operation struct {
 	name string
 	// uuid of the logical volume, but for those that are made, and for verbObserve.
 	uuid string
-	// source is the UUID of what verbClone and verbSnapshot copy.
+	// source is the UUID of what verbClone and verbSnapshot copy, and of the metadata of
+	// verbJoin.
 	source string
 	// sizeBytes is the least size, for verbCreate and verbGrow, what a copy is going to be
-	// grown to, for verbClone, and for verbTend that of the data, with metadataBytes for the
-	// metadata.
+	// grown to, for verbClone, and for verbTend and verbPoolParts that of the data, with
+	// metadataBytes for the metadata.
 	sizeBytes     int64
 	metadataBytes int64
 	// failWhenFull for verbWhenFull.
@@ -129,6 +136,11 @@ func (op *operation) met(g *Group) bool {
 		return lv != nil && lv.UUID == op.uuid && slices.Equal(lv.instants(), []string{op.tag})
 	case verbWhenFull:
 		return lv != nil && lv.UUID == op.uuid && lv.FailsWhenFull == op.failWhenFull
+	case verbPoolParts:
+		data, meta := g.poolParts()
+		return data != nil && meta != nil
+	case verbJoin:
+		return lv != nil && slices.Equal(lv.Layout, poolLayout)
 	case verbTend:
 		return lv != nil && lv.SizeBytes >= op.sizeBytes && lv.MetadataBytes >= op.metadataBytes
 	case verbRepair:
@@ -149,6 +161,8 @@ func (op *operation) met(g *Group) bool {
 		return g.State() == StateReady && g.device(op.pv) == nil
 	case verbDiscard:
 		return g.volumeByUUID(op.uuid) == nil
+	case verbDropSpare:
+		return g.lostSpare == nil
 	case verbRemove:
 		// Absence in a group whose devices are not all there is not proven: a missing
 		// device may hold newer metadata (I4).
@@ -165,7 +179,7 @@ func (op *operation) met(g *Group) bool {
 func (op *operation) allowed(g *Group) error {
 	if g.State() == StatePartial {
 		switch op.verb {
-		case verbActivate, verbRefresh, verbRepair, verbTakeBack, verbDropMissing, verbDiscard:
+		case verbActivate, verbRefresh, verbRepair, verbTakeBack, verbDropMissing, verbDiscard, verbDropSpare:
 			return nil
 		default:
 		}
@@ -177,7 +191,7 @@ func (op *operation) allowed(g *Group) error {
 func (op *operation) check(g *Group, lv *LogicalVolume) error {
 	where := fmt.Sprintf("%s %s/%s", op.verb, g.Name, op.name)
 	switch {
-	case (op.verb == verbCreate || op.verb == verbTend) && lv == nil, op.verb == verbTakeBack, op.verb == verbDropMissing:
+	case (op.verb == verbCreate || op.verb == verbTend) && lv == nil, op.verb == verbTakeBack, op.verb == verbDropMissing, op.verb == verbDropSpare:
 		return nil
 	case op.name == "":
 		return op.checkDevice(g)
@@ -191,6 +205,8 @@ func (op *operation) check(g *Group, lv *LogicalVolume) error {
 	case op.verb == verbTend:
 		_, err := g.thinPool()
 		return err
+	case op.verb == verbPoolParts, op.verb == verbJoin:
+		return op.checkParts(g)
 	case lv == nil && g.volumeByUUID(op.uuid) == nil:
 		return fmt.Errorf("%s: %w", where, volume.ErrNotFound)
 	case lv == nil:
@@ -199,11 +215,11 @@ func (op *operation) check(g *Group, lv *LogicalVolume) error {
 		return fmt.Errorf("%s: %w: a volume of that name has no tag %s", where, volume.ErrExists, TagVolume)
 	case op.verb != verbCreate && lv.UUID != op.uuid:
 		return fmt.Errorf("%s: %w: its UUID is %s, recorded is %s", where, volume.ErrIdentity, lv.UUID, op.uuid)
-	case op.verb == verbRemove && !ownedVolume(lv) && !ownedSnapshot(lv):
+	case op.verb == verbRemove && !ownedVolume(lv) && !ownedSnapshot(lv) && !isHalfPool(lv):
 		return fmt.Errorf("%s: %w: it has no tag %s", where, volume.ErrIdentity, TagVolume)
 	case op.verb == verbMark && !ownedSnapshot(lv):
 		return fmt.Errorf("%s: %w: it is no snapshot of ours (tags %v)", where, volume.ErrIdentity, lv.Tags)
-	case op.verb == verbRepair && (!ownedVolume(lv) || !layoutOf(lv).Redundant()):
+	case op.verb == verbRepair && !mendable(lv):
 		return fmt.Errorf("%s: %w: it is no volume of ours with legs (layout %v, tags %v)", where, volume.ErrIdentity, lv.Layout, lv.Tags)
 	case lv.Unfinished && op.verb != verbRemove:
 		return fmt.Errorf("%s: %w", where, errUnfinished)
@@ -227,6 +243,24 @@ func (op *operation) checkDevice(g *Group) error {
 		return fmt.Errorf("%s %s: %w: device %s is missing", where, g.Name, volume.ErrPoolUnavailable, op.pv)
 	case op.verb == verbTakeOut && pv.FreeExtents != pv.Extents:
 		return fmt.Errorf("%s %s: %w: %d extents of %s are in use", where, g.Name, volume.ErrInUse, pv.Extents-pv.FreeExtents, pv.Path)
+	}
+	return nil
+}
+
+// checkParts proves that what becomes a pool is nobody's: it wipes both.
+func (op *operation) checkParts(g *Group) error {
+	for _, name := range []string{thinPoolName, poolMetadataName} {
+		if lv := g.Volume(name); lv != nil && !isHalfPool(lv) {
+			return fmt.Errorf("%s %s/%s: %w: volume %s has no tag %s, or is something else (layout %v, tags %v)",
+				op.verb, g.Name, op.name, volume.ErrExists, name, TagThinPool, lv.Layout, lv.Tags)
+		}
+	}
+	if op.verb == verbPoolParts {
+		return nil
+	}
+	data, meta := g.poolParts()
+	if data == nil || meta == nil || data.UUID != op.uuid || meta.UUID != op.source {
+		return fmt.Errorf("%s %s/%s: %w: its parts are not those that were made", op.verb, g.Name, op.name, volume.ErrIdentity)
 	}
 	return nil
 }
@@ -263,6 +297,7 @@ func changeCommand(groupUUID, lvUUID string, change ...string) []string {
 
 var (
 	thinLayout = []string{"thin", "sparse"}
+	poolLayout = []string{"thin", "pool"}
 	thinRoles  = []string{"public", "origin", "snapshot", "thinorigin", "multithinorigin", "thinsnapshot"}
 )
 

@@ -113,6 +113,10 @@ func (p *plan) add(op *operation) {
 		p.copy(op)
 	case verbTend:
 		p.tend(op, lv)
+	case verbPoolParts:
+		p.makeParts(op)
+	case verbJoin:
+		p.act(op, p.group.joinCommand())
 	case verbRepair:
 		p.act(op, append([]string{"lvconvert", "--yes", "--repair", p.group.Name + "/" + lv.Name}, op.devices...))
 	case verbTakeBack:
@@ -122,6 +126,8 @@ func (p *plan) add(op *operation) {
 		p.act(op, []string{"vgreduce", "--yes", "--removemissing", p.group.Name})
 	case verbDiscard:
 		p.act(op, []string{"lvremove", "--yes", "--select", selectVolumes(p.group.UUID, "lv_layout=[linear]&&lv_health_status=partial&&", []string{op.uuid})})
+	case verbDropSpare:
+		p.act(op, []string{"lvremove", "--yes", p.group.Name + "/" + op.name})
 	case verbMark:
 		var change []string
 		for _, tag := range lv.instants() {
@@ -167,16 +173,45 @@ func (p *plan) copy(op *operation) {
 func (p *plan) tend(op *operation, pool *LogicalVolume) {
 	g, data := p.group, p.group.extentsFor(op.sizeBytes)
 	if pool == nil {
-		p.act(op, newPoolCommand(g.Name, data, op.metadataBytes, chunkBytes(g.bytes(data))))
+		if where, fits := p.placePool(op); fits {
+			p.act(op, g.newPoolCommand(where, op.metadataBytes))
+		}
 		return
 	}
 	p.acting = append(p.acting, op)
-	if more := op.metadataBytes - pool.MetadataBytes; more > 0 {
-		p.commands = append(p.commands, []string{"lvextend", "--yes", "--poolmetadatasize", byteCount(op.metadataBytes), g.Name + "/" + thinPoolName})
+	if op.metadataBytes > pool.MetadataBytes {
+		p.commands = append(p.commands, g.growMetadataCommand(op.metadataBytes))
 	}
-	if data > g.extentsFor(pool.SizeBytes) {
-		p.commands = append(p.commands, []string{"lvextend", "--yes", "--extents", strconv.FormatInt(data, 10), g.Name + "/" + thinPoolName})
+	have := g.extentsFor(pool.SizeBytes)
+	if data <= have {
+		return
 	}
+	where, fits := g.placeGrowth(data-have, *p.terms.thin)
+	if !fits { // the metadata have got what was left; the caller looks again
+		return
+	}
+	command := append([]string{"lvextend", "--yes", "--extents", strconv.FormatInt(have+where.extents, 10)}, where.flags()...)
+	p.commands = append(p.commands, append(append(command, g.Name+"/"+thinPoolName), where.devices...))
+}
+
+// makeParts makes what a redundant thin pool is made of.
+func (p *plan) makeParts(op *operation) {
+	where, fits := p.placePool(op)
+	if !fits {
+		return
+	}
+	data, meta := p.group.partCommands(where, op.metadataBytes)
+	p.commands = append(p.commands, data)
+	p.act(op, meta)
+}
+
+// placePool finds a place for the data of a new pool, or refuses.
+func (p *plan) placePool(op *operation) (placement, bool) {
+	where, fits := p.group.placePool(p.group.extentsFor(op.sizeBytes), *p.terms.thin)
+	if !fits {
+		p.refused[op] = fmt.Errorf("%s %s/%s: %w: %d bytes of layout %s", op.verb, p.group.Name, op.name, volume.ErrNoSpace, op.sizeBytes, p.terms.layout)
+	}
+	return where, fits
 }
 
 // allocate admits by the same function that publishes the capacity (I8).
@@ -251,6 +286,8 @@ func (p *plan) changes() int {
 	for _, op := range p.acting {
 		switch {
 		case !op.changes():
+		case op.verb == verbPoolParts:
+			n += changesOfParts
 		case p.terms.thin != nil, p.terms.layout.Redundant():
 			n += 2
 		case op.verb == verbEndMove, op.verb == verbAbortMove:
@@ -266,9 +303,10 @@ func (p *plan) changes() int {
 // tells of it in time.
 func (p *plan) settings() []string {
 	switch {
+	case p.terms.thin != nil:
 	case p.terms.layout.Redundant():
 		return []string{"monitoring=0"}
-	case p.terms.thin == nil:
+	default:
 		return nil
 	}
 	pool, _ := p.group.thinPool() // a foreign one was refused

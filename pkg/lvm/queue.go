@@ -370,7 +370,7 @@ func (q *queue) terms(ctx context.Context, g *Group) (terms, error) {
 	if q.thin == nil {
 		return t, nil
 	}
-	t.thin = &thinTerms{ThinPolicy: q.thin(), reserve: g.extentsFor(t.reserveBytes)}
+	t.thin = &thinTerms{ThinPolicy: q.thin(), layout: q.layout, reserve: g.extentsFor(t.reserveBytes)}
 	if err := t.thin.Check(); err != nil {
 		return terms{}, err
 	}

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 )
@@ -58,6 +59,11 @@ type Group struct {
 	duplicates bool
 	pvCount    int
 	lvCount    int
+	// below are the data and the metadata of the group's own thin pool where they have legs;
+	// lostSpare is the space that lvm keeps to repair such metadata, where its device is
+	// missing. Only in a report with legs.
+	below     []LogicalVolume
+	lostSpare *LogicalVolume
 	// segments of all devices, in a report that was asked for them.
 	segments     []segment
 	withSegments bool
@@ -113,9 +119,12 @@ type LogicalVolume struct {
 	partial bool
 	// segmented: the report has a row for each of its segments.
 	segmented bool
+	// ofPool: it is the data or the metadata of the group's own thin pool.
+	ofPool bool
 }
 
-// Volume returns the logical volume of that name, or nil.
+// Volume returns the logical volume of that name, or nil. The parts of a redundant thin pool
+// are found by their names, too.
 func (g *Group) Volume(name string) *LogicalVolume {
 	return g.find(func(lv *LogicalVolume) bool { return lv.Name == name })
 }
@@ -133,12 +142,25 @@ func (g *Group) device(uuid string) *PhysicalVolume {
 }
 
 func (g *Group) find(match func(*LogicalVolume) bool) *LogicalVolume {
-	for i := range g.LVs {
-		if match(&g.LVs[i]) {
-			return &g.LVs[i]
+	for lv := range g.each() {
+		if match(lv) {
+			return lv
 		}
 	}
 	return nil
+}
+
+// each yields the volumes, and then the parts of a redundant thin pool.
+func (g *Group) each() iter.Seq[*LogicalVolume] {
+	return func(yield func(*LogicalVolume) bool) {
+		for _, volumes := range [][]LogicalVolume{g.LVs, g.below} {
+			for i := range volumes {
+				if !yield(&volumes[i]) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // Group returns the group with that UUID, or nil.

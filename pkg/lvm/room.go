@@ -36,7 +36,7 @@ type deviceRoom struct {
 func (g *Group) room(t terms) *room {
 	if t.thin != nil {
 		_, left := g.thinRoom(*t.thin)
-		return &room{layout: t.layout, extents: left, thin: true}
+		return &room{layout: LayoutLinear, extents: left, thin: true}
 	}
 	r := &room{layout: t.layout, extents: max(0, g.openExtents()-g.extentsFor(t.reserveBytes))}
 	for _, pv := range g.PVs {
@@ -101,17 +101,26 @@ func (r *room) freeOfLegs() (extents int64) {
 
 // largest is the size in extents of the largest single volume.
 func (r *room) largest() int64 {
-	s := shapes[r.layout]
-	if !s.spreads() {
+	if !shapes[r.layout].spreads() {
 		return r.extents
 	}
-	var most int64
+	most, _ := r.widest()
+	return most
+}
+
+// widest is the size in extents of the largest single volume of a layout that spreads, and on
+// how many devices it lies.
+func (r *room) widest() (most, on int64) {
+	s := shapes[r.layout]
 	for wide := s.least; wide <= int64(len(r.devices)); wide++ {
-		if s.fits(wide) {
-			most = max(most, s.data(wide)*(min(r.devices[wide-1].free, r.extents/wide)-s.overhead()))
+		if !s.fits(wide) {
+			continue
+		}
+		if size := s.data(wide) * (min(r.devices[wide-1].free, r.extents/wide) - s.overhead()); size > most {
+			most, on = size, wide
 		}
 	}
-	return most
+	return most, on
 }
 
 // take hands out room. It reports false, and changes nothing, when there is not enough.
@@ -125,23 +134,31 @@ func (r *room) take(extents int64) (placement, bool) {
 		return placement{layout: r.layout, extents: extents, thin: r.thin}, true
 	}
 	for wide := int64(len(r.devices)); wide >= s.least; wide-- {
-		if !s.fits(wide) {
-			continue
+		if p, fits := r.takeOn(extents, wide); fits {
+			return p, true
 		}
-		share := s.share(extents, wide)
-		each := share + s.overhead()
-		if r.devices[wide-1].free < each || each > r.extents/wide {
-			continue
-		}
-		p := placement{layout: r.layout, extents: share * s.data(wide)}
-		for i := range r.devices[:wide] {
-			p.devices = append(p.devices, r.devices[i].path)
-			r.devices[i].free -= each
-		}
-		r.used(each * wide)
-		return p, true
 	}
 	return placement{}, false
+}
+
+// takeOn is take for a layout that spreads, on that many devices.
+func (r *room) takeOn(extents, wide int64) (placement, bool) {
+	s := shapes[r.layout]
+	if !s.fits(wide) || wide > int64(len(r.devices)) {
+		return placement{}, false
+	}
+	share := s.share(extents, wide)
+	each := share + s.overhead()
+	if r.devices[wide-1].free < each || each > r.extents/wide {
+		return placement{}, false
+	}
+	p := placement{layout: r.layout, extents: share * s.data(wide)}
+	for i := range r.devices[:wide] {
+		p.devices = append(p.devices, r.devices[i].path)
+		r.devices[i].free -= each
+	}
+	r.used(each * wide)
+	return p, true
 }
 
 func (r *room) used(extents int64) {

@@ -73,13 +73,20 @@ func (b *Backend) Tend(ctx context.Context) (*ThinState, error) {
 
 // nextStep is what must be done first, or nil.
 func nextStep(g *Group, pool *LogicalVolume, t thinTerms) (*operation, error) {
+	if op := g.nextOfParts(); op != nil {
+		return op, nil
+	}
 	if pool == nil {
 		data, metaBytes := g.newPool(t)
 		if data == 0 {
 			return nil, fmt.Errorf("make thin pool %s/%s: %w: %d bytes are free, of which %d are kept in reserve and %d go to the pool's metadata",
 				g.Name, thinPoolName, volume.ErrNoSpace, g.bytes(g.FreeExtents), g.bytes(t.reserve), 4*metaBytes)
 		}
-		return &operation{verb: verbTend, name: thinPoolName, sizeBytes: g.bytes(data), metadataBytes: metaBytes}, nil
+		making := verbTend
+		if t.layout.Redundant() {
+			making = verbPoolParts
+		}
+		return &operation{verb: making, name: thinPoolName, sizeBytes: g.bytes(data), metadataBytes: metaBytes}, nil
 	}
 	if t.usage == nil {
 		return &operation{verb: verbActivate, name: thinPoolName, uuid: pool.UUID}, nil

@@ -82,7 +82,7 @@ const (
 // thinPool returns the group's thin pool, or nil. One that is not ours is an error.
 func (g *Group) thinPool() (*LogicalVolume, error) {
 	lv := g.Volume(thinPoolName)
-	if lv == nil {
+	if lv == nil || isHalfPool(lv) {
 		return nil, nil
 	}
 	if !slices.Contains(lv.Tags, TagThinPool) || !slices.Contains(lv.Layout, "thin") || !slices.Contains(lv.Layout, "pool") {
@@ -117,29 +117,12 @@ func metadataBytes(dataBytes int64) int64 {
 type thinTerms struct {
 	ThinPolicy
 
+	// layout of what the pool lies on.
+	layout Layout
 	// reserve in extents.
 	reserve int64
 	// usage is nil when the pool is not active.
 	usage *dm.ThinPool
-}
-
-// newPool is the size of a pool that is to be made: extents of data and bytes of metadata.
-// Beside the data it leaves room for the metadata, for the spare that lvm keeps to repair
-// them, and for both to double. data is 0 when there is too little room.
-func (g *Group) newPool(t thinTerms) (data, metaBytes int64) {
-	room := g.openExtents() - t.reserve
-	metaBytes = metadataBytes(g.bytes(max(room, 0)))
-	data = room - 4*g.extentsFor(metaBytes)
-	if data <= 0 {
-		return 0, metaBytes
-	}
-	return max(1, data*t.InitialPercent/100), metaBytes
-}
-
-// whole is how many extents of data the pool has or can get.
-func (g *Group) whole(pool *LogicalVolume, t thinTerms) int64 {
-	headroom := 2 * g.extentsFor(pool.MetadataBytes)
-	return g.extentsFor(pool.SizeBytes) + max(0, g.openExtents()-t.reserve-headroom)
 }
 
 // thinRoom is what can still be promised to volumes of a thin pool, in extents; it is
@@ -193,17 +176,11 @@ func scale(extents, percent int64) int64 {
 // never less than they are.
 func (g *Group) thinTarget(pool *LogicalVolume, t thinTerms) (data, metaBytes int64) {
 	data, metaBytes = g.extentsFor(pool.SizeBytes), pool.MetadataBytes
-	free := g.openExtents()
 	if u := t.usage; u != nil && u.MetadataPercent() >= metadataLowPercent && metaBytes < mostMetadataBytes {
-		// The spare grows as well. What is reserved may be used: a pool whose metadata are
-		// full is worth nothing.
-		more := min(g.extentsFor(metaBytes), g.extentsFor(mostMetadataBytes-metaBytes), free/2)
-		metaBytes += g.bytes(more)
-		free -= 2 * more
+		metaBytes += g.bytes(min(g.extentsFor(metaBytes), g.extentsFor(mostMetadataBytes-metaBytes), g.metadataGrowth(t)))
 	}
-	most := data + max(0, free-t.reserve-2*g.extentsFor(metaBytes))
-	whole := most
-	data = max(data, min(most, whole*t.InitialPercent/100))
+	most := data + g.dataGrowth(pool, t, metaBytes)
+	data = max(data, min(most, most*t.InitialPercent/100))
 	if u := t.usage; u != nil && u.DataBlocks > 0 {
 		used := scale(g.extentsFor(pool.SizeBytes), 100*min(int64(u.DataUsed), math.MaxInt64/100)/int64(u.DataBlocks))
 		for data < most && used*100 >= t.ThresholdPercent*data {
@@ -222,19 +199,6 @@ func (g *Group) threshold(pool *LogicalVolume, t thinTerms) int64 {
 		return t.ThresholdPercent
 	}
 	return t.HighWaterPercent
-}
-
-// newPoolCommand leaves it to a later command what the pool does when it is full: lvcreate
-// says that --errorwhenfull is not supported as long as the kernel has not loaded
-// dm_thin_pool, which it does for this very command.
-func newPoolCommand(groupName string, data, metaBytes, chunk int64) []string {
-	return []string{
-		"lvcreate", "--yes", "--type", "thin-pool", "--activate", "y",
-		// Chunks are zeroed before a volume gets them: nobody reads what another one wrote.
-		"--zero", "y", "--discards", "passdown",
-		"--poolmetadataspare", "y", "--chunksize", byteCount(chunk), "--poolmetadatasize", byteCount(metaBytes),
-		"--extents", strconv.FormatInt(data, 10), "--addtag", TagThinPool, "--name", thinPoolName, groupName,
-	}
 }
 
 func yesOrNo(b bool) string {

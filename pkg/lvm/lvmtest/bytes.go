@@ -58,6 +58,9 @@ func (h *Host) resizeNode(g *group, lv *logicalVolume) {
 func (h *Host) deactivate(lv *logicalVolume) {
 	if lv.thin != nil || lv.isThinPool() || len(lv.legs) > 0 {
 		lv.node = "" // its bytes stay where they are
+		for _, part := range lv.parts {
+			part.node = ""
+		}
 	}
 	if lv.node == "" {
 		return

@@ -112,7 +112,13 @@ func (g *group) clone() *group {
 		v.node = ""
 		v.tags, v.role, v.extents = slices.Clone(lv.tags), slices.Clone(lv.role), slices.Clone(lv.extents)
 		v.metadata = slices.Clone(lv.metadata)
-		v.legs = cloneLegs(lv.legs)
+		v.legs, v.spare = cloneLegs(lv.legs), slices.Clone(lv.spare)
+		v.parts = nil
+		for _, part := range lv.parts {
+			copied := *part
+			copied.node, copied.extents, copied.legs = "", slices.Clone(part.extents), cloneLegs(part.legs)
+			v.parts = append(v.parts, &copied)
+		}
 		c.volumes[i] = &v
 	}
 	for _, lv := range c.volumes {

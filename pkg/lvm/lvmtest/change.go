@@ -20,10 +20,16 @@ func (p *process) change(c command, within func() error) (said string, err error
 	case "lvextend":
 		return p.lvextend(c, within)
 	case "lvconvert":
+		if c.has("--type") {
+			return p.joinPool(c, within)
+		}
 		return p.repair(c, within)
 	case "pvmove":
 		return p.pvmove(c, within)
 	case "lvremove":
+		if !c.has("--select") {
+			return p.removeSpare(c), within()
+		}
 		return p.eachSelected(c, func(g *group, lv *logicalVolume) (string, error) {
 			if g.isMoving(lv) {
 				return fmt.Sprintf("Can't remove locked logical volume %s/%s.", g.name, lv.name), nil
@@ -65,12 +71,15 @@ func (p *process) change(c command, within func() error) (said string, err error
 			if !lv.canActivate(c.value("--activationmode")) {
 				return fmt.Sprintf("Refusing activation of partial LV %s/%s.", g.name, lv.name), nil
 			}
-			if lv.suspended {
+			if lv.waits() {
 				return "lvmtest: it would wait for ever for a leg that is suspended", nil
 			}
 			p.h.activate(g, lv)
 			if c.has("--refresh") {
 				p.h.refresh(lv)
+				for _, part := range lv.parts {
+					p.h.refresh(part)
+				}
 			}
 			return "", within()
 		})
@@ -157,6 +166,10 @@ func (p *process) lvextend(c command, within func() error) (string, error) {
 	lv := g.volume(name)
 	if lv == nil {
 		return fmt.Sprintf("Failed to find logical volume \"%s/%s\"", groupName, name), nil
+	}
+	if len(lv.parts) > 0 && c.has("--extents") {
+		said, err := p.extendRaid(g, lv.data(), c, within)
+		return said, err
 	}
 	if g.isMoving(lv) {
 		return fmt.Sprintf("Can't resize locked logical volume %s/%s.", g.name, lv.name), nil

@@ -32,7 +32,7 @@ var commands = map[string]syntax{
 		" --discards= --poolmetadataspare= --chunksize= --poolmetadatasize= --thinpool= --virtualsize= --snapshot --permission= --setactivationskip="},
 	"lvextend":  {true, true, "--autobackup= --config= --yes --alloc= --stripes= --stripesize= --extents= --poolmetadatasize="},
 	"lvremove":  {true, true, "--autobackup= --config= --yes --select="},
-	"lvconvert": {true, true, "--autobackup= --config= --yes --repair"},
+	"lvconvert": {true, true, "--autobackup= --config= --yes --repair --type= --zero= --discards= --chunksize= --poolmetadataspare= --poolmetadata="},
 	"vgreduce":  {true, true, "--autobackup= --config= --yes --removemissing"},
 	"lvchange":  {true, true, "--autobackup= --config= --yes --activationmode= --activate= --refresh --errorwhenfull= --addtag= --deltag= --select="},
 	"pvcreate":  {true, true, "--config= --uuid= --norestorefile --metadatasize= --dataalignment="},

@@ -104,6 +104,13 @@ type logicalVolume struct {
 	// metadata of a thin pool, and its spare.
 	metadata  []extent
 	metaBytes int64
+	// parts of a redundant thin pool: its metadata and its data, each with legs.
+	parts []*logicalVolume
+	// partOf is the pool that it is a part of.
+	partOf string
+	// spare is what lvm keeps of a group to repair the metadata of a redundant pool, none by
+	// default.
+	spare []extent
 	// unmarked thin pools tell of nothing before they are full.
 	unmarked bool
 	// failsWhenFull of a thin pool.
@@ -289,7 +296,7 @@ func (h *Host) Reboot() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, g := range h.groups {
-		for _, lv := range g.volumes {
+		for _, lv := range g.withParts() {
 			h.deactivate(lv)
 			lv.suspended = false
 		}
@@ -346,8 +353,8 @@ func (g *group) total() int64 {
 // free returns the extents that no volume has.
 func (g *group) free() []extent {
 	used := map[extent]bool{}
-	for _, lv := range g.volumes {
-		for _, e := range slices.Concat(lv.extents, lv.metadata, lv.extentsOfLegs()) {
+	for _, lv := range g.withParts() {
+		for _, e := range slices.Concat(lv.extents, lv.metadata, lv.spare, lv.extentsOfLegs()) {
 			used[e] = true
 		}
 	}
@@ -377,6 +384,8 @@ func (lv *logicalVolume) layoutName() string { return cmp.Or(lv.layout, "linear"
 func (h *Host) drop(g *group, lv *logicalVolume) {
 	h.deactivate(lv)
 	h.forgetThin(lv)
-	h.forgetRaid(g, lv)
+	if !g.isPart(lv) {
+		h.forgetRaid(g, lv)
+	}
 	g.volumes = slices.DeleteFunc(g.volumes, func(o *logicalVolume) bool { return o == lv })
 }

@@ -136,7 +136,7 @@ func (n nodes) ResumeAll(ctx context.Context, groupName, _ string) (resumed int,
 		return 0, err
 	}
 	if g := n.h.groupNamed(groupName); g != nil {
-		for _, lv := range g.volumes {
+		for _, lv := range g.withParts() {
 			if lv.suspended && lv.node != "" {
 				lv.suspended = false
 				resumed++

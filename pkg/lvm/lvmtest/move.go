@@ -205,9 +205,10 @@ func (g *group) replace(from, to extent) {
 			list[i] = to
 		}
 	}
-	for _, lv := range g.volumes {
+	for _, lv := range g.withParts() {
 		swap(lv.extents)
 		swap(lv.metadata)
+		swap(lv.spare)
 		for _, l := range lv.legs {
 			swap(l.extents)
 			if l.meta == from {
@@ -235,8 +236,10 @@ func (g *group) owners() map[extent]owner {
 			owners[e] = o
 		}
 	}
-	for _, lv := range g.volumes {
+	for _, lv := range g.withParts() {
 		switch {
+		case len(lv.parts) > 0:
+			put(owner{"[lvol0_pmspare]", "", "private,pool,spare", "linear"}, lv.spare...)
 		case lv.isThinPool():
 			half := len(lv.metadata) / 2
 			put(owner{"[" + lv.name + "_tdata]", lv.name, "private,thin,pool,data", "linear"}, lv.extents...)
@@ -244,8 +247,8 @@ func (g *group) owners() map[extent]owner {
 			put(owner{"[lvol0_pmspare]", "", "private,pool,spare", "linear"}, lv.metadata[half:]...)
 		case len(lv.legs) > 0:
 			for _, l := range lv.legs {
-				put(owner{fmt.Sprintf("[%s_rimage_%d]", lv.name, l.number), lv.name, "private,raid,image", "linear"}, l.extents...)
-				put(owner{fmt.Sprintf("[%s_rmeta_%d]", lv.name, l.number), lv.name, "private,raid,metadata", "linear"}, l.meta)
+				put(owner{fmt.Sprintf("[%s_rimage_%d]", lv.name, l.number), lv.shownName(), "private,raid,image", "linear"}, l.extents...)
+				put(owner{fmt.Sprintf("[%s_rmeta_%d]", lv.name, l.number), lv.shownName(), "private,raid,metadata", "linear"}, l.meta)
 			}
 		default:
 			put(owner{lv.name, "", strings.Join(lv.role, ","), lv.layoutName()}, lv.extents...)

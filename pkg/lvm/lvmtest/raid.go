@@ -126,6 +126,12 @@ func (h *Host) refresh(lv *logicalVolume) {
 
 // canActivate reports whether enough of a volume is there.
 func (lv *logicalVolume) canActivate(mode string) bool {
+	if lv.thin != nil {
+		return lv.thin.canActivate(mode)
+	}
+	if len(lv.parts) > 0 {
+		return !slices.ContainsFunc(lv.parts, func(part *logicalVolume) bool { return !part.canActivate(mode) })
+	}
 	if len(lv.legs) == 0 {
 		return !slices.ContainsFunc(lv.under(), func(e extent) bool { return e.disk.missing })
 	}
@@ -154,6 +160,14 @@ func (lv *logicalVolume) canActivate(mode string) bool {
 }
 
 func (lv *logicalVolume) health() string {
+	if lv.thin != nil {
+		return lv.thin.health()
+	}
+	for _, part := range lv.parts {
+		if health := part.health(); health != "" {
+			return health
+		}
+	}
 	gone := func(e extent) bool { return e.disk.missing || e.disk.flagged }
 	if slices.ContainsFunc(lv.extents, gone) || slices.ContainsFunc(lv.extentsOfLegs(), gone) {
 		return "partial"
@@ -179,7 +193,14 @@ func (p *process) createRaid(g *group, c command, within func() error) (string, 
 	if stripes := c.value("--stripes"); stripes != "" && stripes != strconv.Itoa(len(data)) {
 		return fmt.Sprintf("lvmtest: %s stripes on %d devices", stripes, len(lv.legs)), nil
 	}
-	if c.value("--mirrors") != map[bool]string{true: "1"}[strings.HasSuffix(layout, "raid1") || strings.HasSuffix(layout, "raid10")] {
+	mirrors := ""
+	switch {
+	case strings.HasSuffix(layout, "raid1"):
+		mirrors = strconv.Itoa(len(lv.legs) - 1)
+	case strings.HasSuffix(layout, "raid10"):
+		mirrors = "1"
+	}
+	if c.value("--mirrors") != mirrors {
 		return fmt.Sprintf("lvmtest: %s mirrors of a %s", c.value("--mirrors"), layout), nil
 	}
 	share := extents / len(data)
@@ -247,7 +268,7 @@ func (p *process) extendRaid(g *group, lv *logicalVolume, c command, within func
 	if err := within(); err != nil {
 		return "", err
 	}
-	if lv.node != "" {
+	if lv.node != "" && !g.isPart(lv) {
 		p.h.resizeNode(g, lv)
 	}
 	return "", nil

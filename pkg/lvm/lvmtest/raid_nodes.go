@@ -40,7 +40,7 @@ func (n nodes) Stale(ctx context.Context, id lvm.NodeID, _ string) (bool, error)
 		return false, err
 	}
 	for _, g := range n.h.groups {
-		for _, lv := range g.volumes {
+		for _, lv := range g.withParts() {
 			for _, l := range lv.legs {
 				if lv.node != "" && (l.imageUUID == id.UUID || l.metaUUID == id.UUID) {
 					return l.plugs != l.disk.plugs, nil
@@ -57,7 +57,10 @@ func (n nodes) Suspended(ctx context.Context, _ string) (map[string]bool, error)
 	defer n.h.mu.Unlock()
 	suspended := map[string]bool{}
 	for _, g := range n.h.groups {
-		for _, lv := range g.volumes {
+		for _, lv := range g.withParts() {
+			if lv.thin != nil || lv.isThinPool() {
+				suspended[lv.uuid] = lv.suspended && lv.node != ""
+			}
 			for _, l := range lv.legs {
 				suspended[l.imageUUID] = lv.suspended && lv.node != ""
 			}
@@ -71,7 +74,7 @@ func (n nodes) Resume(ctx context.Context, _, _ string, lvUUIDs []string) error 
 	n.h.mu.Lock()
 	defer n.h.mu.Unlock()
 	for _, g := range n.h.groups {
-		for _, lv := range g.volumes {
+		for _, lv := range g.withParts() {
 			for _, l := range lv.legs {
 				lv.suspended = lv.suspended && !slices.Contains(lvUUIDs, l.imageUUID)
 			}
@@ -86,7 +89,7 @@ func (h *Host) Suspend(volume string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, g := range h.groups {
-		if lv := g.volume(volume); lv != nil {
+		if lv := g.any(volume); lv != nil {
 			lv.suspended = true
 		}
 	}
@@ -105,7 +108,7 @@ func (n nodes) volume(ctx context.Context, id lvm.NodeID) (*logicalVolume, error
 		return nil, err
 	}
 	for _, g := range n.h.groups {
-		for _, lv := range g.volumes {
+		for _, lv := range g.withParts() {
 			if g.uuid == id.GroupUUID && lv.uuid == id.UUID {
 				return lv, nil
 			}

@@ -13,10 +13,10 @@ import (
 func (p *process) repair(c command, within func() error) (string, error) {
 	groupName, name, _ := strings.Cut(c.args[0], "/")
 	g := p.h.groupNamed(groupName)
-	if g == nil || g.volume(name) == nil {
+	if g == nil || g.any(name) == nil {
 		return fmt.Sprintf("Failed to find logical volume \"%s/%s\"", groupName, name), nil
 	}
-	lv := g.volume(name)
+	lv := g.any(name)
 	if lv.node == "" {
 		return fmt.Sprintf("%s/%s must be active to perform this operation.", groupName, name), nil
 	}
@@ -87,7 +87,7 @@ func (p *process) removeMissing(c command) string {
 		return fmt.Sprintf("Volume group %q not found", c.args[0])
 	}
 	for _, lv := range g.volumes {
-		if lv.health() == "partial" {
+		if lv.health() == "partial" || slices.ContainsFunc(lv.spare, func(e extent) bool { return e.disk.missing || e.disk.flagged }) {
 			return fmt.Sprintf("There are still partial LVs in VG %s.", g.name)
 		}
 	}

@@ -11,6 +11,10 @@ import (
 
 // printWithLegs prints the rows of lvs -a: one for each run of extents.
 func (p *process) printWithLegs(c command, g *group, lv *logicalVolume) {
+	if lv.thin != nil || len(lv.parts) > 0 {
+		p.printThinWithLegs(c, g, lv)
+		return
+	}
 	if len(lv.legs) == 0 {
 		for _, place := range g.places(lv.extents) {
 			fields := lvFields(g, lv)
@@ -19,12 +23,16 @@ func (p *process) printWithLegs(c command, g *group, lv *logicalVolume) {
 		}
 		return
 	}
-	fields := lvFields(g, lv)
+	p.printLegs(c, g, lv, lvFields(g, lv))
+}
+
+// printLegs prints the row of a volume with legs, and those of its legs.
+func (p *process) printLegs(c command, g *group, lv *logicalVolume, fields map[string]string) {
 	var images []string
 	for _, l := range lv.legs {
 		images = append(images, fmt.Sprintf("%s_rimage_%d(0)", lv.name, l.number))
 	}
-	fields["lv_parent"], fields["devices"] = "", strings.Join(images, ",")
+	fields["lv_parent"], fields["devices"] = lv.partOf, strings.Join(images, ",")
 	p.print(c, fields)
 	for _, fields := range lv.legFields(g) {
 		p.print(c, fields)
@@ -41,7 +49,7 @@ func (lv *logicalVolume) legFields(g *group) (rows []map[string]string) {
 			if role == "metadata" {
 				fields["lv_tags"] = strings.Join(lv.tags, ",")
 			}
-			fields["lv_parent"], fields["devices"] = lv.name, place
+			fields["lv_parent"], fields["devices"] = lv.shownName(), place
 			rows = append(rows, fields)
 		}
 	}

@@ -33,6 +33,9 @@ func (lv *logicalVolume) size() int64 {
 	if lv.thin != nil {
 		return lv.virtual
 	}
+	if len(lv.parts) > 0 {
+		lv = lv.data()
+	}
 	return int64(len(lv.extents))
 }
 
@@ -100,6 +103,7 @@ func (h *Host) thinFile(lv *logicalVolume) string { return filepath.Join(h.dir, 
 // node the size of the metadata.
 func (h *Host) activateThin(g *group, lv *logicalVolume) {
 	if lv.thin == nil {
+		lv.activateParts()
 		lv.node = h.thinFile(lv)
 		return
 	}
@@ -122,6 +126,7 @@ func (h *Host) forgetThin(lv *logicalVolume) {
 
 func (p *process) createThinPool(g *group, c command, within func() error) (string, error) {
 	data, _ := strconv.Atoi(c.value("--extents"))
+	where, refused := g.place(c, data)
 	metaBytes, _ := strconv.ParseInt(strings.TrimSuffix(c.value("--poolmetadatasize"), "b"), 10, 64)
 	meta := int((metaBytes + g.extent - 1) / g.extent)
 	free := g.free()
@@ -132,10 +137,13 @@ func (p *process) createThinPool(g *group, c command, within func() error) (stri
 		return "lvmtest: a pool that does not zero its chunks shows the data of others", nil
 	case data <= 0 || meta <= 0 || data+2*meta > len(free):
 		return fmt.Sprintf("Volume group %q has insufficient free space (%d extents): %d required.", g.name, len(free), data+2*meta), nil
+	case refused != "":
+		return refused, nil
 	}
+	free = slices.DeleteFunc(free, func(e extent) bool { return slices.Contains(where, e) })
 	pool := &logicalVolume{
 		name: c.value("--name"), uuid: p.h.newUUID(), tags: c.flags["--addtag"], role: []string{"private"}, layout: "thin,pool",
-		extents: slices.Clone(free[:data]), metadata: slices.Clone(free[data : data+2*meta]), metaBytes: int64(meta) * g.extent,
+		extents: where, metadata: slices.Clone(free[:2*meta]), metaBytes: int64(meta) * g.extent,
 	}
 	g.volumes = append(g.volumes, pool)
 	g.seqno += 2
@@ -261,6 +269,9 @@ func (p *process) extendThin(g *group, lv *logicalVolume, c command, within func
 		lv.virtual = extents
 	} else {
 		bytes, _ := strconv.ParseInt(strings.TrimSuffix(c.value("--poolmetadatasize"), "b"), 10, 64)
+		if len(lv.parts) > 0 {
+			return p.extendMetadata(g, lv, c, bytes, within)
+		}
 		more := int((bytes - lv.metaBytes + g.extent - 1) / g.extent)
 		free := g.free()
 		if more <= 0 || 2*more > len(free) {
@@ -284,7 +295,7 @@ func (h *Host) thinUsage(g *group, pool *logicalVolume) dm.ThinPool {
 	u := dm.ThinPool{
 		Mode: dm.ThinPoolWritable, FailsWhenFull: pool.failsWhenFull,
 		MetadataUsed: 10, MetadataBlocks: uint64(pool.metaBytes / metadataBlock),
-		DataBlocks: uint64(int64(len(pool.extents)) * g.extent / chunkBytes),
+		DataBlocks: uint64(pool.size() * g.extent / chunkBytes),
 	}
 	if !pool.unmarked {
 		u.LowWaterBlocks = max(1, u.DataBlocks/5)

@@ -69,6 +69,29 @@ func NewThinVG(t testing.TB, sizeBytes int64) *VG {
 	return v
 }
 
+// NewThinVGOf is NewThinVG with a pool of another layout, on that many disks.
+func NewThinVGOf(t testing.TB, layout lvm.Layout, disks int, sizeBytes int64) *VG {
+	t.Helper()
+	share := map[lvm.Layout]int64{
+		lvm.LayoutStriped: int64(disks), lvm.LayoutMirror: 1, lvm.LayoutRAID5: int64(disks - 1), lvm.LayoutRAID6: int64(disks - 2), lvm.LayoutRAID10: int64(disks / 2),
+	}[layout]
+	// Each disk may hold a leg of the data and one of the metadata, which may double.
+	beside := 2*ThinMetadataBytes/4 + 2*ExtentBytes
+	if layout == lvm.LayoutStriped {
+		beside = ThinMetadataBytes
+	}
+	sizes := make([]int64, disks)
+	for i := range sizes {
+		sizes[i] = (sizeBytes/ExtentBytes+share-1)/share*ExtentBytes + int64(beside)
+	}
+	v := newVG(t, layout, sizes...)
+	v.Thin = &lvm.ThinPolicy{OverprovisionPercent: 100, InitialPercent: 100, ThresholdPercent: 80, ExtendPercent: 20, HighWaterPercent: 95}
+	if _, err := v.Backend().Tend(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
 // Policy is what lvm.Options.Thin is for the group.
 func (v *VG) Policy() func() lvm.ThinPolicy {
 	if v.Thin == nil {
