@@ -110,7 +110,7 @@ type PoolStatus struct {
 	// +optional
 	// +kubebuilder:default=false
 	ReadOnly bool `json:"readOnly"`
-	// Type is the layout, or thin, or hostpath.
+	// Type is the layout, or thin, or thin- and a layout other than linear, or hostpath.
 	// +optional
 	Type string `json:"type,omitempty"`
 	// +optional
@@ -124,7 +124,8 @@ type PoolStatus struct {
 	// Thin is how full the thin pool is.
 	// +optional
 	Thin *ThinPoolStatus `json:"thin,omitempty"`
-	// Raid is how redundant the volumes of a redundant layout are.
+	// Raid is how redundant the volumes of a redundant layout are, or the thin pool that they
+	// lie in.
 	// +optional
 	Raid *RaidStatus `json:"raid,omitempty"`
 	// Evacuations are the disks of spec.evacuate: how far they are, as long as they are part of
@@ -180,7 +181,8 @@ type ThinPoolStatus struct {
 	Metadata resource.Quantity `json:"metadata"`
 }
 
-// RaidStatus is how redundant the volumes of a pool are.
+// RaidStatus is how redundant the volumes of a pool are. A thin pool counts as two, its data and
+// its metadata.
 type RaidStatus struct {
 	// DegradedVolumes lack a disk, or have not caught up with one.
 	DegradedVolumes int32 `json:"degradedVolumes"`

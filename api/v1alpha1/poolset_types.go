@@ -76,7 +76,7 @@ const (
 // +kubebuilder:validation:XValidation:rule="self.kind == 'lvm' || self.layout == 'linear'",message="spec.layout is for kind lvm"
 // +kubebuilder:validation:XValidation:rule="!has(self.rebuildAfter) || self.layout in ['mirror', 'raid5', 'raid6', 'raid10']",message="spec.rebuildAfter is for the layouts mirror, raid5, raid6 and raid10"
 // +kubebuilder:validation:XValidation:rule="has(self.thin) == has(oldSelf.thin)",message="spec.thin cannot be added or taken away: volumes lie so; make a second PoolSet"
-// +kubebuilder:validation:XValidation:rule="!has(self.thin) || self.kind == 'lvm' && self.layout == 'linear'",message="spec.thin is for kind lvm and layout linear"
+// +kubebuilder:validation:XValidation:rule="!has(self.thin) || self.kind == 'lvm'",message="spec.thin is for kind lvm"
 // +kubebuilder:validation:XValidation:rule="self.kind != 'hostpath' || has(self.hostpath)",message="spec.hostpath.path is needed for kind hostpath"
 // +kubebuilder:validation:XValidation:rule="self.kind != 'lvm' || !has(self.hostpath)",message="spec.hostpath is not allowed for kind lvm"
 // +kubebuilder:validation:XValidation:rule="self.kind != 'lvm' || has(self.deviceSelector) || has(self.adopt)",message="spec.deviceSelector is needed for kind lvm; an empty one ({}) takes every usable disk"
@@ -105,7 +105,7 @@ type PoolSetSpec struct {
 	// +optional
 	Adopt *AdoptedGroup `json:"adopt,omitempty"`
 
-	// Layout of the volumes of kind lvm. striped and mirror need two disks of a node at
+	// Layout of the volumes of kind lvm, or of the thin pool that they lie in. striped and mirror need two disks of a node at
 	// least, raid5 three, raid10 four, raid6 five; with fewer the node has no pool, and its
 	// Pool says why.
 	// +optional

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -161,10 +162,14 @@ func (r *PoolReconciler) recall(pool *v1alpha1.Pool, set *v1alpha1.PoolSet) (rec
 }
 
 // layoutOf is that of the volumes that are there, or that the PoolSet wants.
-func layoutOf(pool *v1alpha1.Pool, set *v1alpha1.PoolSet) (layout v1alpha1.PoolLayout, thin bool) {
-	switch known := pool.Status.Type; {
+func layoutOf(pool *v1alpha1.Pool, set *v1alpha1.PoolSet) (of v1alpha1.PoolLayout, isThin bool) {
+	known := pool.Status.Type
+	layout, thin := strings.CutPrefix(known, typeThin+"-")
+	switch {
 	case known == typeThin:
 		return v1alpha1.LayoutLinear, true
+	case thin:
+		return v1alpha1.PoolLayout(layout), true
 	case known != "":
 		return v1alpha1.PoolLayout(known), false
 	case set != nil:

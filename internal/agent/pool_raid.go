@@ -89,7 +89,11 @@ func (r *PoolReconciler) lookAtRaid(ctx context.Context, rec *poolRecord, b Grou
 		if err := r.letGo(ctx, rec, g); err != nil {
 			return unknown(err), err
 		}
-		view, err = measure(ctx, b, healthy(), v1alpha1.ReasonPoolError)
+		if rec.Thin {
+			view, err = r.lookAtThinPool(ctx, rec, b)
+		} else {
+			view, err = measure(ctx, b, healthy(), v1alpha1.ReasonPoolError)
+		}
 	} else {
 		view = lacking(g, d, state)
 	}
@@ -97,7 +101,7 @@ func (r *PoolReconciler) lookAtRaid(ctx context.Context, rec *poolRecord, b Grou
 	if err != nil {
 		return view, err
 	}
-	judgeRaid(&view, state)
+	judgeRaid(&view, state, rec.Thin)
 	return view, nil
 }
 
@@ -118,8 +122,8 @@ func lacking(g *lvm.Group, d rebuild, state *lvm.RaidState) poolView {
 	return view
 }
 
-// judgeRaid says how redundant the volumes are.
-func judgeRaid(view *poolView, state *lvm.RaidState) {
+// judgeRaid says how redundant the volumes are, or the thin pool that they lie in.
+func judgeRaid(view *poolView, state *lvm.RaidState, thin bool) {
 	count := func(n int) int32 { return int32(min(n, 1<<31-1)) }
 	view.raid = &v1alpha1.RaidStatus{
 		DegradedVolumes: count(state.DegradedVolumes), RebuildingVolumes: count(state.RebuildingVolumes), RebuiltPercent: count(state.RebuiltPercent),
@@ -131,12 +135,16 @@ func judgeRaid(view *poolView, state *lvm.RaidState) {
 		return
 	}
 	view.state, view.reason = v1alpha1.PoolDegraded, v1alpha1.ReasonNotRedundant
-	view.message += fmt.Sprintf("; %d of %d volumes are not redundant", state.DegradedVolumes, state.Volumes)
+	what, until, failed := fmt.Sprintf("%d of %d volumes are not redundant", state.DegradedVolumes, state.Volumes), "they are", fmt.Sprintf("%d of them", state.FailedVolumes)
+	if thin {
+		what, until, failed = "the thin pool, and with it all its volumes, is not redundant", "it is", "it"
+	}
+	view.message += "; " + what
 	if state.RebuildingVolumes > 0 {
-		view.message += " until they are rebuilt (status.raid)"
+		view.message += fmt.Sprintf(" until %s rebuilt (status.raid)", until)
 	}
 	if state.FailedVolumes > 0 {
-		view.message += fmt.Sprintf(": a disk of %d of them has failed and is still there; see the node's kernel log, and unplug it to have it replaced", state.FailedVolumes)
+		view.message += fmt.Sprintf(": a disk of %s has failed and is still there; see the node's kernel log, and unplug it to have it replaced", failed)
 	}
 	if state.Waiting != "" {
 		view.message += ": " + state.Waiting

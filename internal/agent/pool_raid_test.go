@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/pkg/dm"
 	"github.com/berth-dev/berth/pkg/lvm"
 )
 
@@ -184,6 +185,44 @@ func TestReplacementIsKilled(t *testing.T) {
 		}
 		if !killed {
 			break
+		}
+	}
+}
+
+// A thin pool of a redundant layout is both: it says how full it is, and whether it outlives
+// the next disk.
+func TestRedundantThinPool(t *testing.T) {
+	t.Parallel()
+	h := newPoolHost(t, "a", "b")
+	h.thin = &lvm.ThinState{
+		DataBytes: 100 * mib, MetadataBytes: 8 * mib,
+		Usage: dm.ThinPool{Mode: dm.ThinPoolWritable, DataUsed: 10, DataBlocks: 100, MetadataUsed: 3, MetadataBlocks: 100},
+	}
+	h.apply(poolSet(mirrorSet, func(s *v1alpha1.PoolSet) { s.Spec.Thin = thinSet().Spec.Thin }))
+	h.settle()
+	h.wantHealthy("a", "b")
+	if s := h.pool().Status; s.Type != "thin-mirror" || s.Raid == nil || s.Thin == nil || s.Thin.DataPercent != 10 {
+		t.Errorf("it shows %+v", s)
+	}
+	h.raid = lvm.RaidState{Volumes: 2, DegradedVolumes: 2, RebuildingVolumes: 1, RebuiltPercent: 40}
+	h.settle()
+	h.want(v1alpha1.PoolDegraded, v1alpha1.ReasonNotRedundant)
+	if said := h.says(); !strings.Contains(said, "the thin pool, and with it all its volumes, is not redundant until it is rebuilt") {
+		t.Errorf("it says %q", said)
+	}
+	h.raid = lvm.RaidState{Volumes: 2, RebuiltPercent: 100}
+	h.thin.Usage.Mode, h.thin.Usage.DataUsed = dm.ThinPoolOutOfData, 100
+	h.settle()
+	h.want(v1alpha1.PoolDegraded, v1alpha1.ReasonThinPoolFull)
+	// The object was lost: what it is comes from the record, and the PoolSet must fit it.
+	for _, known := range []struct {
+		of     string
+		layout v1alpha1.PoolLayout
+		thin   bool
+	}{{"thin", "linear", true}, {"thin-raid5", "raid5", true}, {"raid5", "raid5", false}} {
+		layout, thin := layoutOf(&v1alpha1.Pool{Status: v1alpha1.PoolStatus{Type: known.of}}, nil)
+		if layout != known.layout || thin != known.thin {
+			t.Errorf("%s is %s, thin %t", known.of, layout, thin)
 		}
 	}
 }

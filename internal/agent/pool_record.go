@@ -94,8 +94,8 @@ func (r *poolRecord) validate() error {
 		return fmt.Errorf("adoption %q of volume group %q of kind %q, type %s, with %d disks", r.Adoption, r.VGUUID, r.Kind, r.typeName(), len(r.Disks))
 	case len(r.Evacuating) > 0 && (r.Kind != v1alpha1.PoolLVM || r.VGUUID == "" || r.Adoption != ""):
 		return fmt.Errorf("disks that are being emptied of volume group %q of kind %q, adoption %q", r.VGUUID, r.Kind, r.Adoption)
-	case r.Thin && (r.Kind != v1alpha1.PoolLVM || r.layout() != lvm.LayoutLinear):
-		return fmt.Errorf("a thin pool of kind %q with layout %q", r.Kind, r.Layout)
+	case r.Thin && r.Kind != v1alpha1.PoolLVM:
+		return fmt.Errorf("a thin pool of kind %q", r.Kind)
 	case r.Layout != "" && (r.Kind != v1alpha1.PoolLVM || r.layout().Check() != nil):
 		return fmt.Errorf("layout %q of kind %q", r.Layout, r.Kind)
 	case r.Kind == v1alpha1.PoolLVM && r.VGName != "" && r.Path == "" && r.RootID == "":
@@ -116,12 +116,15 @@ func (r *poolRecord) typeName() string {
 	switch {
 	case r.Kind == v1alpha1.PoolHostpath:
 		return string(v1alpha1.PoolHostpath)
-	case r.Thin:
+	case r.Thin && r.layout() == lvm.LayoutLinear:
 		return typeThin
+	case r.Thin:
+		return typeThin + "-" + string(r.layout())
 	}
 	return string(r.layout())
 }
 
+// typeThin is a thin pool of layout linear; of another one it is followed by the layout.
 const typeThin = "thin"
 
 func decodePoolRecord(data []byte) (*poolRecord, error) {

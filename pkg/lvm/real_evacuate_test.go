@@ -31,6 +31,8 @@ func TestKernelEvacuateMirror(t *testing.T) { evacuateOnKernel(t, lvm.LayoutMirr
 
 func TestKernelEvacuateRAID5(t *testing.T) { evacuateOnKernel(t, lvm.LayoutRAID5, false, false) }
 
+func TestKernelEvacuateThinMirror(t *testing.T) { evacuateOnKernel(t, lvm.LayoutMirror, true, false) }
+
 // lvm is killed in random moments, again and again.
 func TestKernelEvacuateKilled(t *testing.T) { evacuateOnKernel(t, lvm.LayoutLinear, false, true) }
 

@@ -22,6 +22,42 @@ func TestKernelKilledThin(t *testing.T) { killOnKernel(t, lvm.LayoutLinear, true
 
 func TestKernelKilledMirror(t *testing.T) { killOnKernel(t, lvm.LayoutMirror, false) }
 
+func TestKernelKilledThinMirror(t *testing.T) { killOnKernel(t, lvm.LayoutMirror, true) }
+
+// lvm is killed while it makes a redundant thin pool, of which each step is one of its own.
+func TestKernelMakingAPoolIsKilled(t *testing.T) {
+	const rounds = 30
+	r := newRigOf(t, lvm.LayoutMirror)
+	r.thin = true
+	started := time.Now()
+	r.tend(t, r.backend(t, 0))
+	usual := time.Since(started)
+	killed := 0
+	for round := range rounds {
+		r.lvm(t, "lvremove", "--yes", r.group.Name+"/thin")
+		r.timeout.Store(int64(rand.N(usual/2) + time.Millisecond))
+		b := r.backend(t, 0)
+		for range 3 {
+			if _, err := b.Tend(t.Context()); err != nil {
+				killed++
+			}
+		}
+		r.timeout.Store(0)
+		r.boot.Add(1)
+		b = r.tend(t, r.backend(t, 0))
+		if _, err := b.Create(t.Context(), spec(1, 8*mib)); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		if err := b.Delete(t.Context(), id(1), nil, volume.WipeSignatures); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+	}
+	t.Logf("%d calls failed", killed)
+	if killed == 0 {
+		t.Error("nothing was killed")
+	}
+}
+
 func killOnKernel(t *testing.T, layout lvm.Layout, thin bool) {
 	const rounds, workers = 40, 3
 	r := newRigOf(t, layout)

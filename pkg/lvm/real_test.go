@@ -119,7 +119,7 @@ func (r *rig) backend(t testing.TB, roomBytes int64) *lvm.Backend {
 				return 0
 			}
 			if r.thin {
-				return total - roomBytes - thinMetadataBytes
+				return total - poolBytes(r.layout, roomBytes)
 			}
 			return total - roomBytes
 		},
@@ -130,8 +130,22 @@ func (r *rig) backend(t testing.TB, roomBytes int64) *lvm.Backend {
 	return b
 }
 
-// thinMetadataBytes is what a small thin pool needs beside its data.
-const thinMetadataBytes = 32 * mib
+// poolBytes is what a small thin pool of so many bytes of data needs of a group: its metadata
+// take two extents, and may double.
+func poolBytes(layout lvm.Layout, sizeBytes int64) int64 {
+	const extent, metadata = 4 * mib, 2
+	wide := int64(layout.MinDevices())
+	data := map[lvm.Layout]int64{lvm.LayoutStriped: 2, lvm.LayoutMirror: 1, lvm.LayoutRAID5: 2, lvm.LayoutRAID6: 3, lvm.LayoutRAID10: 2}[layout]
+	switch layout {
+	case lvm.LayoutLinear:
+		return sizeBytes + 4*metadata*extent
+	case lvm.LayoutStriped:
+		// The metadata and their spare, and as much again on each of the two devices.
+		return sizeBytes + 3*2*metadata*extent
+	}
+	share := (sizeBytes/extent + data - 1) / data
+	return wide * (share + 2*metadata + 2) * extent
+}
 
 func (r *rig) policy() func() lvm.ThinPolicy {
 	if !r.thin {
@@ -241,6 +255,12 @@ func TestKernelConformanceStriped(t *testing.T) { conformOnKernel(t, lvm.LayoutS
 
 func TestKernelConformanceThin(t *testing.T) { conformOnKernel(t, lvm.LayoutLinear, true) }
 
+func TestKernelConformanceThinStriped(t *testing.T) { conformOnKernel(t, lvm.LayoutStriped, true) }
+
+func TestKernelConformanceThinMirror(t *testing.T) { conformOnKernel(t, lvm.LayoutMirror, true) }
+
+func TestKernelConformanceThinRAID5(t *testing.T) { conformOnKernel(t, lvm.LayoutRAID5, true) }
+
 func TestKernelConformanceMirror(t *testing.T) { conformOnKernel(t, lvm.LayoutMirror, false) }
 
 func TestKernelConformanceRAID5(t *testing.T) { conformOnKernel(t, lvm.LayoutRAID5, false) }
@@ -270,6 +290,9 @@ func conformOnKernel(t *testing.T, layout lvm.Layout, thin bool) {
 			r := newRigOf(t, layout)
 			r.thin = thin
 			room := rawBytes(layout, volumes)
+			if thin {
+				room = volumes * volumeBytes
+			}
 			fresh := func() volume.Backend { return r.backend(t, room) }
 			return &volumetest.Place{
 				Backend:     r.tend(t, r.backend(t, room)),

@@ -227,7 +227,7 @@ func TestPoolSetValidation(t *testing.T) {
 		}, "spec.rebuildAfter is for the layouts mirror, raid5, raid6 and raid10"},
 		{"thin mirrors", "fast", v1alpha1.PoolSetSpec{
 			Kind: v1alpha1.PoolLVM, DeviceSelector: &v1alpha1.DeviceSelector{}, Layout: v1alpha1.LayoutMirror, Thin: &v1alpha1.ThinPool{},
-		}, "spec.thin is for kind lvm and layout linear"},
+		}, ""},
 		{"thin", "fast", thinPool(nil), ""},
 		{"thin with all there is", "fast", thinPool(&v1alpha1.ThinPool{
 			OverprovisionRatio: "2.25", InitialPercent: 20, Autoextend: v1alpha1.Autoextend{ThresholdPercent: 50, Percent: 100}, HighWaterPercent: 100, WhenFull: v1alpha1.WhenFullFail,
@@ -238,7 +238,7 @@ func TestPoolSetValidation(t *testing.T) {
 		{"thin that is full at what nobody knows", "fast", thinPool(&v1alpha1.ThinPool{WhenFull: "Panic"}), "spec.thin.whenFull"},
 		{"thin in stripes", "fast", v1alpha1.PoolSetSpec{
 			Kind: v1alpha1.PoolLVM, DeviceSelector: &v1alpha1.DeviceSelector{}, Layout: v1alpha1.LayoutStriped, Thin: &v1alpha1.ThinPool{},
-		}, "spec.thin is for kind lvm and layout linear"},
+		}, ""},
 		{"thin directories", "dirs", v1alpha1.PoolSetSpec{
 			Kind: v1alpha1.PoolHostpath, Hostpath: &v1alpha1.HostpathPool{Path: "/var/lib/x"}, Thin: &v1alpha1.ThinPool{},
 		}, "spec.thin is for kind lvm"},
