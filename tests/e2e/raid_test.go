@@ -72,7 +72,7 @@ var _ = Describe("A redundant pool", Label("pools", "raid"), Serial, func() {
 		awaitRedundant(ctx, pool)
 		Expect(pool.Status.DiskCount).To(BeEquivalentTo(2))
 		Expect(pool.Status.MissingDiskCount).To(BeZero())
-		Expect(legDisks(ctx, node, local)).To(ConsistOf(
+		Expect(legDisks(ctx, node, local.Status.LVM.VGName, local.Status.LVM.LVName)).To(ConsistOf(
 			awaitDisk(ctx, node, first.Serial, "").Status.Path, awaitDisk(ctx, node, spare.Serial, "").Status.Path))
 
 		By("having the lost one back, which is nobody's now, and is left as it is")
@@ -121,7 +121,7 @@ var _ = Describe("A redundant pool", Label("pools", "raid"), Serial, func() {
 		awaitDisk(ctx, node, second.Serial, "blank")
 	}, SpecTimeout(5*patience))
 
-	It("keeps its volumes whatever two of six disks are lost", func(ctx SpecContext) {
+	It("keeps thin volumes and what was made of them, whatever two of six disks are lost", func(ctx SpecContext) {
 		needs(CanPlugDisks)
 		needs(CanExec)
 		node := suite.nodes[len(suite.nodes)-1]
@@ -136,10 +136,14 @@ var _ = Describe("A redundant pool", Label("pools", "raid"), Serial, func() {
 			awaitDisk(ctx, node, disk.Serial, "blank")
 		}
 		set := raidSet("e2e-raid6", v1alpha1.LayoutRAID6, node)
+		set.Spec.Thin = &v1alpha1.ThinPool{OverprovisionRatio: "3"}
 		pool := newPool(ctx, set, node)
+		Expect(pool.Status.Type).To(Equal("thin-raid6"))
+		// Four of six disks of 192 MiB hold data, beside the metadata.
+		Expect(pool.Status.Thin.Data.Value()).To(And(BeNumerically(">", 500<<20), BeNumerically("<=", 4*192<<20)))
 		setRebuildAfter(ctx, set, 2*time.Second)
 		class := newClass(ctx, map[string]string{"mode": "lvm", "pool": set.Name})
-		parity := kind{name: "lvm in a raid6", class: func(Classes) string { return class }, size: "600Mi"}
+		parity := kind{name: "thin in a raid6", class: func(Classes) string { return class }, size: "300Mi"}
 		space := newSpace(ctx)
 		_, err := space.CreateClaim(ctx, parity.claim("data"))
 		Expect(err).NotTo(HaveOccurred())
@@ -148,11 +152,15 @@ var _ = Describe("A redundant pool", Label("pools", "raid"), Serial, func() {
 		volume, err := space.AwaitBound(ctx, "data")
 		Expect(err).NotTo(HaveOccurred())
 		local := volumeOf(ctx, volume)
-		Expect(legDisks(ctx, node, local)).To(HaveLen(len(disks)))
+		vgName := local.Status.LVM.VGName
+		Expect(legDisks(ctx, node, vgName, "thin_tdata")).To(HaveLen(len(disks)))
+		Expect(legDisks(ctx, node, vgName, "thin_tmeta")).To(HaveLen(3))
+		takeSnapshot(ctx, space, "whole", "data")
 		for _, disk := range disks[1:3] {
 			Expect(suite.hosts.UnplugDisk(ctx, node, disk.Serial)).To(Succeed())
 		}
 		awaitPool(ctx, pool, metav1.ConditionFalse, v1alpha1.ReasonVGPartial, "2 of 6 disks")
+		Expect(pool.Status.Raid.DegradedVolumes).NotTo(BeZero())
 		read, _, err := space.RunPod(ctx, parity.with(workload.Pod{Name: "reader", Node: node, Script: parity.readScript("data")}, "data"))
 		Expect(err).NotTo(HaveOccurred())
 		Expect(read).To(Equal(written))
@@ -160,14 +168,24 @@ var _ = Describe("A redundant pool", Label("pools", "raid"), Serial, func() {
 			Expect(suite.hosts.PlugDisk(ctx, node, disk)).To(Succeed())
 		}
 		awaitRedundant(ctx, pool)
-		read, _, err = space.RunPod(ctx, parity.with(workload.Pod{Name: "again", Node: node, Script: parity.readScript("data")}, "data"))
+		group := "snapshot.storage.k8s.io"
+		_, err = space.CreateClaim(ctx, workload.Claim{
+			Name: "restored", Class: class, Size: parity.size, Source: &corev1.TypedLocalObjectReference{APIGroup: &group, Kind: "VolumeSnapshot", Name: "whole"},
+		})
+		Expect(err).NotTo(HaveOccurred())
+		read, _, err = space.RunPod(ctx, parity.with(workload.Pod{Name: "again", Node: node, Script: parity.readScript("restored")}, "restored"))
 		Expect(err).NotTo(HaveOccurred())
 		Expect(read).To(Equal(written))
+		restored, err := space.AwaitBound(ctx, "restored")
+		Expect(err).NotTo(HaveOccurred())
+		Expect(suite.client.Delete(ctx, snapshotObject("VolumeSnapshot", space.Namespace, "whole"))).To(Succeed())
 		for _, pod := range []string{"writer", "reader", "again"} {
 			Expect(space.DeletePod(ctx, pod)).To(Succeed())
 		}
-		Expect(space.DeleteClaim(ctx, "data")).To(Succeed())
-		Expect(space.AwaitVolumeGone(ctx, volume.Name)).To(Succeed())
+		for claim, volume := range map[string]string{"data": volume.Name, "restored": restored.Name} {
+			Expect(space.DeleteClaim(ctx, claim)).To(Succeed())
+			Expect(space.AwaitVolumeGone(ctx, volume)).To(Succeed())
+		}
 		removePool(ctx, set, pool)
 		for _, disk := range disks {
 			awaitDisk(ctx, node, disk.Serial, "blank")
@@ -209,11 +227,10 @@ func awaitRedundant(ctx context.Context, pool *v1alpha1.Pool) {
 	}).WithContext(ctx).WithTimeout(patience).WithPolling(time.Second).Should(Succeed())
 }
 
-// legDisks are the disks that the legs of a volume lie on.
-func legDisks(ctx context.Context, node string, local *v1alpha1.LocalVolume) []string {
+// legDisks are the disks that the legs of a logical volume lie on.
+func legDisks(ctx context.Context, node, vgName, lvName string) []string {
 	GinkgoHelper()
-	name := local.Status.LVM.LVName
-	out := execOn(ctx, node, fmt.Sprintf("lvs -a --noheadings -o lv_name,devices %s | grep -F '[%s_rimage'", local.Status.LVM.VGName, name))
+	out := execOn(ctx, node, fmt.Sprintf("lvs -a --noheadings -o lv_name,devices %s | grep -F '[%s_rimage'", vgName, lvName))
 	disks := map[string]bool{}
 	for line := range strings.Lines(out) {
 		if fields := strings.Fields(line); len(fields) > 1 {
