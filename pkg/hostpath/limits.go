@@ -225,11 +225,11 @@ func (b *Backend) assign(fd int, p promise) error {
 // counted by its project nobody else gets that.
 func (b *Backend) unlimit(trash int, name string) error {
 	if err := b.Quotas.Check(trash); err != nil {
-		return nil //nolint:nilerr // nothing is limited there
+		return nil // nothing is limited there
 	}
 	fd, err := openDir(trash, name)
 	if err != nil {
-		return nil //nolint:nilerr // it is no directory: a part of a deleted volume; the removal says what is wrong
+		return nil // a part of a deleted volume that is no directory; the removal says what is wrong
 	}
 	defer closeFD(fd)
 	project, _, err := b.Quotas.ProjectOf(fd)
