@@ -39,6 +39,9 @@ func (b *Backend) Problems(ctx context.Context, id string, rec volume.Record) ([
 			return nil, err
 		}
 		pool, err := g.thinPool()
+		if err != nil && b.queue.pool != nil {
+			return []volume.Problem{{Reason: ReasonThinPoolBad, Message: err.Error()}}, nil
+		}
 		if err != nil || pool == nil {
 			return nil, err
 		}

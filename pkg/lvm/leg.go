@@ -121,6 +121,9 @@ func (g *Group) attachLegs() error {
 	g.LVs = slices.DeleteFunc(slices.Clone(all), func(lv LogicalVolume) bool { return lv.hidden || lv.isLeg() })
 	for i := range all {
 		sub := &all[i]
+		if pool := g.Volume(sub.parent); sub.parent != "" && pool != nil && pool.isPool() {
+			pool.below = append(pool.below, sub.Layout)
+		}
 		if !sub.isLeg() {
 			continue
 		}

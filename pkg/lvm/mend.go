@@ -171,7 +171,7 @@ func (q *queue) resume(ctx context.Context, g *Group) error {
 		if !q.mayHang {
 			return nil
 		}
-		resumed, err := q.nodes.ResumeAll(ctx, g.Name, g.UUID)
+		resumed, err := q.nodes.ResumeAll(ctx, g.Name, g.UUID, g.foreign())
 		if err != nil {
 			return fmt.Errorf("resume volumes of %s that were left suspended: %w", g.Name, err)
 		}
@@ -207,6 +207,17 @@ func (q *queue) resume(ctx context.Context, g *Group) error {
 		}
 	}
 	return nil
+}
+
+// foreign are the UUIDs of volumes that are not ours: what its owner has suspended stays so.
+func (g *Group) foreign() (uuids []string) {
+	pool, _ := g.thinPool()
+	for i := range g.LVs {
+		if lv := &g.LVs[i]; lv != pool && !ownedVolume(lv) && !ownedSnapshot(lv) {
+			uuids = append(uuids, lv.UUID)
+		}
+	}
+	return uuids
 }
 
 // suspendedOf returns which parts of a volume are suspended: the legs, and then the volume,

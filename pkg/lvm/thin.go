@@ -79,17 +79,26 @@ const (
 	metadataLowPercent = 70
 )
 
-// thinPool returns the group's thin pool, or nil. One that is not ours is an error.
+// thinPool returns the group's thin pool, or nil. One that is not ours is an error, unless
+// it was adopted.
 func (g *Group) thinPool() (*LogicalVolume, error) {
+	if g.adopted != nil {
+		return g.adoptedPool()
+	}
 	lv := g.Volume(thinPoolName)
 	if lv == nil {
 		return nil, nil
 	}
-	if !slices.Contains(lv.Tags, TagThinPool) || !slices.Contains(lv.Layout, "thin") || !slices.Contains(lv.Layout, "pool") {
+	if !slices.Contains(lv.Tags, TagThinPool) || !lv.isPool() {
 		return nil, fmt.Errorf("volume %s/%s: %w: it is no thin pool with the tag %s (layout %v, tags %v)",
 			g.Name, thinPoolName, volume.ErrExists, TagThinPool, lv.Layout, lv.Tags)
 	}
 	return lv, nil
+}
+
+// isPool reports whether a volume is a thin pool, whoever made it.
+func (lv *LogicalVolume) isPool() bool {
+	return slices.Contains(lv.Layout, "thin") && slices.Contains(lv.Layout, "pool")
 }
 
 // isThin reports whether a volume lies in the thin pool.
@@ -121,6 +130,8 @@ type thinTerms struct {
 	reserve int64
 	// usage is nil when the pool is not active.
 	usage *dm.ThinPool
+	// unusable is why nothing may be made in somebody else's pool.
+	unusable error
 }
 
 // newPool is the size of a pool that is to be made: extents of data and bytes of metadata.
@@ -138,6 +149,9 @@ func (g *Group) newPool(t thinTerms) (data, metaBytes int64) {
 
 // whole is how many extents of data the pool has or can get.
 func (g *Group) whole(pool *LogicalVolume, t thinTerms) int64 {
+	if g.adopted != nil {
+		return max(0, g.extentsFor(pool.SizeBytes)-t.reserve) // it is never extended by us
+	}
 	headroom := 2 * g.extentsFor(pool.MetadataBytes)
 	return g.extentsFor(pool.SizeBytes) + max(0, g.openExtents()-t.reserve-headroom)
 }
@@ -153,6 +167,9 @@ func (g *Group) thinRoom(t thinTerms) (total, left int64) {
 	total = scale(whole, t.OverprovisionPercent)
 	promised := g.promised(pool)
 	left = max(0, total-promised)
+	if t.unusable != nil {
+		left = 0
+	}
 	if u := t.usage; u != nil {
 		switch {
 		case u.Mode != dm.ThinPoolWritable || u.NeedsCheck || u.MetadataPercent() > metadataFullPercent:
