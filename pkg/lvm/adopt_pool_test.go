@@ -228,7 +228,9 @@ func TestVolumesInAdoptedThinPool(t *testing.T) {
 		t.Errorf("left are %+v (%v)", g, err)
 	}
 	wantPoolUntouched(t, vg)
-	if !slices.ContainsFunc(vg.Commands(), func(c string) bool { return strings.Contains(c, "--thinpool tank") && strings.Contains(c, "monitoring=0") }) {
+	if !slices.ContainsFunc(vg.Commands(), func(c string) bool {
+		return strings.Contains(c, "--thinpool tank") && strings.Contains(c, "monitoring=0")
+	}) {
 		t.Errorf("lvm was told %q", vg.Commands())
 	}
 }

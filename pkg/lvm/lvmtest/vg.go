@@ -105,8 +105,8 @@ func (v *VG) Backend() *lvm.Backend {
 		Devices: func() []string { return v.Devices },
 		Layout:  v.Layout,
 		Thin:    v.Policy(), ThinPool: v.ThinPool,
-		Nodes:   v.Nodes(),
-		Seqno:   v.Seqno, Instants: v.Instants(),
+		Nodes: v.Nodes(),
+		Seqno: v.Seqno, Instants: v.Instants(),
 		Journal: v.Journal(), Metadata: v.Metadata(),
 	})
 	if err != nil {
