@@ -380,10 +380,9 @@ func (q *queue) terms(ctx context.Context, g *Group) (terms, error) {
 		return terms{}, err
 	}
 	pool, err := g.thinPool()
-	if q.pool != nil && err != nil {
-		// What lies in it is used and deleted as ever.
-		t.thin.unusable = err
-		return t, nil
+	if q.pool != nil {
+		// Where it cannot be used, what lies in it is used and deleted as ever.
+		t.thin.unusable, err = err, nil
 	}
 	if pool == nil {
 		return t, err

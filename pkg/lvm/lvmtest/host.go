@@ -212,6 +212,14 @@ func (h *Host) Edit(groupName string, change func(*Editor)) {
 	change(&Editor{h: h, g: g})
 }
 
+// Activate is lvchange --activate y, as a host does when it boots.
+func (h *Host) Activate(groupName, name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	g := h.groupNamed(groupName)
+	h.activate(g, g.volume(name))
+}
+
 // Editor is what an operator does to a volume group.
 type Editor struct {
 	h *Host
