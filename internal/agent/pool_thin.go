@@ -73,6 +73,7 @@ func percentOf(ratio string) (int64, error) {
 func (r *PoolReconciler) lookAtThinPool(ctx context.Context, rec *poolRecord, b GroupBackend) (poolView, error) {
 	r.follow(rec)
 	state, err := b.Tend(ctx)
+	r.judged(rec, thinWords(state, err), false)
 	switch {
 	case rec.thinPool() != nil && errors.Is(err, volume.ErrPoolUnavailable):
 		view := failed(thinPoolReason(err), err.Error())
