@@ -231,6 +231,12 @@ type ClaimReference struct {
 // damaged; reason and message say why. Unknown: the agent is at it.
 const LocalVolumeReady = "Ready"
 
+// LocalVolumeHealthy is the condition that is False while something is wrong with a volume
+// that can be used nevertheless, or cannot though it is there: it has lost its redundancy, is
+// being rebuilt, or its thin pool is full or has failed. It is absent as long as nothing ever
+// was, and True afterwards.
+const LocalVolumeHealthy = "Healthy"
+
 // LocalVolumeResized is the condition that stands while spec.sizeBytes is larger
 // than status.capacity, and says how far a growth has come or why it failed.
 const LocalVolumeResized = "Resized"

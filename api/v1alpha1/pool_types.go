@@ -102,6 +102,7 @@ const (
 	ReasonVGPartial       = "VGPartial"       // a disk of the volume group is missing
 	ReasonNotRedundant    = "NotRedundant"    // volumes can be carved, and some that are there have lost their redundancy
 	ReasonThinPoolFull    = "ThinPoolFull"    // the thin pool is full, or so full that nothing is admitted
+	ReasonThinPoolMissing = "ThinPoolMissing" // the thin pool that was adopted is not there, or is another one
 	ReasonRootUnavailable = "RootUnavailable" // the root is not what it was
 	ReasonPoolError       = "Error"           // see the message
 )
@@ -157,6 +158,11 @@ type PoolStatus struct {
 	VGName string `json:"vgName,omitempty"`
 	// +optional
 	VGUUID string `json:"vgUUID,omitempty"`
+	// ThinPoolName and ThinPoolUUID name a thin pool that Berth has not made.
+	// +optional
+	ThinPoolName string `json:"thinPoolName,omitempty"`
+	// +optional
+	ThinPoolUUID string `json:"thinPoolUUID,omitempty"`
 	// Path and RootID name the root of kind hostpath.
 	// +optional
 	Path string `json:"path,omitempty"`

@@ -81,7 +81,10 @@ const (
 // +kubebuilder:validation:XValidation:rule="self.kind != 'lvm' || !has(self.hostpath)",message="spec.hostpath is not allowed for kind lvm"
 // +kubebuilder:validation:XValidation:rule="self.kind != 'lvm' || has(self.deviceSelector) || has(self.adopt)",message="spec.deviceSelector is needed for kind lvm; an empty one ({}) takes every usable disk"
 // +kubebuilder:validation:XValidation:rule="!has(self.deviceSelector) || !has(self.adopt)",message="spec.deviceSelector is not allowed beside spec.adopt: no disk is ever added to a volume group that was adopted"
-// +kubebuilder:validation:XValidation:rule="!has(self.adopt) || self.kind == 'lvm' && self.layout in ['linear', 'striped'] && !has(self.thin)",message="spec.adopt is for kind lvm and the layouts linear and striped, without spec.thin"
+// +kubebuilder:validation:XValidation:rule="!has(self.adopt) || self.kind == 'lvm' && self.layout in ['linear', 'striped']",message="spec.adopt is for kind lvm and the layouts linear and striped"
+// +kubebuilder:validation:XValidation:rule="!has(self.adopt) || has(self.adopt.thinPoolName) == has(self.thin)",message="spec.thin and spec.adopt.thinPoolName go together: in a volume group that was adopted no thin pool is made, and spec.thin ({} is enough) says how one that is there may be used"
+// +kubebuilder:validation:XValidation:rule="!has(self.adopt) || !has(self.thin) || self.thin.initialPercent == 100 && self.thin.autoextend.thresholdPercent == 80 && self.thin.autoextend.percent == 20 && self.thin.whenFull == 'Wait'",message="spec.thin.initialPercent, autoextend and whenFull are not allowed beside spec.adopt: a thin pool that was adopted is never extended or changed"
+// +kubebuilder:validation:XValidation:rule="!has(self.adopt) || !has(self.thin) || self.layout == 'linear'",message="spec.layout is for volumes that Berth lays over disks: those of a thin pool that was adopted lie where that lies"
 // +kubebuilder:validation:XValidation:rule="has(self.adopt) == has(oldSelf.adopt)",message="spec.adopt cannot be added or taken away; make a second PoolSet"
 // +kubebuilder:validation:XValidation:rule="self.kind != 'hostpath' || !has(self.deviceSelector)",message="spec.deviceSelector is not allowed for kind hostpath"
 type PoolSetSpec struct {
@@ -99,9 +102,9 @@ type PoolSetSpec struct {
 	DeviceSelector *DeviceSelector `json:"deviceSelector,omitempty"`
 
 	// Adopt takes a volume group as it is, in place of one that is made of the disks of
-	// deviceSelector. Berth makes and deletes its own volumes in it, and changes nothing else:
-	// neither its disks nor its name nor volumes of others. It is there after the PoolSet is
-	// gone.
+	// deviceSelector, or a thin pool in it. Berth makes and deletes its own volumes there, and
+	// changes nothing else: neither its disks nor its name nor its thin pools nor volumes of
+	// others. It is there after the PoolSet is gone.
 	// +optional
 	Adopt *AdoptedGroup `json:"adopt,omitempty"`
 
@@ -140,8 +143,9 @@ type PoolSetSpec struct {
 	Reserve string `json:"reserve,omitempty"`
 }
 
-// AdoptedGroup names a volume group twice: both must be true.
+// AdoptedGroup names a volume group twice: both must be true. So it does with a thin pool.
 //
+// +kubebuilder:validation:XValidation:rule="has(self.thinPoolName) == has(self.thinPoolUUID)",message="spec.adopt.thinPoolName and spec.adopt.thinPoolUUID go together: both must be true"
 // +kubebuilder:validation:XValidation:rule="self == oldSelf",message="spec.adopt is immutable: volumes live there; make a second PoolSet"
 type AdoptedGroup struct {
 	// VGName is its name.
@@ -151,6 +155,16 @@ type AdoptedGroup struct {
 	// VGUUID is its UUID, as "vgs -o name,uuid" shows it. It is on one node only.
 	// +kubebuilder:validation:Pattern=`^[a-zA-Z0-9]{6}(-[a-zA-Z0-9]{4}){5}-[a-zA-Z0-9]{6}$`
 	VGUUID string `json:"vgUUID"`
+	// ThinPoolName is the name of a thin pool in it, in which the volumes shall lie; spec.thin
+	// says how far it may be used.
+	// +optional
+	// +kubebuilder:validation:Pattern=`^[a-zA-Z0-9+_.][a-zA-Z0-9+_.-]*$`
+	// +kubebuilder:validation:MaxLength=127
+	ThinPoolName string `json:"thinPoolName,omitempty"`
+	// ThinPoolUUID is its UUID, as "lvs -o name,uuid" shows it.
+	// +optional
+	// +kubebuilder:validation:Pattern=`^[a-zA-Z0-9]{6}(-[a-zA-Z0-9]{4}){5}-[a-zA-Z0-9]{6}$`
+	ThinPoolUUID string `json:"thinPoolUUID,omitempty"`
 }
 
 // WhenFull is what happens to writes that find no room in a thin pool.

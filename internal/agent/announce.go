@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/pkg/lvm"
 )
 
 // Announcer makes Events; events.EventRecorder is one. It does not block, and what it
@@ -79,10 +80,15 @@ func (r *VolumeReconciler) announceVolume(before, lv *v1alpha1.LocalVolume) {
 	if before.Status.Capacity == nil {
 		return
 	}
-	for _, kind := range []string{v1alpha1.LocalVolumeReady, v1alpha1.LocalVolumeLimited} {
+	for _, kind := range []string{v1alpha1.LocalVolumeReady, v1alpha1.LocalVolumeLimited, v1alpha1.LocalVolumeHealthy} {
 		was, now := meta.FindStatusCondition(before.Status.Conditions, kind), meta.FindStatusCondition(lv.Status.Conditions, kind)
+		if was == nil && kind == v1alpha1.LocalVolumeHealthy {
+			was = &metav1.Condition{Status: metav1.ConditionTrue} // nothing was ever wrong
+		}
 		switch {
 		case was == nil || now == nil || was.Status == now.Status && was.Reason == now.Reason:
+		case now.Reason == lvm.ReasonRebuilding:
+			r.announce(lv, corev1.EventTypeNormal, now.Reason, now.Message)
 		case now.Status == metav1.ConditionFalse:
 			r.announce(lv, corev1.EventTypeWarning, now.Reason, now.Message)
 		case now.Status == metav1.ConditionTrue && was.Status == metav1.ConditionFalse:

@@ -41,6 +41,7 @@ type Backends struct {
 
 	onChange []func()
 	onTouch  []func(pool string)
+	onJudge  []func(pool string)
 }
 
 // NewBackends returns a registry that knows no pool yet. device serves the volumes
@@ -57,6 +58,17 @@ func (b *Backends) OnChange(f func()) { b.onChange = append(b.onChange, f) }
 // room; the name is empty in mode device. It must return at once. Call it before
 // anything runs.
 func (b *Backends) OnTouch(f func(pool string)) { b.onTouch = append(b.onTouch, f) }
+
+// OnJudge registers a function that is called when the volumes of a pool may be better or
+// worse than they were. It must return at once. Call it before anything runs.
+func (b *Backends) OnJudge(f func(pool string)) { b.onJudge = append(b.onJudge, f) }
+
+// Judge says that the volumes of a pool may be better or worse than they were.
+func (b *Backends) Judge(pool string) {
+	for _, f := range b.onJudge {
+		f(pool)
+	}
+}
 
 // Touch says that a volume has taken or given back room in the pool.
 func (b *Backends) Touch(pool string) {

@@ -67,17 +67,9 @@ func (h *Health) VolumeProblems(ctx context.Context, name string) ([]csi.Problem
 
 // told is what the volume's backend knows.
 func (h *Health) told(ctx context.Context, e ledger.Entry) (problems []csi.Problem, err error) {
-	b, err := h.Volumes.Backends.ForExisting(e.Mode, e.Pool)
+	found, err := problemsOf(ctx, h.Volumes.Backends, e)
 	if err != nil {
 		return nil, err
-	}
-	reporter, ok := b.(volume.HealthReporter)
-	if !ok {
-		return nil, nil
-	}
-	found, err := reporter.Problems(ctx, e.UID, *e.Record)
-	if err != nil {
-		return nil, fmt.Errorf("ask for the health of volume %s: %w", e.Name, err)
 	}
 	for _, p := range found {
 		severity := csi.Degraded

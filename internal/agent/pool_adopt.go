@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/pkg/lvm"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -21,8 +22,10 @@ func (r *poolRecord) adopts(pool *v1alpha1.Pool, set *v1alpha1.PoolSet) {
 	switch {
 	case pool.Status.Adopted && r.VGUUID != "":
 		r.Adoption = adoptionSeen // the record was lost
+		r.ThinPoolName, r.ThinPoolUUID = pool.Status.ThinPoolName, pool.Status.ThinPoolUUID
 	case set != nil && set.Spec.Adopt != nil && r.VGUUID == "":
 		r.Adoption, r.VGName, r.VGUUID = adoptionAsked, set.Spec.Adopt.VGName, set.Spec.Adopt.VGUUID
+		r.ThinPoolName, r.ThinPoolUUID = set.Spec.Adopt.ThinPoolName, set.Spec.Adopt.ThinPoolUUID
 	}
 }
 
@@ -31,7 +34,31 @@ func (r *poolRecord) follows(adopt *v1alpha1.AdoptedGroup) bool {
 	if adopt == nil || r.Adoption == "" {
 		return adopt == nil && r.Adoption == ""
 	}
-	return r.VGUUID == adopt.VGUUID
+	return r.VGUUID == adopt.VGUUID && r.ThinPoolName == adopt.ThinPoolName && r.ThinPoolUUID == adopt.ThinPoolUUID
+}
+
+// thinPool is the thin pool that was adopted; nil for all others.
+func (r *poolRecord) thinPool() *lvm.ThinPoolID {
+	if r.ThinPoolUUID == "" {
+		return nil
+	}
+	return &lvm.ThinPoolID{Name: r.ThinPoolName, UUID: r.ThinPoolUUID}
+}
+
+// adoptable proves that the record's group, and the thin pool in it, can become a pool.
+func (r *PoolReconciler) adoptable(ctx context.Context, rec *poolRecord) (*lvm.Group, error) {
+	if pool := rec.thinPool(); pool != nil {
+		return r.LVM.AdoptThinPool(ctx, rec.VGName, rec.VGUUID, *pool)
+	}
+	return r.LVM.AdoptGroup(ctx, rec.VGName, rec.VGUUID)
+}
+
+// thinPoolReason is the reason of a thin pool that was adopted and cannot be used.
+func thinPoolReason(err error) string {
+	if errors.Is(err, volume.ErrNotFound) || errors.Is(err, volume.ErrIdentity) {
+		return v1alpha1.ReasonThinPoolMissing
+	}
+	return v1alpha1.ReasonPoolError
 }
 
 // stands reports whether volumes may be in the pool's volume group.
@@ -100,11 +127,13 @@ func (r *PoolReconciler) findDevices(ctx context.Context, rec *poolRecord, p *li
 // when that stands, it asks the other nodes. Two that see one disk would both say so, and
 // neither goes on.
 func (r *PoolReconciler) adoptGroup(ctx context.Context, pool *v1alpha1.Pool, rec *poolRecord, p *livePool) (poolView, error) {
-	g, err := r.LVM.AdoptGroup(ctx, rec.VGName, rec.VGUUID)
+	g, err := r.adoptable(ctx, rec)
 	if err == nil {
 		err = r.soleAdopter(ctx, rec)
 	}
 	switch {
+	case errors.Is(err, volume.ErrPoolUnavailable) && thinPoolReason(err) == v1alpha1.ReasonThinPoolMissing:
+		return pending(v1alpha1.ReasonThinPoolMissing, "spec.adopt: "+err.Error()), nil
 	case errors.Is(err, volume.ErrNotFound):
 		return pending(v1alpha1.ReasonVGMissing, "spec.adopt: "+err.Error()), nil
 	case errors.Is(err, volume.ErrIdentity), errors.Is(err, volume.ErrExists), errors.Is(err, volume.ErrPoolUnavailable):
@@ -123,7 +152,7 @@ func (r *PoolReconciler) adoptGroup(ctx context.Context, pool *v1alpha1.Pool, re
 	}
 	if next == adoptionDone {
 		p.devices.set(g.Paths())
-		r.Log.Info("Adopted a volume group", "pool", rec.PoolSet, "vg", g.Name, "uuid", g.UUID, "disks", g.Paths())
+		r.Log.Info("Adopted a volume group", "pool", rec.PoolSet, "vg", g.Name, "uuid", g.UUID, "thinPool", rec.ThinPoolName, "disks", g.Paths())
 		return poolView{}, nil
 	}
 	view := pending(v1alpha1.ReasonPoolReady, fmt.Sprintf("volume group %s is being adopted", g.Name))
@@ -163,7 +192,7 @@ func (r *PoolReconciler) letGroupGo(rec *poolRecord) error {
 	if err := r.LVM.LetGroupGo(rec.VGUUID); err != nil {
 		return err
 	}
-	r.Log.Info("A volume group that was adopted is let go", "pool", rec.PoolSet, "vg", rec.VGName, "uuid", rec.VGUUID)
+	r.Log.Info("A volume group that was adopted is let go", "pool", rec.PoolSet, "vg", rec.VGName, "uuid", rec.VGUUID, "thinPool", rec.ThinPoolName)
 	rec.Removal = removalDone
 	return r.records.save(rec)
 }

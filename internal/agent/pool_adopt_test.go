@@ -6,11 +6,15 @@ package agent
 import (
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/pkg/dm"
+	"github.com/berth-dev/berth/pkg/lvm"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -207,6 +211,7 @@ func TestAdoptionIsNotChanged(t *testing.T) {
 			adoptingSet(s)
 			s.Spec.Adopt.VGUUID = "BBBBBB-aaaa-aaaa-aaaa-aaaa-aaaa-aaaaaa"
 		}},
+		"the group, then a thin pool in it": {adoptingSet, adoptingThinSet},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -260,5 +265,101 @@ func TestAdoptionKilledAtEveryStep(t *testing.T) {
 			}
 			return
 		}
+	}
+}
+
+var tank = lvm.ThinPoolID{Name: "tank", UUID: "CCCCCC-aaaa-aaaa-aaaa-aaaa-aaaa-aaaaaa"}
+
+func adoptingThinSet(s *v1alpha1.PoolSet) {
+	adoptingSet(s)
+	s.Spec.Adopt.ThinPoolName, s.Spec.Adopt.ThinPoolUUID = tank.Name, tank.UUID
+	s.Spec.Thin = thinSet().Spec.Thin
+}
+
+// newThinAdoptingHost has a thin pool of somebody else's in it.
+func newThinAdoptingHost(t *testing.T) *poolHost {
+	t.Helper()
+	h := newAdoptingHost(t)
+	h.groups[adoptedUUID].thinPool = tank
+	h.thin = &lvm.ThinState{DataBytes: 100 * mib, MetadataBytes: 8 * mib, Usage: dm.ThinPool{Mode: dm.ThinPoolWritable, DataUsed: 20, DataBlocks: 100, MetadataBlocks: 100}}
+	return h
+}
+
+func (h *poolHost) wantThinAdopted() {
+	h.t.Helper()
+	s := h.want(v1alpha1.PoolHealthy, v1alpha1.ReasonPoolReady).Status
+	if !s.Adopted || s.VGUUID != adoptedUUID || s.ThinPoolName != tank.Name || s.ThinPoolUUID != tank.UUID || s.Type != "thin" || s.Thin == nil || s.Thin.DataPercent != 20 {
+		h.t.Errorf("the Pool shows %+v", s)
+	}
+	h.wantUntouched()
+}
+
+func TestAdoptedThinPool(t *testing.T) {
+	t.Parallel()
+	h := newThinAdoptingHost(t)
+	h.apply(poolSet(adoptingThinSet))
+	h.settle()
+	h.wantThinAdopted()
+	h.start()
+	h.settle()
+	h.wantThinAdopted()
+	if err := os.RemoveAll(h.stateDir); err != nil {
+		t.Fatal(err)
+	}
+	h.start()
+	h.settle()
+	h.wantThinAdopted() // by the status
+	h.deleteSet()
+	h.settle()
+	h.deletePool()
+	h.settle()
+	if h.pool() != nil || h.groups[adoptedUUID].thinPool != tank {
+		t.Errorf("it was not let go: %+v", h.pool())
+	}
+	h.wantUntouched()
+}
+
+// What is wrong with the pool is said, before it is adopted and afterwards, and ends with it.
+func TestThinPoolThatCannotBeAdopted(t *testing.T) {
+	t.Parallel()
+	other := tank
+	other.UUID = "DDDDDD-aaaa-aaaa-aaaa-aaaa-aaaa-aaaaaa"
+	for name, spoil := range map[string]lvm.ThinPoolID{"gone": {}, "another one": other, "renamed": {Name: "lake", UUID: tank.UUID}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newThinAdoptingHost(t)
+			h.groups[adoptedUUID].thinPool = spoil
+			h.apply(poolSet(adoptingThinSet))
+			h.settle()
+			h.want(v1alpha1.PoolPending, v1alpha1.ReasonThinPoolMissing)
+			if s := h.pool().Status; s.VGUUID != "" || s.ThinPoolUUID != "" {
+				t.Errorf("the node says that it has %+v", s)
+			}
+			h.groups[adoptedUUID].thinPool = tank
+			h.settle()
+			h.wantThinAdopted()
+			h.groups[adoptedUUID].thinPool = spoil
+			h.settle()
+			h.want(v1alpha1.PoolDegraded, v1alpha1.ReasonThinPoolMissing)
+			if _, err := h.backends.ForExisting(volume.ModeLVM, "fast"); err != nil {
+				t.Errorf("its volumes cannot be used: %v", err)
+			}
+			h.groups[adoptedUUID].thinPool = tank
+			h.settle()
+			h.wantThinAdopted()
+		})
+	}
+}
+
+// A pool that is full names what its owner can do.
+func TestAdoptedThinPoolIsFull(t *testing.T) {
+	t.Parallel()
+	h := newThinAdoptingHost(t)
+	h.thin.Usage.Mode, h.thin.Usage.DataUsed = dm.ThinPoolOutOfData, 100
+	h.apply(poolSet(adoptingThinSet))
+	h.settle()
+	pool := h.want(v1alpha1.PoolDegraded, v1alpha1.ReasonThinPoolFull)
+	if c := meta.FindStatusCondition(pool.Status.Conditions, v1alpha1.PoolReady); !strings.Contains(c.Message, "extend tank (lvextend)") {
+		t.Errorf("it says %q", c.Message)
 	}
 }

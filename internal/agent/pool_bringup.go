@@ -152,7 +152,7 @@ func (r *PoolReconciler) recall(pool *v1alpha1.Pool, set *v1alpha1.PoolSet) (rec
 	case rec.Kind == v1alpha1.PoolLVM && set != nil && (set.Spec.Thin != nil) != rec.Thin:
 		return nil, false, fmt.Errorf("the node has the pool %s, which is of type %s: give the new PoolSet another name", name, rec.typeName())
 	case rec.Kind == v1alpha1.PoolLVM && set != nil && !rec.follows(set.Spec.Adopt):
-		return nil, false, fmt.Errorf("the node has the pool %s in volume group %s (%s), and spec.adopt says otherwise: give the new PoolSet another name", name, rec.VGName, rec.VGUUID)
+		return nil, false, fmt.Errorf("the node has the pool %s in volume group %s (%s), and spec.adopt says otherwise: give the new PoolSet another name", name, rec.where(), rec.VGUUID)
 	case set != nil && set.Spec.Hostpath != nil && set.Spec.Hostpath.Path != rec.Path:
 		return nil, false, fmt.Errorf("the node has the pool %s at %s: give the new PoolSet another name", name, rec.Path)
 	case rec.VGUUID != "" && pool.Status.VGUUID != "" && rec.VGUUID != pool.Status.VGUUID,

@@ -107,6 +107,8 @@ type livePool struct {
 	missingSince time.Time
 	// told is the reason of the condition Ready that was announced last.
 	told string
+	// judged is what was wrong with the pool when its volumes were last looked at; nil before.
+	judged atomic.Pointer[string]
 	// numbersWritten is when the status was last written.
 	numbersWritten time.Time
 	// last is how the pool looked last; nil before, and when it is gone.
@@ -123,6 +125,7 @@ func (p *livePool) reset() {
 	p.follows.Store(false)
 	p.missingSince = time.Time{}
 	p.last.Store(nil)
+	p.judged.Store(nil)
 	p.backend, p.stop = nil, nil
 	p.devices.set(nil)
 }

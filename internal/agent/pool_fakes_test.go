@@ -111,6 +111,25 @@ func (l fakeLVM) AdoptGroup(ctx context.Context, name, uuid string) (*lvm.Group,
 	return g, nil
 }
 
+func (l fakeLVM) AdoptThinPool(ctx context.Context, name, uuid string, pool lvm.ThinPoolID) (*lvm.Group, error) {
+	g, err := l.AdoptGroup(ctx, name, uuid)
+	if err == nil {
+		err = l.h.groups[uuid].lookAt(pool)
+	}
+	return g, err
+}
+
+// lookAt returns what a real backend says of a thin pool that was adopted.
+func (g *fakeGroup) lookAt(pool lvm.ThinPoolID) error {
+	switch {
+	case g.thinPool == lvm.ThinPoolID{}:
+		return errors.Join(volume.ErrPoolUnavailable, volume.ErrNotFound)
+	case g.thinPool != pool:
+		return errors.Join(volume.ErrPoolUnavailable, volume.ErrIdentity)
+	}
+	return nil
+}
+
 func (l fakeLVM) GroupByUUID(_ context.Context, uuid string) (*lvm.Group, error) {
 	if l.h.groups[uuid] == nil {
 		return nil, volume.ErrNotFound
@@ -126,7 +145,7 @@ func (l fakeLVM) LetGroupGo(string) error {
 }
 
 func (l fakeLVM) Backend(o lvm.Options) (GroupBackend, error) {
-	return &fakeGroupBackend{l.h.memory(o.GroupUUID), l, o.GroupUUID}, nil
+	return &fakeGroupBackend{l.h.memory(o.GroupUUID), l, o.GroupUUID, o.ThinPool}, nil
 }
 
 func (h *poolHost) memory(key string) *volumetest.Memory {
@@ -142,6 +161,7 @@ type fakeGroupBackend struct {
 	*volumetest.Memory
 	lvm  fakeLVM
 	uuid string
+	pool *lvm.ThinPoolID
 }
 
 func (b *fakeGroupBackend) Group(context.Context) (*lvm.Group, error) {
@@ -160,6 +180,11 @@ func (fakeEvents) WatchEvents(ctx context.Context, happened func()) error {
 }
 
 func (b *fakeGroupBackend) Tend(context.Context) (*lvm.ThinState, error) {
+	if b.pool != nil {
+		if err := b.lvm.h.groups[b.uuid].lookAt(*b.pool); err != nil {
+			return nil, err
+		}
+	}
 	return b.lvm.h.thin, b.lvm.h.thinErr
 }
 

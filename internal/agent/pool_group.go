@@ -31,6 +31,8 @@ type VolumeGroups interface {
 	// finds it again, and LetGroupGo forgets it.
 	AdoptGroup(ctx context.Context, name, uuid string) (*lvm.Group, error)
 	GroupByUUID(ctx context.Context, uuid string) (*lvm.Group, error)
+	// AdoptThinPool is AdoptGroup for a thin pool in the group.
+	AdoptThinPool(ctx context.Context, name, uuid string, pool lvm.ThinPoolID) (*lvm.Group, error)
 	LetGroupGo(groupUUID string) error
 	// Backend returns the backend of a volume group that stands.
 	Backend(o lvm.Options) (GroupBackend, error)
@@ -101,7 +103,7 @@ func (r *PoolReconciler) groupBackend(rec *poolRecord, p *livePool) (volume.Back
 		GroupUUID: rec.VGUUID, GroupName: rec.VGName, Devices: p.devices.get, Reserve: p.reserve.bytes, Layout: rec.layout(), Root: r.HostRoot,
 	}
 	if rec.Thin {
-		o.Thin = p.thin.get
+		o.Thin, o.ThinPool = p.thin.get, rec.thinPool()
 	}
 	b, err := r.LVM.Backend(o)
 	if err != nil {

@@ -84,6 +84,7 @@ func (r *PoolReconciler) lookAtRaid(ctx context.Context, rec *poolRecord, b Grou
 	if err != nil {
 		return unknown(err), err
 	}
+	r.judged(rec, raidWords(g, state), state.RebuildingVolumes > 0)
 	var view poolView
 	if g.MissingPVs == 0 {
 		if err := r.letGo(ctx, rec, g); err != nil {

@@ -40,6 +40,9 @@ type poolRecord struct {
 	VGUUID string `json:"vgUUID,omitempty"`
 	// Adoption is set for a volume group that Berth has not made. No disk is claimed for it.
 	Adoption adoption `json:"adoption,omitempty"`
+	// ThinPoolName and ThinPoolUUID are set for a thin pool in it that Berth has not made.
+	ThinPoolName string `json:"thinPoolName,omitempty"`
+	ThinPoolUUID string `json:"thinPoolUUID,omitempty"`
 	// Disks are the BlockDevices that are part of the volume group.
 	Disks []string `json:"disks,omitempty"`
 	// Evacuating are those of them that are being emptied, or were, and whose claims have not
@@ -90,8 +93,11 @@ func (r *poolRecord) validate() error {
 	case r.Removal != "" && (r.Kind != v1alpha1.PoolLVM || r.Removal != removalBegun && r.Removal != removalDone):
 		return fmt.Errorf("removal %q of kind %q", r.Removal, r.Kind)
 	case r.Adoption != "" && !slices.Contains([]adoption{adoptionAsked, adoptionSeen, adoptionDone}, r.Adoption),
-		r.Adoption != "" && (r.Kind != v1alpha1.PoolLVM || r.VGUUID == "" || len(r.Disks) > 0 || r.Thin || r.layout().Redundant()):
+		r.Adoption != "" && (r.Kind != v1alpha1.PoolLVM || r.VGUUID == "" || len(r.Disks) > 0 || r.layout().Redundant()):
 		return fmt.Errorf("adoption %q of volume group %q of kind %q, type %s, with %d disks", r.Adoption, r.VGUUID, r.Kind, r.typeName(), len(r.Disks))
+	case (r.ThinPoolName == "") != (r.ThinPoolUUID == ""),
+		(r.Adoption != "" && r.Thin) != (r.ThinPoolUUID != ""):
+		return fmt.Errorf("thin pool %q (%s) of adoption %q, type %s", r.ThinPoolName, r.ThinPoolUUID, r.Adoption, r.typeName())
 	case len(r.Evacuating) > 0 && (r.Kind != v1alpha1.PoolLVM || r.VGUUID == "" || r.Adoption != ""):
 		return fmt.Errorf("disks that are being emptied of volume group %q of kind %q, adoption %q", r.VGUUID, r.Kind, r.Adoption)
 	case r.Thin && r.Kind != v1alpha1.PoolLVM:
@@ -126,6 +132,14 @@ func (r *poolRecord) typeName() string {
 
 // typeThin is a thin pool of layout linear; of another one it is followed by the layout.
 const typeThin = "thin"
+
+// where is the volume group, or the thin pool in it that was adopted.
+func (r *poolRecord) where() string {
+	if r.ThinPoolName != "" {
+		return r.VGName + "/" + r.ThinPoolName
+	}
+	return r.VGName
+}
 
 func decodePoolRecord(data []byte) (*poolRecord, error) {
 	dec := json.NewDecoder(bytes.NewReader(data))

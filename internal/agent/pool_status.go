@@ -98,8 +98,10 @@ func fillStatus(pool *v1alpha1.Pool, view poolView) {
 		s.Type = rec.typeName()
 		s.Path, s.RootID = rec.Path, rec.RootID
 		s.VGName, s.VGUUID, s.BlockDevices, s.Adopted = "", "", nil, rec.Adoption != ""
+		s.ThinPoolName, s.ThinPoolUUID = "", ""
 		if rec.VGUUID != "" && rec.Adoption != adoptionAsked {
 			s.VGName, s.VGUUID, s.BlockDevices = rec.VGName, rec.VGUUID, slices.Clone(rec.Disks)
+			s.ThinPoolName, s.ThinPoolUUID = rec.ThinPoolName, rec.ThinPoolUUID
 		}
 	}
 	if view.disks > 0 {

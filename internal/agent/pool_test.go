@@ -75,6 +75,8 @@ type fakeGroup struct {
 	missing       int
 	// closed devices are being emptied, or were.
 	closed map[string]bool
+	// thinPool is one of somebody else in it, if there is one.
+	thinPool lvm.ThinPoolID
 }
 
 func newPoolHost(t *testing.T, disks ...string) *poolHost {

@@ -73,7 +73,12 @@ func percentOf(ratio string) (int64, error) {
 func (r *PoolReconciler) lookAtThinPool(ctx context.Context, rec *poolRecord, b GroupBackend) (poolView, error) {
 	r.follow(rec)
 	state, err := b.Tend(ctx)
+	r.judged(rec, thinWords(state, err), false)
 	switch {
+	case rec.thinPool() != nil && errors.Is(err, volume.ErrPoolUnavailable):
+		view := failed(thinPoolReason(err), err.Error())
+		view.state = v1alpha1.PoolDegraded // volumes that are active go on
+		return view, nil
 	case errors.Is(err, volume.ErrNoSpace), errors.Is(err, volume.ErrExists), errors.Is(err, volume.ErrInvalid), errors.Is(err, volume.ErrToolMissing):
 		return failed(v1alpha1.ReasonPoolError, err.Error()), nil
 	case err != nil:
@@ -88,7 +93,7 @@ func (r *PoolReconciler) lookAtThinPool(ctx context.Context, rec *poolRecord, b 
 	if err != nil || view.ready != metav1.ConditionTrue {
 		return view, err
 	}
-	judgeThinPool(&view, state)
+	judgeThinPool(&view, state, rec.thinPool())
 	if p := r.live(rec.PoolSet); state.Grown || p.admits.Swap(view.capacity.FreeBytes > 0) != (view.capacity.FreeBytes > 0) {
 		r.Backends.Touch(rec.PoolSet) // what is published, and who waits for room
 	}
@@ -102,8 +107,11 @@ func (r *PoolReconciler) lookAtThinPool(ctx context.Context, rec *poolRecord, b 
 }
 
 // judgeThinPool says what is wrong with a thin pool, and what to do.
-func judgeThinPool(view *poolView, state *lvm.ThinState) {
-	u := state.Usage
+func judgeThinPool(view *poolView, state *lvm.ThinState, adopted *lvm.ThinPoolID) {
+	u, room := state.Usage, "add a disk"
+	if adopted != nil {
+		room = "extend " + adopted.Name + " (lvextend), which Berth never does"
+	}
 	bad := func(of v1alpha1.PoolState, reason, message string) {
 		view.state, view.ready, view.reason, view.message = of, metav1.ConditionFalse, reason, message
 	}
@@ -116,10 +124,10 @@ func judgeThinPool(view *poolView, state *lvm.ThinState) {
 			"the metadata of the thin pool cannot be changed any more; what the volumes have can be read: repair it with lvconvert --repair when nothing uses them")
 	case u.Mode == dm.ThinPoolOutOfData:
 		bad(v1alpha1.PoolDegraded, v1alpha1.ReasonThinPoolFull,
-			"the thin pool is full: writes that need room wait or fail; add a disk, or delete volumes or snapshots, or what is in them")
+			"the thin pool is full: writes that need room wait or fail; "+room+", or delete volumes or snapshots, or what is in them")
 	case view.capacity != nil && view.capacity.FreeBytes == 0 && view.capacity.AllocatedBytes < view.capacity.TotalBytes:
 		bad(v1alpha1.PoolDegraded, v1alpha1.ReasonThinPoolFull, fmt.Sprintf(
-			"%d %% of the thin pool's data and %d %% of its metadata are in use: no volume is made or grown until there is room; add a disk, or delete volumes or snapshots, or what is in them",
-			u.DataPercent(), u.MetadataPercent()))
+			"%d %% of the thin pool's data and %d %% of its metadata are in use: no volume is made or grown until there is room; %s, or delete volumes or snapshots, or what is in them",
+			u.DataPercent(), u.MetadataPercent(), room))
 	}
 }

@@ -111,13 +111,13 @@ func TestThinPoolAboveItsHighWaterMark(t *testing.T) {
 	t.Parallel()
 	view := healthy()
 	view.capacity = &volume.Capacity{TotalBytes: 200, AllocatedBytes: 150}
-	judgeThinPool(&view, &lvm.ThinState{Usage: dm.ThinPool{Mode: dm.ThinPoolWritable, DataUsed: 96, DataBlocks: 100, MetadataUsed: 3, MetadataBlocks: 100}})
+	judgeThinPool(&view, &lvm.ThinState{Usage: dm.ThinPool{Mode: dm.ThinPoolWritable, DataUsed: 96, DataBlocks: 100, MetadataUsed: 3, MetadataBlocks: 100}}, nil)
 	if view.ready != metav1.ConditionFalse || view.reason != v1alpha1.ReasonThinPoolFull || !strings.Contains(view.message, "96 % of the thin pool's data and 3 % of its metadata") {
 		t.Errorf("got %+v", view)
 	}
 	view = healthy()
 	view.capacity = &volume.Capacity{TotalBytes: 200, AllocatedBytes: 200}
-	judgeThinPool(&view, &lvm.ThinState{Usage: dm.ThinPool{Mode: dm.ThinPoolWritable, DataUsed: 50, DataBlocks: 100, MetadataBlocks: 100}})
+	judgeThinPool(&view, &lvm.ThinState{Usage: dm.ThinPool{Mode: dm.ThinPoolWritable, DataUsed: 50, DataBlocks: 100, MetadataBlocks: 100}}, nil)
 	if view.ready != metav1.ConditionTrue {
 		t.Errorf("all is promised, nothing is wrong: %+v", view)
 	}

@@ -59,6 +59,8 @@ type VolumeReconciler struct {
 	// doubted are the volumes whose storage is to be looked at though status and ledger
 	// agree.
 	doubted map[string]bool
+	// suspected are the volumes whose health is to be looked at.
+	suspected map[string]bool
 }
 
 // ReconcileLive handles a LocalVolume that is wanted, and one that is gone.
@@ -67,11 +69,18 @@ func (r *VolumeReconciler) ReconcileLive(ctx context.Context, req reconcile.Requ
 	if err := r.Client.Get(ctx, req.NamespacedName, lv); err != nil {
 		if apierrors.IsNotFound(err) {
 			r.takeDoubt(req.Name)
+			r.takeSuspicion(req.Name)
 			return reconcile.Result{}, r.finishGone(ctx, req.Name)
 		}
 		return reconcile.Result{}, fmt.Errorf("read LocalVolume %s: %w", req.Name, err)
 	}
-	if !lv.DeletionTimestamp.IsZero() || r.written.isBehind(lv) || isFinal(lv) || !r.takeDoubt(req.Name) && r.isSettled(lv) {
+	if !lv.DeletionTimestamp.IsZero() || r.written.isBehind(lv) || isFinal(lv) {
+		return reconcile.Result{}, nil
+	}
+	if !r.takeDoubt(req.Name) && r.isSettled(lv) {
+		if r.takeSuspicion(req.Name) {
+			return r.tellHealth(ctx, lv)
+		}
 		return reconcile.Result{}, nil
 	}
 	if !controllerutil.ContainsFinalizer(lv, v1alpha1.AgentFinalizer) {

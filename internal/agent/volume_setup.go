@@ -34,6 +34,7 @@ const (
 func (r *VolumeReconciler) SetupWithManager(mgr manager.Manager) error {
 	r.Carver.Backends.OnChange(r.PoolsChanged)
 	r.Carver.Backends.OnTouch(r.roomChanged)
+	r.Carver.Backends.OnJudge(r.poolJudged)
 	for _, e := range r.Ledger.All() {
 		// Also those whose object is gone, of which the informer does not tell.
 		r.live.add(e.Name)

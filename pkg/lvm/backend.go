@@ -29,6 +29,9 @@ type Options struct {
 	// Thin returns the policy of the group's thin pool, in which all its volumes lie; it
 	// may change from call to call. Nil means thick volumes.
 	Thin func() ThinPolicy
+	// ThinPool is a thin pool of somebody else, which is used as it is, with Thin for the
+	// policy; nil means that Tend makes one.
+	ThinPool *ThinPoolID
 	// Nodes finds device nodes; nil means HostNodes of Root.
 	Nodes Nodes
 	// Seqno reads a device's generation of metadata; nil means DiskSeqno of Root.
@@ -80,6 +83,9 @@ func NewBackend(client *Client, opts Options) (*Backend, error) {
 	if err := opts.Layout.Check(); err != nil {
 		return nil, err
 	}
+	if err := opts.checkThinPool(); err != nil {
+		return nil, err
+	}
 	if opts.Root == "" {
 		opts.Root = "/"
 	}
@@ -112,7 +118,7 @@ func NewBackend(client *Client, opts Options) (*Backend, error) {
 		nodes: opts.Nodes, grouping: make(chan struct{}, 1),
 		queue: &queue{
 			client: client, groupName: opts.GroupName, groupUUID: opts.GroupUUID,
-			devices: opts.Devices, reserve: opts.Reserve, layout: opts.Layout, thin: opts.Thin, nodes: opts.Nodes,
+			devices: opts.Devices, reserve: opts.Reserve, layout: opts.Layout, thin: opts.Thin, pool: opts.ThinPool, nodes: opts.Nodes,
 			seqno: opts.Seqno, unflushed: true, mayHang: true, instants: opts.Instants,
 			journal: opts.Journal, metadata: opts.Metadata, rolledBack: opts.RolledBack, resumed: opts.Resumed,
 		},

@@ -63,6 +63,8 @@ type session struct {
 	legs bool
 	// thin volumes are reported with their numbers.
 	thin bool
+	// foreignPool: what lies below thin pools is reported too, and how they are.
+	foreignPool bool
 	// segments are reported in addition.
 	segments bool
 }
@@ -111,8 +113,11 @@ func script(s session, commands [][]string) ([]byte, error) {
 	}
 	report := []string{"--noheadings", "--nameprefixes", "--units", "b", "--nosuffix"}
 	command, fields := []string{"lvs"}, volumeFields
-	if s.legs {
+	if s.legs || s.foreignPool {
 		command, fields = append(command, "-a"), fields+","+legFields
+	}
+	if s.foreignPool {
+		fields += "," + poolFields
 	}
 	if s.thin {
 		fields += "," + thinFields
@@ -166,7 +171,7 @@ func configFor(words []string, s session) string {
 	switch {
 	case words[0] != "lvs" && words[0] != "pvs":
 		config += "activation{" + strings.Join(append([]string{withoutUdev}, s.settings...), " ") + "}"
-	case s.legs && words[0] == "lvs", slices.Contains(words, "--segments"):
+	case (s.legs || s.foreignPool) && words[0] == "lvs", slices.Contains(words, "--segments"):
 		config += "report{mark_hidden_devices=1}"
 	}
 	if words[0] == pvmove {

@@ -75,6 +75,28 @@ func TestConformanceThinOverLayouts(t *testing.T) {
 	}
 }
 
+// The same with volumes of a thin pool that somebody else has made.
+func TestConformanceAdoptedThin(t *testing.T) {
+	t.Parallel()
+	for name, torn := range map[string]bool{"whole": false, "torn": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			conform(t, torn, true, func(t testing.TB, sizeBytes int64) *lvmtest.VG {
+				t.Helper()
+				const books = 3
+				extents := int(sizeBytes/lvmtest.ExtentBytes) + books
+				vg := lvmtest.NewVG(t, 2*sizeBytes+64*lvmtest.ExtentBytes)
+				vg.Edit(vg.Name, func(e *lvmtest.Editor) {
+					vg.ThinPool = &lvm.ThinPoolID{Name: "tank", UUID: e.AddThinPool("tank", extents, "raid,raid1")}
+					e.AddThin("tank", "books", books, "")
+				})
+				vg.Thin = &lvm.ThinPolicy{OverprovisionPercent: 100, InitialPercent: 100, ThresholdPercent: 80, ExtendPercent: 20, HighWaterPercent: 95}
+				return vg
+			})
+		})
+	}
+}
+
 var thinLayouts = map[lvm.Layout]int{lvm.LayoutStriped: 2, lvm.LayoutMirror: 2, lvm.LayoutRAID5: 3, lvm.LayoutRAID6: 5, lvm.LayoutRAID10: 4}
 
 func conform(t *testing.T, torn, thin bool, newVG func(testing.TB, int64) *lvmtest.VG) {
@@ -92,6 +114,9 @@ func conform(t *testing.T, torn, thin bool, newVG func(testing.TB, int64) *lvmte
 				Volumes:     volumes,
 				Reboot: func(*testing.T) volume.Backend {
 					vg.Reboot()
+					if vg.ThinPool != nil {
+						vg.Activate(vg.Name, vg.ThinPool.Name)
+					}
 					return vg.Backend()
 				},
 				Tamper: func(_ *testing.T, id string, _ volume.Record) {

@@ -28,6 +28,8 @@ var messages = []message{
 	// lib/metadata/lv_manip.c: lvextend, and allocation with constraints.
 	{regexp.MustCompile(`Insufficient free space: \d+ extents needed`), volume.ErrNoSpace},
 	{regexp.MustCompile(`Insufficient suitable .*allocatable extents`), volume.ErrNoSpace},
+	// tools/lvcreate.c: by the host's own lvm.conf (thin_pool_autoextend_threshold).
+	{regexp.MustCompile(`free space in thin pool \S+ reached threshold`), volume.ErrNoSpace},
 	// lib/format_text/format-text.c: the metadata area is full.
 	{regexp.MustCompile(`metadata on .* too large for circular buffer`), volume.ErrNoSpace},
 	// lib/metadata/lv_manip.c.

@@ -21,6 +21,7 @@ func TestClassify(t *testing.T) {
 		{`  Volume group "bt" has insufficient free space (254 extents): 1024 required.`, volume.ErrNoSpace},
 		{`  Insufficient free space: 25 extents needed, but only 14 available`, volume.ErrNoSpace},
 		{`  Insufficient suitable allocatable extents for logical volume bt/a: 12 more required`, volume.ErrNoSpace},
+		{`  Cannot create new thin volume, free space in thin pool data/tank reached threshold.`, volume.ErrNoSpace},
 		{`  VG bt 512 metadata on /dev/vdb (523800 bytes) too large for circular buffer (1044480 bytes with 522000 used)`, volume.ErrNoSpace},
 		{`  Logical Volume "a" already exists in volume group "bt"`, volume.ErrExists},
 		{`  A volume group called bt already exists.`, volume.ErrExists},

@@ -14,6 +14,7 @@ import (
 // The reasons of Problems.
 const (
 	ReasonNotRedundant = "NotRedundant"
+	ReasonRebuilding   = "Rebuilding"
 	ReasonThinPoolFull = "ThinPoolFull"
 	ReasonThinPoolBad  = "ThinPoolFailed"
 )
@@ -46,6 +47,9 @@ func (b *Backend) thinPoolProblems(ctx context.Context) ([]volume.Problem, error
 		return nil, err
 	}
 	pool, err := g.thinPool()
+	if err != nil && b.queue.pool != nil {
+		return []volume.Problem{{Reason: ReasonThinPoolBad, Message: err.Error()}}, nil
+	}
 	if err != nil || pool == nil {
 		return nil, err
 	}
@@ -71,8 +75,10 @@ func raidProblems(status dm.Raid) []volume.Problem {
 	case status.DeadLegs > 0:
 		return []volume.Problem{{Reason: ReasonNotRedundant, Message: fmt.Sprintf("%d of its %d disks have failed or are missing", status.DeadLegs, status.Legs)}}
 	case status.RebuildingLegs > 0 && status.Action == dm.RaidRecover:
-		return []volume.Problem{{Reason: ReasonNotRedundant, Message: fmt.Sprintf("it is being rebuilt on %d of its %d disks, and %d %% of that is done",
-			status.RebuildingLegs, status.Legs, status.SyncedPercent())}}
+		// In steps, for who reads it is told of each change.
+		const step = 10
+		return []volume.Problem{{Reason: ReasonRebuilding, Message: fmt.Sprintf("it is being rebuilt on %d of its %d disks, and at least %d %% of that is done",
+			status.RebuildingLegs, status.Legs, status.SyncedPercent()/step*step)}}
 	}
 	return nil
 }

@@ -43,7 +43,7 @@ func TestProblemsOfARedundantVolume(t *testing.T) {
 	r.join("/dev/vdz")
 	r.vg.SetSlowRebuild(true)
 	r.mend(true)
-	if got := problems(); got != "NotRedundant: it is being rebuilt on 1 of its 3 disks, and 50 % of that is done" {
+	if got := problems(); got != "Rebuilding: it is being rebuilt on 1 of its 3 disks, and at least 50 % of that is done" {
 		t.Errorf("while it is rebuilt: %s", got)
 	}
 	other := r.rec

@@ -233,8 +233,8 @@ func (h HostNodes) mappedDevices() (map[string]mappedDevice, error) {
 }
 
 // ResumeAll implements Nodes.
-func (h HostNodes) ResumeAll(ctx context.Context, groupName, groupUUID string) (resumed int, err error) {
-	stuck, err := h.stuck(groupUUID)
+func (h HostNodes) ResumeAll(ctx context.Context, groupName, groupUUID string, not []string) (resumed int, err error) {
+	stuck, err := h.stuck(groupUUID, not)
 	if err != nil || len(stuck) == 0 {
 		return 0, err
 	}
@@ -244,7 +244,7 @@ func (h HostNodes) ResumeAll(ctx context.Context, groupName, groupUUID string) (
 	}
 	defer unlock()
 	// Looked at again: what had suspended them before the lock may have gone on.
-	if stuck, err = h.stuck(groupUUID); err != nil {
+	if stuck, err = h.stuck(groupUUID, not); err != nil {
 		return 0, err
 	}
 	for _, uuid := range stuck {
@@ -259,14 +259,19 @@ func (h HostNodes) ResumeAll(ctx context.Context, groupName, groupUUID string) (
 	return resumed, nil
 }
 
-// stuck returns the UUIDs of the suspended devices of a group, and of those that lie on its
-// devices, what lies lowest first: what goes on writes to what is below.
-func (h HostNodes) stuck(groupUUID string) ([]string, error) {
+// stuck returns the UUIDs of the suspended devices of a group but for some volumes, and of
+// those that lie on its devices, what lies lowest first: what goes on writes to what is
+// below.
+func (h HostNodes) stuck(groupUUID string, not []string) ([]string, error) {
 	all, err := h.mappedDevices()
 	if err != nil {
 		return nil, err
 	}
 	prefix := dmUUID(groupUUID, "")
+	isOf := func(uuid string) bool {
+		return strings.HasPrefix(uuid, prefix) &&
+			!slices.ContainsFunc(not, func(lvUUID string) bool { return strings.HasPrefix(uuid, dmUUID(groupUUID, lvUUID)) })
+	}
 	ours := map[string]bool{}
 	var order []string
 	var add func(name string) bool
@@ -275,10 +280,10 @@ func (h HostNodes) stuck(groupUUID string) ([]string, error) {
 			return known
 		}
 		d, mapped := all[name]
-		is := mapped && strings.HasPrefix(d.uuid, prefix)
+		is := mapped && isOf(d.uuid)
 		ours[name] = is
 		for _, lower := range d.lower {
-			if add(lower) {
+			if add(lower) && !strings.HasPrefix(d.uuid, prefix) {
 				is = true
 			}
 		}

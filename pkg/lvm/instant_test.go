@@ -100,14 +100,14 @@ func TestWithHolders(t *testing.T) {
 // What is suspended goes on from below, and nothing of another group.
 func TestStuck(t *testing.T) {
 	t.Parallel()
-	got, err := aStack(t).stuck("group")
+	got, err := aStack(t).stuck("group", nil)
 	if want := []string{"LVM-grouppool_tdata", "LVM-grouppool-tpool", "LVM-groupvolume", "CRYPT-LUKS2-x"}; err != nil || !slices.Equal(got, want) {
 		t.Errorf("got %q, %v, want %q", got, err, want)
 	}
-	if n, err := aStack(t).ResumeAll(t.Context(), "vg", "absent"); n != 0 || err != nil {
+	if n, err := aStack(t).ResumeAll(t.Context(), "vg", "absent", nil); n != 0 || err != nil {
 		t.Errorf("ResumeAll where nothing is suspended = %d, %v", n, err)
 	}
-	if _, err := (HostNodes{Root: t.TempDir()}).stuck("group"); err == nil {
+	if _, err := (HostNodes{Root: t.TempDir()}).stuck("group", nil); err == nil {
 		t.Error("without sysfs nothing is known")
 	}
 }

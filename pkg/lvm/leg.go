@@ -131,6 +131,9 @@ func (g *Group) attachLegs() error {
 	}
 	for i := range all {
 		sub := &all[i]
+		if pool := g.Volume(sub.parent); sub.parent != "" && pool != nil && pool.isPool() {
+			pool.below = append(pool.below, sub.Layout)
+		}
 		if !sub.isLeg() {
 			continue
 		}

@@ -242,7 +242,7 @@ func (q *queue) resume(ctx context.Context, g *Group) error {
 
 // resumeAll is resume where whatever of the group is suspended is to go on.
 func (q *queue) resumeAll(ctx context.Context, g *Group) error {
-	resumed, err := q.nodes.ResumeAll(ctx, g.Name, g.UUID)
+	resumed, err := q.nodes.ResumeAll(ctx, g.Name, g.UUID, g.foreign())
 	if err != nil {
 		return fmt.Errorf("resume volumes of %s that were left suspended: %w", g.Name, err)
 	}
@@ -251,6 +251,17 @@ func (q *queue) resumeAll(ctx context.Context, g *Group) error {
 		q.resumed(resumed)
 	}
 	return nil
+}
+
+// foreign are the UUIDs of volumes that are not ours: what its owner has suspended stays so.
+func (g *Group) foreign() (uuids []string) {
+	pool, _ := g.thinPool()
+	for i := range g.LVs {
+		if lv := &g.LVs[i]; lv != pool && !isHalfPool(lv) && !ownedVolume(lv) && !ownedSnapshot(lv) {
+			uuids = append(uuids, lv.UUID)
+		}
+	}
+	return uuids
 }
 
 // suspendedOf returns which parts of a volume are suspended: the legs, and then the volume,

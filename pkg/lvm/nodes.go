@@ -58,10 +58,10 @@ type Nodes interface {
 	// cannot: it would write to a leg that is suspended, and wait for itself.
 	Resume(ctx context.Context, groupName, groupUUID string, lvUUIDs []string) error
 	// ResumeAll lets every suspended device of a volume group go on, and what lies on them,
-	// as Resume does, and returns how many there were. What a command of lvm that is at work
-	// has suspended it leaves to that: it waits for it, and returns volume.ErrBusy when that
-	// takes long.
-	ResumeAll(ctx context.Context, groupName, groupUUID string) (resumed int, err error)
+	// as Resume does, but for the volumes with the UUIDs in not, and returns how many there
+	// were. What a command of lvm that is at work has suspended it leaves to that: it waits
+	// for it, and returns volume.ErrBusy when that takes long.
+	ResumeAll(ctx context.Context, groupName, groupUUID string, not []string) (resumed int, err error)
 	// RemoveUnknown removes the devices of legs that are in a volume group's name in
 	// device-mapper, are of no volume whose UUID is known, and are not in use: what an lvm
 	// that was killed has left, in whose way the next one would find them. And it removes

@@ -90,6 +90,10 @@ func (p *plan) add(op *operation) {
 		p.refused[op] = err
 		return
 	}
+	if err := p.refuses(op); err != nil {
+		p.refused[op] = err
+		return
+	}
 	switch op.verb {
 	case verbObserve, verbInstant, verbMove:
 	case verbClose, verbOpen:
@@ -240,7 +244,7 @@ func (p *plan) allocate(op *operation, lv *LogicalVolume) {
 	command := []string{"lvcreate", "--yes", "--type", where.kind(), "--activate", "y", "--addtag", op.tag, "--name", op.name}
 	if where.thin {
 		p.act(op, append(command, "--wipesignatures", "n",
-			"--thinpool", thinPoolName, "--virtualsize", byteCount(p.group.bytes(where.extents)), p.group.Name))
+			"--thinpool", p.group.thinPoolName(), "--virtualsize", byteCount(p.group.bytes(where.extents)), p.group.Name))
 		return
 	}
 	// Backend.Create clears more than lvm would, and again after a crash.
@@ -308,6 +312,9 @@ func (p *plan) settings() []string {
 		return []string{"monitoring=0"}
 	default:
 		return nil
+	}
+	if p.group.adopted != nil {
+		return p.settingsOfAdopted()
 	}
 	pool, _ := p.group.thinPool() // a foreign one was refused
 	threshold := strconv.FormatInt(p.group.threshold(pool, *p.terms.thin), 10)

@@ -26,7 +26,9 @@ type queue struct {
 	reserve   func(totalBytes int64) int64
 	layout    Layout
 	// thin is nil where volumes are thick.
-	thin  func() ThinPolicy
+	thin func() ThinPolicy
+	// pool is somebody else's thin pool, nil for one of ours.
+	pool  *ThinPoolID
 	nodes Nodes
 	seqno SeqnoReader
 	// instants takes group snapshots.
@@ -306,7 +308,9 @@ func (q *queue) observe(ctx context.Context) (*Group, error) {
 }
 
 func (q *queue) session(settings []string) session {
-	return session{devices: q.devices(), settings: settings, legs: q.layout.Redundant(), thin: q.thin != nil, segments: q.segmented.Load()}
+	return session{
+		devices: q.devices(), settings: settings, legs: q.layout.Redundant(), thin: q.thin != nil, foreignPool: q.pool != nil, segments: q.segmented.Load(),
+	}
 }
 
 func (q *queue) look(ctx context.Context) (*Group, error) {
@@ -327,6 +331,7 @@ func (q *queue) look(ctx context.Context) (*Group, error) {
 // unavailable, not absent; one of the same name is not ours.
 func (q *queue) pick(report *Report) (*Group, error) {
 	if g := report.Group(q.groupUUID); g != nil {
+		g.adopted = q.pool
 		return g, q.isLatest(g)
 	}
 	where := "the devices that the host shows to lvm"
@@ -375,8 +380,16 @@ func (q *queue) terms(ctx context.Context, g *Group) (terms, error) {
 		return terms{}, err
 	}
 	pool, err := g.thinPool()
+	if q.pool != nil {
+		// Where it cannot be used, what lies in it is used and deleted as ever.
+		t.thin.unusable, err = err, nil
+	}
 	if pool == nil {
 		return t, err
+	}
+	if q.pool != nil {
+		t.reserveBytes = max(0, q.reserve(pool.SizeBytes))
+		t.thin.reserve = g.extentsFor(t.reserveBytes)
 	}
 	usage, active, err := q.nodes.ThinPool(ctx, NodeID{GroupName: g.Name, GroupUUID: g.UUID, Name: pool.Name, UUID: pool.UUID})
 	if err != nil {
@@ -384,6 +397,8 @@ func (q *queue) terms(ctx context.Context, g *Group) (terms, error) {
 	}
 	if active {
 		t.thin.usage = &usage
+	} else if q.pool != nil {
+		t.thin.unusable = g.inactivePool(pool)
 	}
 	return t, nil
 }

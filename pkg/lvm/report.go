@@ -67,6 +67,8 @@ type Group struct {
 	// segments of all devices, in a report that was asked for them.
 	segments     []segment
 	withSegments bool
+	// adopted is the thin pool of somebody else that is used; nil for one of ours.
+	adopted *ThinPoolID
 }
 
 // PhysicalVolume is a device of a volume group.
@@ -103,6 +105,11 @@ type LogicalVolume struct {
 	MetadataBytes int64
 	// FailsWhenFull is true for a thin pool whose writes fail when it is full.
 	FailsWhenFull bool
+	// ShowsOldData is true for a thin pool whose volumes show what was in a chunk before they
+	// got it; only in a report that was asked for it.
+	ShowsOldData bool
+	// below are the layouts of what a thin pool lies on, in a report with legs.
+	below [][]string
 	// Legs of a volume of a redundant layout; only in a report that was asked for them.
 	Legs []Leg
 	// Unfinished: lvm has not come to the end of making it, or a part of it. It cannot be
@@ -182,7 +189,9 @@ const (
 	// legFields are asked for in addition where volumes have legs.
 	legFields = "lv_parent,devices"
 	// thinFields are asked for in addition where volumes are thin.
-	thinFields   = "thin_id"
+	thinFields = "thin_id"
+	// poolFields are asked for in addition where a thin pool is somebody else's.
+	poolFields   = "zero"
 	deviceFields = "pv_uuid,pv_name,pv_missing,pv_allocatable,dev_size,pv_pe_count,pv_pe_alloc_count,vg_uuid,vg_name,vg_seqno,vg_size,vg_extent_size,vg_extent_count," +
 		"vg_free_count,vg_tags,vg_systemid,vg_exported,vg_missing_pv_count,pv_count,lv_count,vg_mda_size,vg_mda_free"
 )

@@ -43,6 +43,9 @@ func (r *row) volume() LogicalVolume {
 	if _, lv.segmented = r.fields["THIN_ID"]; lv.segmented {
 		lv.ThinNumber = r.numberOrNone("THIN_ID")
 	}
+	if zero, asked := r.fields["ZERO"]; asked {
+		lv.ShowsOldData = zero != "zero" && lv.isPool()
+	}
 	text, withLegs := r.fields["DEVICES"]
 	if !withLegs {
 		return lv

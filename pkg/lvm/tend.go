@@ -28,8 +28,12 @@ type ThinState struct {
 // no process when there is nothing to do. Nil, without an error: the group's volumes are
 // thick.
 //
+// A thin pool of somebody else is only looked at: it is neither made nor activated, neither
+// extended nor changed.
+//
 // volume.ErrNoSpace: the group is too small for a thin pool. volume.ErrExists: a volume
-// that is not ours has its name.
+// that is not ours has its name. volume.ErrPoolUnavailable: a pool of somebody else cannot
+// be used; with volume.ErrIdentity or volume.ErrNotFound it is another one, or not there.
 func (b *Backend) Tend(ctx context.Context) (*ThinState, error) {
 	if b.queue.thin == nil {
 		return nil, nil
@@ -50,6 +54,12 @@ func (b *Backend) Tend(ctx context.Context) (*ThinState, error) {
 		pool, err := g.thinPool()
 		if err != nil {
 			return nil, err
+		}
+		if b.queue.pool != nil {
+			if t.thin.unusable != nil {
+				return nil, t.thin.unusable
+			}
+			return &ThinState{DataBytes: pool.SizeBytes, MetadataBytes: pool.MetadataBytes, Usage: *t.thin.usage}, nil
 		}
 		op, err := nextStep(g, pool, *t.thin)
 		if err != nil {

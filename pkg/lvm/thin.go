@@ -79,17 +79,26 @@ const (
 	metadataLowPercent = 70
 )
 
-// thinPool returns the group's thin pool, or nil. One that is not ours is an error.
+// thinPool returns the group's thin pool, or nil. One that is not ours is an error, unless
+// it was adopted.
 func (g *Group) thinPool() (*LogicalVolume, error) {
+	if g.adopted != nil {
+		return g.adoptedPool()
+	}
 	lv := g.Volume(thinPoolName)
 	if lv == nil || isHalfPool(lv) {
 		return nil, nil
 	}
-	if !slices.Contains(lv.Tags, TagThinPool) || !slices.Contains(lv.Layout, "thin") || !slices.Contains(lv.Layout, "pool") {
+	if !slices.Contains(lv.Tags, TagThinPool) || !lv.isPool() {
 		return nil, fmt.Errorf("volume %s/%s: %w: it is no thin pool with the tag %s (layout %v, tags %v)",
 			g.Name, thinPoolName, volume.ErrExists, TagThinPool, lv.Layout, lv.Tags)
 	}
 	return lv, nil
+}
+
+// isPool reports whether a volume is a thin pool, whoever made it.
+func (lv *LogicalVolume) isPool() bool {
+	return slices.Contains(lv.Layout, "thin") && slices.Contains(lv.Layout, "pool")
 }
 
 // isThin reports whether a volume lies in the thin pool.
@@ -123,6 +132,8 @@ type thinTerms struct {
 	reserve int64
 	// usage is nil when the pool is not active.
 	usage *dm.ThinPool
+	// unusable is why nothing may be made in somebody else's pool.
+	unusable error
 }
 
 // thinRoom is what can still be promised to volumes of a thin pool, in extents; it is
@@ -136,6 +147,9 @@ func (g *Group) thinRoom(t thinTerms) (total, left int64) {
 	total = scale(whole, t.OverprovisionPercent)
 	promised := g.promised(pool)
 	left = max(0, total-promised)
+	if t.unusable != nil {
+		left = 0
+	}
 	if u := t.usage; u != nil {
 		switch {
 		case u.Mode != dm.ThinPoolWritable || u.NeedsCheck || u.MetadataPercent() > metadataFullPercent:

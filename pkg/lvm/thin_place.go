@@ -140,6 +140,9 @@ func (r *room) leastOn(devices []string) int64 {
 
 // whole is how many extents of data the pool has or can get.
 func (g *Group) whole(pool *LogicalVolume, t thinTerms) int64 {
+	if g.adopted != nil {
+		return max(0, g.extentsFor(pool.SizeBytes)-t.reserve) // it is never extended by us
+	}
 	return g.extentsFor(pool.SizeBytes) + g.dataGrowth(pool, t, pool.MetadataBytes)
 }
 

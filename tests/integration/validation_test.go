@@ -250,7 +250,21 @@ func TestPoolSetValidation(t *testing.T) {
 		{"adopted in stripes", "fast", adopting(func(s *v1alpha1.PoolSetSpec) { s.Layout = v1alpha1.LayoutStriped }), ""},
 		{"adopted with disks to add", "fast", adopting(func(s *v1alpha1.PoolSetSpec) { s.DeviceSelector = &v1alpha1.DeviceSelector{} }), "spec.deviceSelector is not allowed beside spec.adopt"},
 		{"adopted and mirrored", "fast", adopting(func(s *v1alpha1.PoolSetSpec) { s.Layout = v1alpha1.LayoutMirror }), "spec.adopt is for kind lvm and the layouts linear and striped"},
-		{"adopted and thin", "fast", adopting(func(s *v1alpha1.PoolSetSpec) { s.Thin = &v1alpha1.ThinPool{} }), "spec.adopt is for kind lvm"},
+		{"adopted, with a thin pool to make", "fast", adopting(func(s *v1alpha1.PoolSetSpec) { s.Thin = &v1alpha1.ThinPool{} }), "spec.thin and spec.adopt.thinPoolName go together"},
+		{"adopted thin pool", "fast", adoptingThinPool(nil), ""},
+		{"adopted thin pool with a policy", "fast", adoptingThinPool(func(s *v1alpha1.PoolSetSpec) {
+			s.Thin = &v1alpha1.ThinPool{OverprovisionRatio: "2.0", HighWaterPercent: 80}
+		}), ""},
+		{"adopted thin pool without a policy", "fast", adoptingThinPool(func(s *v1alpha1.PoolSetSpec) { s.Thin = nil }), "spec.thin and spec.adopt.thinPoolName go together"},
+		{"adopted thin pool in stripes", "fast", adoptingThinPool(func(s *v1alpha1.PoolSetSpec) { s.Layout = v1alpha1.LayoutStriped }), "spec.thin is for kind lvm and layout linear"},
+		{"adopted thin pool by its name alone", "fast", adoptingThinPool(func(s *v1alpha1.PoolSetSpec) { s.Adopt.ThinPoolUUID = "" }), "spec.adopt.thinPoolName and spec.adopt.thinPoolUUID go together"},
+		{"adopted thin pool by its UUID alone", "fast", adoptingThinPool(func(s *v1alpha1.PoolSetSpec) { s.Adopt.ThinPoolName, s.Thin = "", nil }), "spec.adopt.thinPoolName and spec.adopt.thinPoolUUID go together"},
+		{"adopted thin pool by an option", "fast", adoptingThinPool(func(s *v1alpha1.PoolSetSpec) { s.Adopt.ThinPoolName = "--yes" }), "spec.adopt.thinPoolName"},
+		{"adopted thin pool by half a UUID", "fast", adoptingThinPool(func(s *v1alpha1.PoolSetSpec) { s.Adopt.ThinPoolUUID = "AAAAAA" }), "spec.adopt.thinPoolUUID"},
+		{"adopted thin pool that shall begin small", "fast", adoptingThinPool(func(s *v1alpha1.PoolSetSpec) { s.Thin.InitialPercent = 50 }), "a thin pool that was adopted is never extended or changed"},
+		{"adopted thin pool that shall grow", "fast", adoptingThinPool(func(s *v1alpha1.PoolSetSpec) { s.Thin.Autoextend.Percent = 10 }), "a thin pool that was adopted is never extended or changed"},
+		{"adopted thin pool that shall grow early", "fast", adoptingThinPool(func(s *v1alpha1.PoolSetSpec) { s.Thin.Autoextend.ThresholdPercent = 60 }), "a thin pool that was adopted is never extended or changed"},
+		{"adopted thin pool that shall fail", "fast", adoptingThinPool(func(s *v1alpha1.PoolSetSpec) { s.Thin.WhenFull = v1alpha1.WhenFullFail }), "a thin pool that was adopted is never extended or changed"},
 		{"adopted directory", "fast", adopting(func(s *v1alpha1.PoolSetSpec) {
 			s.Kind, s.Hostpath = v1alpha1.PoolHostpath, &v1alpha1.HostpathPool{Path: "/var/lib/x"}
 		}), "spec.adopt is for kind lvm"},
@@ -298,6 +312,17 @@ func adopting(change func(*v1alpha1.PoolSetSpec)) v1alpha1.PoolSetSpec {
 	return spec
 }
 
+func adoptingThinPool(change func(*v1alpha1.PoolSetSpec)) v1alpha1.PoolSetSpec {
+	spec := adopting(func(s *v1alpha1.PoolSetSpec) {
+		s.Adopt.ThinPoolName, s.Adopt.ThinPoolUUID = "tank", "GgYpIC-Lk79-sc4W-ibsA-FZAx-VqPn-80i1Ee"
+		s.Thin = &v1alpha1.ThinPool{}
+	})
+	if change != nil {
+		change(&spec)
+	}
+	return spec
+}
+
 func thinPool(thin *v1alpha1.ThinPool) v1alpha1.PoolSetSpec {
 	if thin == nil {
 		thin = &v1alpha1.ThinPool{}
@@ -327,6 +352,36 @@ func TestThinPoolSet(t *testing.T) {
 	changed = set.DeepCopy()
 	changed.Spec.Thin = nil
 	wantRefused(t, server.admin.Update(t.Context(), changed, client.DryRunAll), "spec.thin cannot be added or taken away")
+}
+
+// What was adopted stays that, and how far it may be used can be changed.
+func TestAdoptedThinPoolChanges(t *testing.T) {
+	t.Parallel()
+	set := &v1alpha1.PoolSet{Spec: adoptingThinPool(nil)}
+	set.Name = "adopted-changes"
+	set.Spec.NodeSelector = map[string]string{"nowhere": ""}
+	if err := server.admin.Create(t.Context(), set); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.admin.Delete(context.Background(), set) })
+	for name, test := range map[string]struct {
+		change  func(*v1alpha1.PoolSetSpec)
+		refused string
+	}{
+		"another ratio":      {func(s *v1alpha1.PoolSetSpec) { s.Thin.OverprovisionRatio = "3" }, ""},
+		"another thin pool":  {func(s *v1alpha1.PoolSetSpec) { s.Adopt.ThinPoolName = "lake" }, "spec.adopt is immutable"},
+		"its group, no pool": {func(s *v1alpha1.PoolSetSpec) { s.Adopt.ThinPoolName, s.Adopt.ThinPoolUUID, s.Thin = "", "", nil }, "spec.adopt is immutable"},
+		"growth":             {func(s *v1alpha1.PoolSetSpec) { s.Thin.Autoextend.Percent = 50 }, "never extended or changed"},
+	} {
+		changed := set.DeepCopy()
+		test.change(&changed.Spec)
+		err := server.admin.Update(t.Context(), changed, client.DryRunAll)
+		if test.refused != "" {
+			wantRefused(t, err, test.refused)
+		} else if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 func TestLocalSnapshotChanges(t *testing.T) {

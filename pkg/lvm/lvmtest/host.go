@@ -113,8 +113,10 @@ type logicalVolume struct {
 	spare []extent
 	// unmarked thin pools tell of nothing before they are full.
 	unmarked bool
-	// failsWhenFull of a thin pool.
-	failsWhenFull bool
+	// failsWhenFull of a thin pool, and showsOldData of one that does not zero its chunks.
+	failsWhenFull, showsOldData bool
+	// below is the layout of what a thin pool of somebody else lies on.
+	below string
 	// legs of a volume with legs; extents are those of them that its bytes are in.
 	legs []*leg
 	// unfinished: lvm was killed while it made it.
@@ -217,6 +219,14 @@ func (h *Host) Edit(groupName string, change func(*Editor)) {
 	change(&Editor{h: h, g: g})
 }
 
+// Activate is lvchange --activate y, as a host does when it boots.
+func (h *Host) Activate(groupName, name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	g := h.groupNamed(groupName)
+	h.activate(g, g.volume(name))
+}
+
 // Editor is what an operator does to a volume group.
 type Editor struct {
 	h *Host
@@ -260,6 +270,45 @@ func (e *Editor) Add(name string, extents int) {
 		name: name, uuid: e.h.newUUID(), role: []string{"public"}, extents: free[:extents],
 	})
 }
+
+// AddThinPool makes an active thin pool that is not ours, on volumes of that layout, and
+// returns its UUID.
+func (e *Editor) AddThinPool(name string, extents int, below string) string {
+	const metadata = 8
+	free := e.g.free()
+	pool := &logicalVolume{
+		name: name, uuid: e.h.newUUID(), role: []string{"private"}, layout: "thin,pool", below: below,
+		extents: free[:extents], metadata: free[extents : extents+2*metadata], metaBytes: metadata * e.g.extent,
+	}
+	e.g.volumes = append(e.g.volumes, pool)
+	e.h.activate(e.g, pool)
+	return pool.uuid
+}
+
+// AddThin makes an active thin volume that is not ours, or an active snapshot of one.
+func (e *Editor) AddThin(pool, name string, extents int64, origin string) {
+	lv := &logicalVolume{
+		name: name, uuid: e.h.newUUID(), role: []string{"public"}, layout: "thin,sparse", thin: e.g.volume(pool), virtual: extents,
+		number: e.g.nextNumber(e.g.volume(pool)), origin: e.g.volume(origin),
+	}
+	e.g.volumes = append(e.g.volumes, lv)
+	e.h.activate(e.g, lv)
+}
+
+// ExtendThinPool is lvextend.
+func (e *Editor) ExtendThinPool(name string, extents int) {
+	pool := e.g.volume(name)
+	pool.extents = append(slices.Clone(pool.extents), e.g.free()[:extents]...)
+}
+
+// Suspend is dmsetup suspend.
+func (e *Editor) Suspend(name string) { e.g.volume(name).suspended = true }
+
+// ShowOldData is lvchange --zero n for a thin pool.
+func (e *Editor) ShowOldData(name string) { e.g.volume(name).showsOldData = true }
+
+// RenameVolume is lvrename.
+func (e *Editor) RenameVolume(from, to string) { e.g.volume(from).name = to }
 
 // Unmark activates a thin pool as the host does by its own lvm.conf: without a low-water
 // mark.

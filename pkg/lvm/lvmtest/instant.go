@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/berth-dev/berth/pkg/lvm"
@@ -129,7 +130,7 @@ func (h *Host) Suspended() (names []string) {
 }
 
 // ResumeAll implements lvm.Nodes.
-func (n nodes) ResumeAll(ctx context.Context, groupName, _ string) (resumed int, err error) {
+func (n nodes) ResumeAll(ctx context.Context, groupName, _ string, not []string) (resumed int, err error) {
 	n.h.mu.Lock()
 	defer n.h.mu.Unlock()
 	if err := n.h.alive(ctx, n.boot); err != nil {
@@ -137,7 +138,7 @@ func (n nodes) ResumeAll(ctx context.Context, groupName, _ string) (resumed int,
 	}
 	if g := n.h.groupNamed(groupName); g != nil {
 		for _, lv := range g.withParts() {
-			if lv.suspended && lv.node != "" {
+			if lv.suspended && lv.node != "" && !slices.Contains(not, lv.uuid) {
 				lv.suspended = false
 				resumed++
 			}

@@ -11,8 +11,23 @@ import (
 
 // printWithLegs prints the rows of lvs -a: one for each run of extents.
 func (p *process) printWithLegs(c command, g *group, lv *logicalVolume) {
-	if lv.thin != nil || len(lv.parts) > 0 {
+	if len(lv.parts) > 0 {
 		p.printThinWithLegs(c, g, lv)
+		return
+	}
+	if lv.isThinPool() {
+		fields := lvFields(g, lv)
+		fields["lv_parent"], fields["devices"] = "", lv.name+"_tdata(0)"
+		p.print(c, fields)
+		for _, fields := range lv.poolParts(g) {
+			p.print(c, fields)
+		}
+		return
+	}
+	if lv.thin != nil {
+		fields := lvFields(g, lv)
+		fields["lv_parent"], fields["devices"] = "", ""
+		p.print(c, fields)
 		return
 	}
 	if len(lv.legs) == 0 {

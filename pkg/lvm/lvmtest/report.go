@@ -81,7 +81,7 @@ func lvFields(g *group, lv *logicalVolume) map[string]string {
 		"lv_size":   strconv.FormatInt(lv.size()*g.extent, 10),
 		"lv_layout": lv.layoutName(), "lv_role": strings.Join(lv.role, ","),
 		"pool_lv_uuid": lv.poolUUID(), "origin_uuid": lv.originUUID(g), "lv_metadata_size": lv.metadataSize(),
-		"lv_when_full": lv.whenFull(), "thin_id": lv.thinNumber(),
+		"lv_when_full": lv.whenFull(), "thin_id": lv.thinNumber(), "zero": lv.zeroes(),
 	}
 }
 

@@ -89,6 +89,36 @@ func (lv *logicalVolume) whenFull() string {
 	return "queue"
 }
 
+// zeroes is what lvm says of thin pools and their volumes.
+func (lv *logicalVolume) zeroes() string {
+	switch {
+	case lv.thin != nil:
+		return lv.thin.zeroes()
+	case !lv.isThinPool():
+		return "unknown"
+	case lv.showsOldData:
+		return ""
+	}
+	return "zero"
+}
+
+// poolParts are the rows of what lies below a thin pool, which lvs -a shows.
+func (lv *logicalVolume) poolParts(g *group) (rows []map[string]string) {
+	data := len(lv.metadata) / 2 //nolint:mnd // the other half is the spare
+	for part, extents := range map[string][]extent{"data": lv.extents, "metadata": lv.metadata[:data]} {
+		sub := &logicalVolume{
+			name: "[" + lv.name + "_t" + strings.TrimSuffix(part, "data") + "]", uuid: lv.uuid[:len(lv.uuid)-6] + (part + "xx")[:6],
+			role: []string{"private", "thin", "pool", part}, layout: lv.below, extents: extents,
+		}
+		for _, place := range g.places(extents) {
+			fields := lvFields(g, sub)
+			fields["lv_parent"], fields["devices"] = lv.name, place
+			rows = append(rows, fields)
+		}
+	}
+	return rows
+}
+
 // under are the extents that the volume stands on.
 func (lv *logicalVolume) under() []extent {
 	if lv.thin != nil {

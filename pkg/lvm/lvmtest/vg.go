@@ -26,6 +26,8 @@ type VG struct {
 	Layout lvm.Layout
 	// Thin is the policy of its thin pool; nil for thick volumes.
 	Thin *lvm.ThinPolicy
+	// ThinPool is a thin pool of somebody else, for Thin; nil for one of ours.
+	ThinPool *lvm.ThinPoolID
 }
 
 // NewVG returns a volume group in which volumes of sizeBytes together have room.
@@ -125,9 +127,9 @@ func (v *VG) Backend() *lvm.Backend {
 		GroupName: v.Name, GroupUUID: v.UUID,
 		Devices: func() []string { return v.Devices },
 		Layout:  v.Layout,
-		Thin:    v.Policy(),
-		Nodes:   v.Nodes(),
-		Seqno:   v.Seqno, Instants: v.Instants(),
+		Thin:    v.Policy(), ThinPool: v.ThinPool,
+		Nodes: v.Nodes(),
+		Seqno: v.Seqno, Instants: v.Instants(),
 		Journal: v.Journal(), Metadata: v.Metadata(),
 	})
 	if err != nil {
