@@ -46,6 +46,7 @@ type Host struct {
 	// moreMetadata blocks are in use in each thin pool.
 	moreMetadata uint64
 	journal      Journal
+	noThinDump   bool
 
 	processes int
 	commands  []string
@@ -106,6 +107,8 @@ type logicalVolume struct {
 	metaBytes int64
 	// unmarked thin pools tell of nothing before they are full.
 	unmarked bool
+	// heldRoot of a thin pool: a snapshot of its metadata is held.
+	heldRoot uint64
 	// failsWhenFull of a thin pool.
 	failsWhenFull bool
 	// legs of a volume with legs; extents are those of them that its bytes are in.
