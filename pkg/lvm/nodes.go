@@ -40,8 +40,9 @@ type Nodes interface {
 	// is proven, an error is not.
 	ThinPool(ctx context.Context, id NodeID) (usage dm.ThinPool, ok bool, err error)
 	// HoldThinMetadata has the kernel hold a snapshot of an active thin pool's metadata, of
-	// which it can hold one, and ReleaseThinMetadata gives it back: nil when none is held or
-	// the pool is not active. ThinMetadataPath is where the metadata are read.
+	// which it can hold one, and ReleaseThinMetadata gives it back: nil when none is held.
+	// ThinMetadataPath is where the metadata are read. volume.ErrNotFound: the pool is not
+	// active; what is held is on the disk and outlives that.
 	HoldThinMetadata(ctx context.Context, pool NodeID) error
 	ReleaseThinMetadata(ctx context.Context, pool NodeID) error
 	ThinMetadataPath(ctx context.Context, pool NodeID) (string, error)

@@ -51,9 +51,6 @@ func (h HostNodes) ReleaseThinMetadata(ctx context.Context, pool NodeID) error {
 		return err
 	}
 	uuid, status, table, err := h.thinPoolDevice(pool)
-	if errors.Is(err, volume.ErrNotFound) {
-		return nil
-	}
 	if err != nil {
 		return err
 	}

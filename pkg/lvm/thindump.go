@@ -144,7 +144,8 @@ func (b *Backend) dump(ctx context.Context, pool NodeID, usage dm.ThinPool, out 
 
 // ReleaseThinPool gives back the snapshot of the pool's metadata that the kernel holds, of
 // whomever: it is for one that a killed agent has left. It returns nil when none is held,
-// and when there is no active pool that could hold one.
+// and when the group has no thin pool. ErrStillHeld: that is not known, for one because the
+// pool is not active; call again.
 func (b *Backend) ReleaseThinPool(ctx context.Context) error {
 	g, err := b.ready(ctx)
 	if err != nil {
@@ -180,9 +181,9 @@ const (
 	// firstLineBytes bounds what is kept of a dump until its first line is whole.
 	firstLineBytes = 4 << 10
 	// lastBytes of a dump are kept: its last tag, and what is behind it.
-	lastBytes      = 32
-	noDataBlocks   = `nr_data_blocks="0"`
-	lastTag        = "</superblock>"
+	lastBytes    = 32
+	noDataBlocks = `nr_data_blocks="0"`
+	lastTag      = "</superblock>"
 )
 
 // Write implements io.Writer.

@@ -73,7 +73,7 @@ func TestDumpThinPoolFails(t *testing.T) {
 		spoil   func(w *groupWorld)
 		holding func() error
 		want    error
-		held bool
+		held    bool
 	}{
 		"no thin_dump":         {spoil: func(w *groupWorld) { w.VG.SetThinDump(false) }, want: volume.ErrToolMissing},
 		"killed":               {spoil: func(w *groupWorld) { w.VG.Inject(lvmtest.Fault{Command: "thin_dump", Mode: lvmtest.DieBefore}) }},

@@ -5,7 +5,6 @@ package lvmtest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -57,9 +56,6 @@ func (n nodes) ReleaseThinMetadata(ctx context.Context, id lvm.NodeID) error {
 	n.h.mu.Lock()
 	defer n.h.mu.Unlock()
 	pool, err := n.activePool(ctx, id)
-	if errors.Is(err, volume.ErrNotFound) {
-		return nil
-	}
 	if err != nil || pool.heldRoot == 0 {
 		return err
 	}
