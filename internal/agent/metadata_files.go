@@ -115,30 +115,30 @@ func (d metadataFiles) latest(kind copyKind) ([]metadataFile, error) {
 
 // add writes a copy, compressed, and removes all but the last of its kind. finish names the
 // copy after write has returned.
-func (d metadataFiles) add(f metadataFile, mostBytes int64, write func(w io.Writer) error, finish func(*metadataFile)) (metadataFile, error) {
+func (d metadataFiles) add(f metadataFile, mostBytes int64, write func(w io.Writer) error, finish func(*metadataFile)) error {
 	part := filepath.Join(d.dir, string(f.kind)+partSuffix)
 	err := durable.WriteStream(part, 0o600, func(w io.Writer) error {
 		z := gzip.NewWriter(&limitedWriter{to: w, left: mostBytes})
 		return errors.Join(write(z), z.Close())
 	})
 	if err != nil {
-		return metadataFile{}, err
+		return err
 	}
 	finish(&f)
 	f.name = f.fileName()
 	if err := os.Rename(part, filepath.Join(d.dir, f.name)); err != nil {
-		return metadataFile{}, err
+		return err
 	}
 	all, err := d.latest(f.kind)
 	if err != nil {
-		return metadataFile{}, err
+		return err
 	}
 	for _, old := range all[min(copiesKept, len(all)):] {
 		if err := durable.Remove(filepath.Join(d.dir, old.name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return metadataFile{}, err
+			return err
 		}
 	}
-	return f, nil
+	return nil
 }
 
 func (d metadataFiles) read(f metadataFile) ([]byte, error) {

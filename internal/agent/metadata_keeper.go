@@ -273,7 +273,7 @@ func (w *metadataWorker) toPublish(now time.Time) {
 func (w *metadataWorker) copyText(ctx context.Context, source MetadataSource) {
 	text, err := source.Text(ctx)
 	if err == nil {
-		_, err = w.files.add(metadataFile{kind: copyOfGroup, at: time.Now().Truncate(time.Second), generation: text.Seqno}, mostDumpBytes, func(out io.Writer) error {
+		err = w.files.add(metadataFile{kind: copyOfGroup, at: time.Now().Truncate(time.Second), generation: text.Seqno}, mostDumpBytes, func(out io.Writer) error {
 			_, err := io.Copy(out, bytes.NewReader(text.Text))
 			return err
 		}, func(*metadataFile) {})
@@ -322,7 +322,7 @@ func (w *metadataWorker) dumpTo(ctx context.Context, source MetadataSource) (dum
 	if err != nil {
 		return lvm.ThinDump{}, err
 	}
-	_, err = w.files.add(metadataFile{kind: copyOfThin, at: time.Now().Truncate(time.Second)}, room, func(out io.Writer) error {
+	err = w.files.add(metadataFile{kind: copyOfThin, at: time.Now().Truncate(time.Second)}, room, func(out io.Writer) error {
 		dump, err = source.DumpThinPool(ctx, w.files.hold, out)
 		return err
 	}, func(f *metadataFile) { f.generation, f.transactionID = dump.Seqno, dump.TransactionID })

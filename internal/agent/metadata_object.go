@@ -53,7 +53,7 @@ func metadataObjectName(node, poolSet, groupUUID string) string {
 
 func (k *MetadataKeeper) deleteObject(ctx context.Context, poolSet, groupUUID string) error {
 	object := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: k.Namespace, Name: metadataObjectName(k.NodeName, poolSet, groupUUID)}}
-	if err := k.Client.Delete(ctx, object); client.IgnoreNotFound(err) != nil {
+	if err := client.IgnoreNotFound(k.Client.Delete(ctx, object)); err != nil {
 		return fmt.Errorf("delete ConfigMap %s: %w", object.Name, err)
 	}
 	return nil
