@@ -47,6 +47,8 @@ type Host struct {
 	moreMetadata uint64
 	journal      Journal
 	noThinDump   bool
+	// otherTransaction: the metadata of thin pools are not of the one that lvm expects.
+	otherTransaction bool
 
 	processes int
 	commands  []string

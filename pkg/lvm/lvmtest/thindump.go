@@ -98,6 +98,14 @@ func (h *Host) SetThinDump(there bool) {
 	h.noThinDump = !there
 }
 
+// SetOtherTransaction has the metadata of thin pools be of another transaction than lvm
+// expects, so that it does not activate them, or not.
+func (h *Host) SetOtherTransaction(other bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.otherTransaction = other
+}
+
 // thinDump is the program: it writes the volumes of the one pool whose metadata are held.
 func (p *process) thinDump(cmd hostexec.Command) error {
 	if p.h.noThinDump {
