@@ -65,8 +65,10 @@ func NewMetadataKeeper(lifetime context.Context, o MetadataOptions) *MetadataKee
 const (
 	// textSettle is how long a change of a volume group waits for others, and textLeast how
 	// long after the last copy the next one is made at the earliest.
+	// textEvery is how often it is looked whether somebody else has changed the group.
 	textSettle = 5 * time.Second
 	textLeast  = time.Minute
+	textEvery  = time.Hour
 	// A dump reads all the pool's mappings. It follows volumes that came or went, and is made
 	// anew each hour, for each first write to a chunk makes a mapping that it does not have.
 	dumpSettle   = 30 * time.Second
@@ -84,6 +86,8 @@ const (
 	publishEvery = time.Hour
 	// metadataRetry is how long a copy that failed waits.
 	metadataRetry = time.Minute
+	// unavailableRetry is the same of a pool that cannot be used; a look may cost a process.
+	unavailableRetry = 10 * time.Minute
 )
 
 // Seen tells of a look at a pool: what generation its volume group's metadata are of. It
@@ -101,7 +105,7 @@ func (k *MetadataKeeper) Seen(poolSet, poolName string, source MetadataSource, g
 		w = &metadataWorker{
 			keeper: k, poolSet: poolSet, poolName: poolName, groupUUID: groupUUID, thin: thin, cancel: cancel, done: make(chan struct{}), changed: make(chan struct{}, 1),
 			files: metadataFiles{filepath.Join(k.Directory, groupUUID)},
-			text:  pace{settle: textSettle, patience: textLeast, least: textLeast},
+			text:  pace{settle: textSettle, patience: textLeast, least: textLeast, every: textEvery},
 			dump:  pace{settle: dumpSettle, patience: dumpPatience, least: dumpLeast, every: dumpEvery},
 			api:   pace{least: publishLeast, every: publishEvery},
 		}
@@ -272,6 +276,11 @@ func (w *metadataWorker) toPublish(now time.Time) {
 
 func (w *metadataWorker) copyText(ctx context.Context, source MetadataSource) {
 	text, err := source.Text(ctx)
+	if err == nil && w.text.copied && text.Seqno == w.text.kept {
+		w.text.see(text.Seqno, time.Now())
+		w.text.done(text.Seqno, time.Now())
+		return
+	}
 	if err == nil {
 		err = w.files.add(metadataFile{kind: copyOfGroup, at: time.Now().Truncate(time.Second), generation: text.Seqno}, mostDumpBytes, func(out io.Writer) error {
 			_, err := io.Copy(out, bytes.NewReader(text.Text))
@@ -287,6 +296,8 @@ func (w *metadataWorker) copyText(ctx context.Context, source MetadataSource) {
 	case errors.Is(err, volume.ErrBusy):
 		w.text.failed(now, textSettle)
 	case ctx.Err() != nil:
+	case errors.Is(err, volume.ErrPoolUnavailable):
+		w.text.failed(now, unavailableRetry) // the pool itself says what is the matter
 	default:
 		w.text.failed(now, metadataRetry)
 		w.tellOnce("group", fmt.Sprintf("the metadata of the volume group cannot be copied: %v", err))
@@ -308,6 +319,8 @@ func (w *metadataWorker) copyDump(ctx context.Context, source MetadataSource) {
 	case ctx.Err() != nil:
 	case errors.Is(err, volume.ErrBusy):
 		w.dump.failed(now, metadataRetry)
+	case errors.Is(err, volume.ErrPoolUnavailable):
+		w.dump.failed(now, unavailableRetry)
 	default:
 		w.dump.failed(now, dumpEvery)
 		w.tellOnce("thin", fmt.Sprintf("the thin pool's metadata cannot be dumped, which is tried again in an hour: %v", err))

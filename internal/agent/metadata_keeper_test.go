@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,13 +47,13 @@ type keptGroup struct {
 	dumpTakes  time.Duration
 	held       bool
 
-	texts, dumps, releases int
+	texts, dumps, releases atomic.Int64
 }
 
 func (g *keptGroup) Text(context.Context) (lvm.GroupText, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.texts++
+	g.texts.Add(1)
 	if g.textErr != nil {
 		return lvm.GroupText{}, g.textErr
 	}
@@ -62,7 +63,7 @@ func (g *keptGroup) Text(context.Context) (lvm.GroupText, error) {
 func (g *keptGroup) DumpThinPool(ctx context.Context, holding func() error, out io.Writer) (lvm.ThinDump, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.dumps++
+	g.dumps.Add(1)
 	if g.held {
 		return lvm.ThinDump{}, volume.ErrBusy
 	}
@@ -89,7 +90,7 @@ func (g *keptGroup) DumpThinPool(ctx context.Context, holding func() error, out 
 func (g *keptGroup) ReleaseThinPool(context.Context) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.releases++
+	g.releases.Add(1)
 	g.held = false
 	return nil
 }
@@ -267,9 +268,13 @@ func TestMetadataAreKept(t *testing.T) {
 		h.start()
 		h.see(3, false)
 		h.pass(10 * time.Hour)
-		if n := h.count() - writes; n > 0 || h.group.texts != 1 {
-			h.Errorf("%d writes and %d reads while nothing changed", n, h.group.texts-1)
+		if n := h.count() - writes; n > 0 || h.group.texts.Load() > 30 || len(h.files(copyOfGroup)) != 1 {
+			h.Errorf("%d writes and %d reads in 27 hours while nothing changed", n, h.group.texts.Load())
 		}
+		// Somebody else changes the group, and nobody tells of it.
+		h.group.change(func(g *keptGroup) { g.generation = 4 })
+		h.pass(textEvery + 2*time.Minute)
+		h.wantData("generation 4", "")
 	})
 }
 
@@ -306,16 +311,16 @@ func TestMetadataOfAThinPool(t *testing.T) {
 		h.group.change(func(g *keptGroup) { g.dump = []byte("<superblock>later</superblock>\n") })
 		h.pass(dumpEvery + 2*time.Minute)
 		h.wantData("generation 3", "<superblock>later</superblock>\n")
-		if h.group.dumps != 2 {
-			h.Errorf("%d dumps", h.group.dumps)
+		if h.group.dumps.Load() != 2 {
+			h.Errorf("%d dumps", h.group.dumps.Load())
 		}
 		// Volumes come and go: soon, and not for each.
 		for n := range uint64(1200) {
 			h.see(4+n, true)
 			h.pass(time.Second)
 		}
-		if h.group.dumps > 5 || h.group.dumps < 3 {
-			h.Errorf("%d dumps, 2 of them before 20 minutes of changes", h.group.dumps)
+		if h.group.dumps.Load() > 5 || h.group.dumps.Load() < 3 {
+			h.Errorf("%d dumps, 2 of them before 20 minutes of changes", h.group.dumps.Load())
 		}
 		h.pass(dumpLeast + dumpSettle + 2*time.Minute)
 		if object := h.object(); object.Annotations[v1alpha1.AnnotationThinGeneration] != "1203" {
@@ -337,8 +342,8 @@ func TestMetadataAfterARestart(t *testing.T) {
 			h.see(3, true)
 			h.pass(time.Minute)
 		}
-		if h.group.dumps != 1 || h.group.texts != 1 {
-			h.Errorf("%d dumps and %d texts", h.group.dumps, h.group.texts)
+		if h.group.dumps.Load() != 1 || h.group.texts.Load() != 1 {
+			h.Errorf("%d dumps and %d texts", h.group.dumps.Load(), h.group.texts.Load())
 		}
 		if err := h.api.Delete(h.Context(), h.object()); err != nil {
 			h.Fatal(err)
@@ -377,8 +382,8 @@ func TestDumpThatFails(t *testing.T) {
 					h.pass(time.Hour)
 				}
 				h.news.expect(h.T, "Warning MetadataNotKept of *v1alpha1.Pool: the thin pool's metadata cannot be dumped")
-				if h.group.dumps > 11 {
-					h.Errorf("%d attempts in ten hours", h.group.dumps)
+				if h.group.dumps.Load() > 11 {
+					h.Errorf("%d attempts in ten hours", h.group.dumps.Load())
 				}
 				h.wantData("generation 12", "")
 				h.group.change(func(g *keptGroup) { g.dumpErr = nil })
@@ -401,20 +406,22 @@ func TestHeldMetadataAreGivenBack(t *testing.T) {
 		h.group.held = true // by somebody else
 		h.see(3, true)
 		h.pass(20 * time.Minute)
-		if h.group.releases > 0 || h.group.dumps == 0 {
-			h.Errorf("%d dumps; what somebody else holds was released %d times", h.group.dumps, h.group.releases)
+		if h.group.releases.Load() > 0 || h.group.dumps.Load() == 0 {
+			h.Errorf("%d dumps; what somebody else holds was released %d times", h.group.dumps.Load(), h.group.releases.Load())
 		}
 		h.group.change(func(g *keptGroup) { g.held, g.dumpErr = false, lvm.ErrStillHeld })
 		h.pass(20 * time.Minute)
-		if !h.group.held {
-			h.Fatal("nothing is held")
-		}
+		h.group.change(func(g *keptGroup) {
+			if !g.held {
+				h.Error("nothing is held")
+			}
+		})
 		h.group.change(func(g *keptGroup) { g.dumpErr = nil })
 		h.start()
 		h.see(3, true)
 		h.pass(dumpEvery + 2*time.Minute)
-		if h.group.releases != 1 {
-			h.Errorf("released %d times", h.group.releases)
+		if h.group.releases.Load() != 1 {
+			h.Errorf("released %d times", h.group.releases.Load())
 		}
 		h.wantData("generation 3", "<superblock/>\n")
 	})
@@ -499,4 +506,33 @@ func TestMetadataStop(t *testing.T) {
 			h.Errorf("something is held: %v, %v", held, err)
 		}
 	})
+}
+
+func TestMetadataOfAPoolThatCannotBeUsed(t *testing.T) {
+	inBubble(t, func(h *keeperHost) {
+		h.group.textErr, h.group.dumpErr = volume.ErrPoolUnavailable, volume.ErrPoolUnavailable
+		h.see(3, true)
+		h.pass(time.Hour)
+		if h.group.texts.Load() > 7 || h.group.dumps.Load() > 7 {
+			h.Errorf("%d and %d attempts in an hour", h.group.texts.Load(), h.group.dumps.Load())
+		}
+		h.news.expect(h.T) // the pool itself says it
+		h.group.change(func(g *keptGroup) { g.textErr, g.dumpErr = nil, nil })
+		h.pass(unavailableRetry + 2*time.Minute)
+		h.wantData("generation 3", "<superblock/>\n")
+	})
+}
+
+func TestMetadataFileNames(t *testing.T) {
+	t.Parallel()
+	f := metadataFile{kind: copyOfThin, at: time.Date(2026, 11, 27, 6, 30, 1, 0, time.UTC), generation: 12, transactionID: 7}
+	f.name = f.fileName()
+	if got, ok := parseMetadataFile(f.name); !ok || got != f || f.name != "thin-pool-20261127T063001Z-generation-12-transaction-7.xml.gz" {
+		t.Errorf("%q is %+v, %v", f.name, got, ok)
+	}
+	for _, name := range []string{"", heldMarker, "thin-pool.part", "volume-group-20261127T063001Z-generation-12.xml.gz", "volume-group-20261399T063001Z-generation-12.vg.gz", "volume-group-20261127T063001Z-generation-012.vg.gz"} {
+		if got, ok := parseMetadataFile(name); ok {
+			t.Errorf("%q is %+v", name, got)
+		}
+	}
 }
