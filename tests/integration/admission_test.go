@@ -194,7 +194,7 @@ func TestAgentWritesItsOwnMetadata(t *testing.T) {
 	wantRefused(t, agent.DeleteAllOf(t.Context(), &corev1.ConfigMap{}, client.InNamespace(namespace)), "")
 	elsewhere := metadataOf("lvm-metadata.node1.fast.0123456789")
 	elsewhere.Namespace = "default"
-	wantRefused(t, agent.Create(t.Context(), elsewhere), "forbidden")
+	wantRefused(t, agent.Create(t.Context(), elsewhere), refused)
 	if err := server.admin.Delete(t.Context(), filters); err != nil {
 		t.Errorf("the filters are not there any more: %v", err)
 	}
