@@ -27,4 +27,21 @@ const (
 	// ConfigMapName is the ConfigMap with the disk filters, in the namespace Berth
 	// runs in.
 	ConfigMapName = "berth-config"
+
+	// MetadataConfigMapPrefix begins the names of the ConfigMaps with copies of the metadata
+	// of volume groups; the node's name follows.
+	MetadataConfigMapPrefix = "lvm-metadata."
+	// LabelNode and LabelPool are on them, where the names fit a label.
+	LabelNode = "berth.dev/node"
+	LabelPool = "berth.dev/pool"
+	// Annotations of them: the UUID of the volume group; the generation that its copy is of,
+	// when that was made, and where it is kept; the same of the dump of its thin pool.
+	AnnotationVGUUID            = "berth.dev/vg-uuid"
+	AnnotationGeneration        = "berth.dev/generation"
+	AnnotationCopiedAt          = "berth.dev/copied-at"
+	AnnotationGroupKept         = "berth.dev/volume-group-kept"
+	AnnotationThinGeneration    = "berth.dev/thin-pool-generation"
+	AnnotationThinTransactionID = "berth.dev/thin-pool-transaction-id"
+	AnnotationDumpedAt          = "berth.dev/thin-pool-dumped-at"
+	AnnotationThinKept          = "berth.dev/thin-pool-kept"
 )

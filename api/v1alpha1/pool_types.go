@@ -103,6 +103,7 @@ const (
 	ReasonNotRedundant    = "NotRedundant"    // volumes can be carved, and some that are there have lost their redundancy
 	ReasonThinPoolFull    = "ThinPoolFull"    // the thin pool is full, or so full that nothing is admitted
 	ReasonThinPoolMissing = "ThinPoolMissing" // the thin pool that was adopted is not there, or is another one
+	ReasonThinPoolBehind  = "ThinPoolBehind"  // the metadata of the volume group and of the thin pool are of different transactions
 	ReasonRootUnavailable = "RootUnavailable" // the root is not what it was
 	ReasonPoolError       = "Error"           // see the message
 )

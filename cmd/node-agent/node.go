@@ -118,6 +118,11 @@ func (n *node) assemble(ctx context.Context) error {
 		Events: dm.Control{Root: n.hostRoot},
 		Roots:  agent.HostRoots{}, Recorder: recorder, Log: n.log.With("part", "pools"),
 	})
+	pools.Metadata = agent.NewMetadataKeeper(ctx, agent.MetadataOptions{
+		Client: n.manager.GetClient(), Live: n.manager.GetAPIReader(), Namespace: n.namespace, NodeName: n.nodeName,
+		Directory: filepath.Join(n.stateDir, metadataDirectory), HostDirectory: filepath.Join(n.options.stateDir, metadataDirectory),
+		Recorder: recorder, Log: n.log.With("part", "metadata"),
+	})
 	if err := metrics.Registry.Register(pools); err != nil {
 		return fmt.Errorf("register the metrics of pools: %w", err)
 	}
@@ -155,6 +160,9 @@ func (n *node) assemble(ctx context.Context) error {
 	}
 	return n.wireCSI(ctx, volumes, known, locks)
 }
+
+// metadataDirectory has the node's own copies of the metadata of volume groups.
+const metadataDirectory = "volume-group-metadata"
 
 // know makes what finds the volumes of the node.
 func (n *node) know(ctx context.Context, backends *agent.Backends) (*agent.Volumes, error) {

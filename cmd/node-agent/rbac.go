@@ -29,6 +29,10 @@ package main
 // The disk filters.
 // +kubebuilder:rbac:groups="",namespace=berth-system,resources=configmaps,verbs=get;list;watch
 //
+// Copies of the metadata of the node's volume groups. Of the ConfigMaps it may write no
+// others, for which the admission policy berth-agent-metadata sees to.
+// +kubebuilder:rbac:groups="",namespace=berth-system,resources=configmaps,verbs=create;patch;delete
+//
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 //
 // Capacity is told per class.

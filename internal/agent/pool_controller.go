@@ -48,6 +48,15 @@ type DeviceMapper interface {
 	WatchEvents(ctx context.Context, happened func()) error
 }
 
+// MetadataCopies keeps copies of the metadata of volume groups; *MetadataKeeper is it.
+type MetadataCopies interface {
+	Seen(poolSet, poolName string, source MetadataSource, groupUUID string, generation uint64, thin bool)
+	// Stop ends the copying until the next Seen.
+	Stop(poolSet string)
+	// Forget removes the copies of a group that was removed on purpose.
+	Forget(ctx context.Context, poolSet, groupUUID string) error
+}
+
 // PoolOptions of a PoolReconciler.
 type PoolOptions struct {
 	// Client reads from the informers' cache and writes; Live reads from the API server.
@@ -64,6 +73,8 @@ type PoolOptions struct {
 	Disks    Disks
 	LVM      VolumeGroups
 	Events   DeviceMapper
+	// Metadata keeps copies of the volume groups' metadata; nil keeps none.
+	Metadata MetadataCopies
 	Roots    Roots
 	// Recorder makes Events of pools.
 	Recorder Announcer

@@ -44,7 +44,14 @@ func (r *PoolReconciler) delete(ctx context.Context, pool *v1alpha1.Pool) (recon
 			view.record = rec
 			return r.publish(ctx, pool, view)
 		}
-		if err := r.dismantle(ctx, rec); err != nil {
+		if r.Metadata != nil {
+			r.Metadata.Stop(name) // a dump keeps the thin pool from being removed
+		}
+		err := r.dismantle(ctx, rec)
+		if err == nil && r.Metadata != nil {
+			err = r.Metadata.Forget(ctx, name, rec.VGUUID)
+		}
+		if err != nil {
 			view := failed(v1alpha1.ReasonPoolError, "the deletion failed and is tried again: "+err.Error())
 			view.record = rec
 			_, publishErr := r.publish(ctx, pool, view)

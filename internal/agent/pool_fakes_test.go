@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -170,6 +171,16 @@ func (b *fakeGroupBackend) Group(context.Context) (*lvm.Group, error) {
 	}
 	return b.lvm.group(b.uuid), nil
 }
+
+func (b *fakeGroupBackend) Text(context.Context) (lvm.GroupText, error) {
+	return lvm.GroupText{}, volume.ErrPoolUnavailable
+}
+
+func (b *fakeGroupBackend) DumpThinPool(context.Context, func() error, io.Writer) (lvm.ThinDump, error) {
+	return lvm.ThinDump{}, volume.ErrPoolUnavailable
+}
+
+func (b *fakeGroupBackend) ReleaseThinPool(context.Context) error { return nil }
 
 type fakeEvents struct{}
 

@@ -46,6 +46,7 @@ type GroupBackend interface {
 	Tend(ctx context.Context) (*lvm.ThinState, error)
 	// Mend makes redundant volumes whole again; nil where they are not.
 	Mend(ctx context.Context, o lvm.MendOptions) (*lvm.RaidState, error)
+	MetadataSource
 	// Evacuate empties disks.
 	Evacuate(ctx context.Context, o lvm.EvacuateOptions) ([]lvm.Evacuation, error)
 }
@@ -370,6 +371,10 @@ func (r *PoolReconciler) lookAtGroup(ctx context.Context, rec *poolRecord, b Gro
 	}
 	if err != nil {
 		return unknown(err), err
+	}
+	if r.Metadata != nil && (g.State() == lvm.StateReady || g.State() == lvm.StatePartial) {
+		// Behind what is done now, so that a thin pool is active when it is dumped.
+		defer r.Metadata.Seen(rec.PoolSet, r.objectName(rec.PoolSet), b, g.UUID, g.Seqno, rec.Thin)
 	}
 	if state := g.State(); rec.layout().Redundant() && (state == lvm.StateReady || state == lvm.StatePartial) {
 		return r.lookAtRaid(ctx, rec, b, rebuild)

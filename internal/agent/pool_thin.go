@@ -79,6 +79,9 @@ func (r *PoolReconciler) lookAtThinPool(ctx context.Context, rec *poolRecord, b 
 		view := failed(thinPoolReason(err), err.Error())
 		view.state = v1alpha1.PoolDegraded // volumes that are active go on
 		return view, nil
+	case errors.Is(err, lvm.ErrThinTransaction):
+		return failed(v1alpha1.ReasonThinPoolBehind,
+			"nothing is lost, and nothing is changed until somebody has decided which of both is right: see docs/guides/restore-lvm-metadata.md; "+err.Error()), nil
 	case errors.Is(err, volume.ErrNoSpace), errors.Is(err, volume.ErrExists), errors.Is(err, volume.ErrInvalid), errors.Is(err, volume.ErrToolMissing):
 		return failed(v1alpha1.ReasonPoolError, err.Error()), nil
 	case err != nil:

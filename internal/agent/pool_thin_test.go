@@ -5,6 +5,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -71,12 +72,15 @@ func TestThinPool(t *testing.T) {
 		reason string
 		says   string
 	}{
-		"healthy":           {usage(func(*dm.ThinPool) {}), nil, v1alpha1.PoolHealthy, v1alpha1.ReasonPoolReady, "volumes can be made"},
-		"full":              {usage(func(u *dm.ThinPool) { u.Mode, u.DataUsed = dm.ThinPoolOutOfData, 100 }), nil, v1alpha1.PoolDegraded, v1alpha1.ReasonThinPoolFull, "is full"},
-		"failed":            {usage(func(u *dm.ThinPool) { u.Mode = dm.ThinPoolFailed }), nil, v1alpha1.PoolFailed, v1alpha1.ReasonPoolError, "lvconvert --repair"},
-		"to be repaired":    {usage(func(u *dm.ThinPool) { u.NeedsCheck = true }), nil, v1alpha1.PoolFailed, v1alpha1.ReasonPoolError, "lvconvert --repair"},
-		"too little room":   {nil, volume.ErrNoSpace, v1alpha1.PoolFailed, v1alpha1.ReasonPoolError, "not enough space"},
-		"not made":          {nil, nil, v1alpha1.PoolFailed, v1alpha1.ReasonPoolError, "no thin pool"},
+		"healthy":         {usage(func(*dm.ThinPool) {}), nil, v1alpha1.PoolHealthy, v1alpha1.ReasonPoolReady, "volumes can be made"},
+		"full":            {usage(func(u *dm.ThinPool) { u.Mode, u.DataUsed = dm.ThinPoolOutOfData, 100 }), nil, v1alpha1.PoolDegraded, v1alpha1.ReasonThinPoolFull, "is full"},
+		"failed":          {usage(func(u *dm.ThinPool) { u.Mode = dm.ThinPoolFailed }), nil, v1alpha1.PoolFailed, v1alpha1.ReasonPoolError, "lvconvert --repair"},
+		"to be repaired":  {usage(func(u *dm.ThinPool) { u.NeedsCheck = true }), nil, v1alpha1.PoolFailed, v1alpha1.ReasonPoolError, "lvconvert --repair"},
+		"too little room": {nil, volume.ErrNoSpace, v1alpha1.PoolFailed, v1alpha1.ReasonPoolError, "not enough space"},
+		"not made":        {nil, nil, v1alpha1.PoolFailed, v1alpha1.ReasonPoolError, "no thin pool"},
+		"of another transaction": {
+			nil, fmt.Errorf("activate thin pool: %w", lvm.ErrThinTransaction), v1alpha1.PoolFailed, v1alpha1.ReasonThinPoolBehind, "restore-lvm-metadata.md",
+		},
 		"cannot be managed": {nil, volume.ErrExists, v1alpha1.PoolFailed, v1alpha1.ReasonPoolError, "exists"},
 	} {
 		t.Run(name, func(t *testing.T) {

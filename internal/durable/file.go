@@ -9,6 +9,7 @@ package durable
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -26,7 +27,16 @@ func IsTemporary(name string) bool { return strings.HasPrefix(name, temporaryPre
 // WriteFile replaces path with data: temporary file, fsync, rename, fsync of the
 // directory. When it fails, path has the old content or, if only the last step
 // failed, maybe the new one.
-func WriteFile(path string, data []byte, mode fs.FileMode) (err error) {
+func WriteFile(path string, data []byte, mode fs.FileMode) error {
+	return WriteStream(path, mode, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
+}
+
+// WriteStream is WriteFile of what write writes. When that returns an error, so does
+// WriteStream, and path stays as it was.
+func WriteStream(path string, mode fs.FileMode, write func(w io.Writer) error) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, temporaryPrefix+"*")
 	if err != nil {
@@ -37,7 +47,7 @@ func WriteFile(path string, data []byte, mode fs.FileMode) (err error) {
 			err = errors.Join(err, ignoreMissing(os.Remove(f.Name())))
 		}
 	}()
-	if err := writeAndSync(f, data, mode); err != nil {
+	if err := writeAndSync(f, mode, write); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	if err := os.Rename(f.Name(), path); err != nil {
@@ -47,8 +57,8 @@ func WriteFile(path string, data []byte, mode fs.FileMode) (err error) {
 }
 
 // writeAndSync closes f in every case.
-func writeAndSync(f *os.File, data []byte, mode fs.FileMode) error {
-	_, err := f.Write(data)
+func writeAndSync(f *os.File, mode fs.FileMode, write func(w io.Writer) error) error {
+	err := write(f)
 	if err == nil {
 		err = f.Chmod(mode)
 	}

@@ -105,7 +105,7 @@ func TestThinPoolOf(t *testing.T) {
 		},
 		{
 			"held root, of a kernel before needs_check", "3 20/1024 20/160 17 rw discard_passdown queue_if_no_space",
-			ThinPool{Mode: ThinPoolWritable, TransactionID: 3, MetadataUsed: 20, MetadataBlocks: 1024, DataUsed: 20, DataBlocks: 160},
+			ThinPool{Mode: ThinPoolWritable, TransactionID: 3, MetadataUsed: 20, MetadataBlocks: 1024, DataUsed: 20, DataBlocks: 160, HeldRoot: 17},
 			13, 2, "",
 		},
 		{"failed", "Fail", ThinPool{Mode: ThinPoolFailed}, 0, 0, ""},
@@ -115,6 +115,7 @@ func TestThinPoolOf(t *testing.T) {
 		{"no number", "x 11/1024 0/160 - rw discard_passdown queue_if_no_space - 1024", ThinPool{}, 0, 0, "invalid syntax"},
 		{"no fraction", "0 11 0/160 - rw discard_passdown queue_if_no_space - 1024", ThinPool{}, 0, 0, "invalid syntax"},
 		{"more than all", "0 11/10 0/160 - rw discard_passdown queue_if_no_space - 1024", ThinPool{}, 0, 0, "11 of 10"},
+		{"no root", "0 11/1024 0/160 x rw discard_passdown queue_if_no_space - 1024", ThinPool{}, 0, 0, "the root that is held"},
 		{"another mode", "0 1/10 0/160 - wr discard_passdown queue_if_no_space - 1024", ThinPool{}, 0, 0, `"wr" is unknown`},
 	}
 	for _, tt := range tests {

@@ -35,6 +35,9 @@ type ThinPool struct {
 	// are taken.
 	MetadataUsed, MetadataBlocks uint64
 	DataUsed, DataBlocks         uint64
+	// HeldRoot is the block of a snapshot of the metadata that is held for a program that
+	// reads them (reserve_metadata_snap); 0 when there is none. It outlives a reboot.
+	HeldRoot uint64
 	// LowWaterBlocks is how many chunks are free when the kernel tells of it; 0 is never. It
 	// is of the pool's table.
 	LowWaterBlocks uint64
@@ -79,15 +82,22 @@ func parseThinPool(status string) (ThinPool, error) {
 	if len(words) < least {
 		return ThinPool{}, fmt.Errorf("%d words, %d are the least", len(words), least)
 	}
-	var p ThinPool
-	var errs [3]error
+	var (
+		p    ThinPool
+		err  error
+		errs [3]error
+	)
 	p.TransactionID, errs[0] = strconv.ParseUint(words[0], 10, 64)
 	p.MetadataUsed, p.MetadataBlocks, errs[1] = fraction(words[1])
 	p.DataUsed, p.DataBlocks, errs[2] = fraction(words[2])
 	if err := errors.Join(errs[:]...); err != nil {
 		return ThinPool{}, err
 	}
-	// words[3] is the root that is held for userspace.
+	if held := words[3]; held != "-" {
+		if p.HeldRoot, err = strconv.ParseUint(held, 10, 64); err != nil {
+			return ThinPool{}, fmt.Errorf("the root that is held: %w", err)
+		}
+	}
 	switch mode := ThinPoolMode(words[4]); mode {
 	case ThinPoolWritable, ThinPoolReadOnly, ThinPoolOutOfData:
 		p.Mode = mode

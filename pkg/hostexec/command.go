@@ -6,6 +6,7 @@ package hostexec
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"regexp"
 	"strings"
 	"time"
@@ -26,6 +27,10 @@ type Command struct {
 	// deadline. When it passes, the whole process group is killed. Zero means
 	// DefaultTimeout.
 	Timeout time.Duration
+	// Stdout, if it is not nil, gets the program's standard output as it comes, however
+	// much that is, and Result.Stdout stays empty. When it returns an error the program
+	// has nobody to write to any more. It is not called after Run has returned.
+	Stdout io.Writer
 	// ReportFD opens one more pipe to the program as file descriptor 3 and returns
 	// what it writes there in Result.Report (lvm: LVM_REPORT_FD).
 	ReportFD bool

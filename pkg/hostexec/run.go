@@ -52,6 +52,10 @@ func (h *Host) Run(ctx context.Context, c Command) (Result, error) {
 	}
 
 	p := &process{command: c, termGrace: h.termGrace, killGrace: h.killGrace}
+	if c.Stdout != nil {
+		p.streamed = &stream{to: c.Stdout}
+		defer p.streamed.end()
+	}
 	began := time.Now()
 	if err := h.inAllNamespaces(p.start); err != nil {
 		return Result{ExitCode: -1}, fmt.Errorf("run %s: %w", c.Name, err)
@@ -73,8 +77,10 @@ type process struct {
 	termGrace, killGrace time.Duration
 
 	stdout boundedBuffer
-	stderr boundedBuffer
-	report boundedBuffer
+	// streamed is nil unless somebody reads the standard output as it comes.
+	streamed *stream
+	stderr   boundedBuffer
+	report   boundedBuffer
 	// reportDone is closed when the report's pipe was read to its end.
 	reportDone chan struct{}
 	reportPipe *os.File
@@ -103,6 +109,9 @@ func (p *process) start() error {
 		// The group is what is killed, so that no child of the program survives it.
 		SysProcAttr: &unix.SysProcAttr{Setpgid: true},
 		WaitDelay:   drainDelay,
+	}
+	if p.streamed != nil {
+		p.cmd.Stdout = p.streamed
 	}
 	if len(p.command.Stdin) > 0 {
 		p.cmd.Stdin = bytes.NewReader(p.command.Stdin)
@@ -217,6 +226,11 @@ func (p *process) result(d time.Duration) Result {
 // judge makes the error of the run.
 func (p *process) judge(ctx context.Context, res Result, waitErr error) error {
 	var exit *exec.ExitError
+	if p.streamed != nil {
+		if err := p.streamed.failure(); err != nil {
+			return fmt.Errorf("run %s: its standard output was not taken to its end: %w", p.command.Name, err)
+		}
+	}
 	if p.killed || res.ExitCode != 0 || errors.As(waitErr, &exit) {
 		e := &ExitError{Command: p.command.String(), ExitCode: res.ExitCode, Stderr: string(res.Stderr), Stuck: p.stuck}
 		if p.killed {

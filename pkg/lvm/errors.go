@@ -18,11 +18,18 @@ type message struct {
 	sentinel error
 }
 
+// ErrThinTransaction: lvm does not activate a thin pool, because the pool's own metadata are
+// of another transaction than lvm expects: one of both is older than the other, as after a
+// loss of power or a vgcfgrestore. It is a volume.ErrPoolUnavailable.
+var ErrThinTransaction = fmt.Errorf("%w: lvm's metadata and those of the thin pool are of different transactions", volume.ErrPoolUnavailable)
+
 // messages are searched in order; the first that matches counts. The comments
 // name the file of lvm2 2.03.31 that prints them, and the test has a sample of
 // each. What lvm says explains a failure; it never decides whether something was
 // done: that is read from the report afterwards.
 var messages = []message{
+	// device_mapper/libdm-deptree.c: _node_send_messages.
+	{regexp.MustCompile(`Thin pool \S+ \(\d+:\d+\) transaction_id is \d+, while expected \d+`), ErrThinTransaction},
 	// lib/metadata/lv_manip.c: lvcreate, all extents counted.
 	{regexp.MustCompile(`has insufficient free space \(\d+ extents\): \d+ required`), volume.ErrNoSpace},
 	// lib/metadata/lv_manip.c: lvextend, and allocation with constraints.

@@ -18,6 +18,7 @@ func TestClassify(t *testing.T) {
 		stderr string
 		want   error
 	}{
+		{`  Thin pool berth--fast-thin-tpool (253:2) transaction_id is 8, while expected 7.`, ErrThinTransaction},
 		{`  Volume group "bt" has insufficient free space (254 extents): 1024 required.`, volume.ErrNoSpace},
 		{`  Insufficient free space: 25 extents needed, but only 14 available`, volume.ErrNoSpace},
 		{`  Insufficient suitable allocatable extents for logical volume bt/a: 12 more required`, volume.ErrNoSpace},

@@ -48,6 +48,9 @@ type Metadata interface {
 	// Headers returns the headers of those of a device's metadata areas that lead to the
 	// whole text of that generation.
 	Headers(devicePath, groupUUID string, seqno uint64) ([]AreaHeader, error)
+	// Text returns the whole text of that generation of the group; nil when the device holds
+	// no metadata. volume.ErrBusy: it holds another one, or is being written.
+	Text(devicePath, groupUUID string, seqno uint64) ([]byte, error)
 	// RollBack puts a device's headers back that lead to half a text, and reports
 	// whether there were any. It changes nothing, and returns an error, unless it is
 	// proven that the change that was cut short is the one that followed that

@@ -39,6 +39,13 @@ type Nodes interface {
 	// ThinPool returns how full the thin pool is. ok is false when it is not active; that
 	// is proven, an error is not.
 	ThinPool(ctx context.Context, id NodeID) (usage dm.ThinPool, ok bool, err error)
+	// HoldThinMetadata has the kernel hold a snapshot of an active thin pool's metadata, of
+	// which it can hold one, and ReleaseThinMetadata gives it back: nil when none is held.
+	// ThinMetadataPath is where the metadata are read. volume.ErrNotFound: the pool is not
+	// active; what is held is on the disk and outlives that.
+	HoldThinMetadata(ctx context.Context, pool NodeID) error
+	ReleaseThinMetadata(ctx context.Context, pool NodeID) error
+	ThinMetadataPath(ctx context.Context, pool NodeID) (string, error)
 	// Raid returns how a volume with legs is. ok is false when it is not active; that is
 	// proven, an error is not.
 	Raid(ctx context.Context, id NodeID) (status dm.Raid, ok bool, err error)

@@ -4,6 +4,7 @@
 package lvm
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -34,11 +35,13 @@ type ThinState struct {
 // volume.ErrNoSpace: the group is too small for a thin pool. volume.ErrExists: a volume
 // that is not ours has its name. volume.ErrPoolUnavailable: a pool of somebody else cannot
 // be used; with volume.ErrIdentity or volume.ErrNotFound it is another one, or not there.
+//
+// ErrThinTransaction: lvm does not activate it.
 func (b *Backend) Tend(ctx context.Context) (*ThinState, error) {
 	if b.queue.thin == nil {
 		return nil, nil
 	}
-	grown, refreshed := false, false
+	grown, refreshed, activated := false, false, ""
 	// Each step is decided by what the one before has done: make, activate, grow, look. A
 	// pool that others fill at the same time grows more than once.
 	const most = 32
@@ -73,8 +76,15 @@ func (b *Backend) Tend(ctx context.Context) (*ThinState, error) {
 		if op == nil {
 			return &ThinState{DataBytes: pool.SizeBytes, MetadataBytes: pool.MetadataBytes, Usage: *t.thin.usage, Grown: grown}, nil
 		}
+		if op.verb == verbActivate && activated != "" {
+			return nil, fmt.Errorf("activate thin pool %s/%s: %w", g.Name, pool.Name, explain([]byte(activated), nil))
+		}
 		if _, err := b.queue.do(ctx, op); err != nil {
 			return nil, err
+		}
+		if op.verb == verbActivate {
+			// lvm that cannot do it says why, and nothing in the report does.
+			activated = cmp.Or(op.said, "nothing")
 		}
 		grown = grown || op.verb == verbTend && pool != nil
 	}

@@ -199,3 +199,32 @@ func TestThinPoolGetsItsLowWaterMark(t *testing.T) {
 		t.Errorf("lvm was told %q", said)
 	}
 }
+
+// A pool whose metadata are of another transaction than lvm expects is left as it is, is said
+// to be so after one attempt, and goes on when somebody has mended it.
+func TestThinPoolOfAnotherTransaction(t *testing.T) {
+	t.Parallel()
+	w := newGroupWorld(t)
+	w.VG.LosePower(0)
+	w.VG.Reboot()
+	w.VG.SetOtherTransaction(true)
+	w.backend = w.VG.Backend()
+	for range 3 {
+		processes := w.VG.Processes()
+		_, err := w.backend.Tend(t.Context())
+		if !errors.Is(err, lvm.ErrThinTransaction) || !errors.Is(err, volume.ErrPoolUnavailable) || !strings.Contains(err.Error(), "transaction_id is 8, while expected 7") {
+			t.Errorf("got %v", err)
+		}
+		if n := w.VG.Processes() - processes; n > 2 {
+			t.Errorf("it cost %d processes", n)
+		}
+	}
+	for _, command := range w.VG.Commands() {
+		if strings.HasPrefix(command, "vgcfgrestore") || strings.Contains(command, "--force") {
+			t.Errorf("it ran %s", command)
+		}
+	}
+	w.VG.SetOtherTransaction(false)
+	tend(t, w.backend)
+	w.device(t, id(2), w.rec)
+}

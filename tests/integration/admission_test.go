@@ -7,9 +7,11 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -149,5 +151,51 @@ func TestAgentWritesItsOwnNode(t *testing.T) {
 	wantRefused(t, as(t, nodeAgent, "node1").Status().Update(t.Context(), volume), refused)
 	if err := as(t, nodeAgent, "node2").Status().Update(t.Context(), volume); err != nil {
 		t.Errorf("update a status of its own node: %v", err)
+	}
+}
+
+func metadataOf(name string) *corev1.ConfigMap {
+	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, BinaryData: map[string][]byte{"volumeGroup": []byte("x")}}
+}
+
+// An agent writes the copies of the metadata of its own node's pools, and no other ConfigMap.
+func TestAgentWritesItsOwnMetadata(t *testing.T) {
+	t.Parallel()
+	agent := as(t, nodeAgent, "node1")
+	own := metadataOf("lvm-metadata.node1.fast.0123456789")
+	if err := agent.Create(t.Context(), own); err != nil {
+		t.Fatalf("create its own: %v", err)
+	}
+	patch := client.RawPatch(types.MergePatchType, []byte(`{"binaryData":{"volumeGroup":"eQ=="}}`))
+	if err := agent.Patch(t.Context(), own, patch); err != nil {
+		t.Errorf("patch its own: %v", err)
+	}
+	const refused = "may not write ConfigMap"
+	wantRefused(t, as(t, nodeAgent, "node2").Patch(t.Context(), own.DeepCopy(), patch), refused)
+	wantRefused(t, as(t, nodeAgent, "node2").Delete(t.Context(), own.DeepCopy()), refused)
+	wantRefused(t, as(t, nodeAgent, "").Delete(t.Context(), own.DeepCopy()), refused)
+	if err := agent.Delete(t.Context(), own); err != nil {
+		t.Errorf("delete its own: %v", err)
+	}
+	for _, name := range []string{
+		"lvm-metadata.node2.fast.0123456789", "lvm-metadata.node1", "lvm-metadata.node1.fast", "lvm-metadata.node10.fast.0123456789",
+		// Of the node "node1.fast".
+		"lvm-metadata.node1.fast.more.0123456789", "lvm-metadata.node1.fast.0123456789ab", "another",
+	} {
+		wantRefused(t, agent.Create(t.Context(), metadataOf(name)), refused)
+	}
+
+	filters := metadataOf("filters-of-a-test")
+	if err := server.admin.Create(t.Context(), filters); err != nil {
+		t.Fatal(err)
+	}
+	wantRefused(t, agent.Patch(t.Context(), filters.DeepCopy(), patch), refused)
+	wantRefused(t, agent.Delete(t.Context(), filters.DeepCopy()), refused)
+	wantRefused(t, agent.DeleteAllOf(t.Context(), &corev1.ConfigMap{}, client.InNamespace(namespace)), "")
+	elsewhere := metadataOf("lvm-metadata.node1.fast.0123456789")
+	elsewhere.Namespace = "default"
+	wantRefused(t, agent.Create(t.Context(), elsewhere), refused)
+	if err := server.admin.Delete(t.Context(), filters); err != nil {
+		t.Errorf("the filters are not there any more: %v", err)
 	}
 }

@@ -256,7 +256,7 @@ func TestPoolSetValidation(t *testing.T) {
 			s.Thin = &v1alpha1.ThinPool{OverprovisionRatio: "2.0", HighWaterPercent: 80}
 		}), ""},
 		{"adopted thin pool without a policy", "fast", adoptingThinPool(func(s *v1alpha1.PoolSetSpec) { s.Thin = nil }), "spec.thin and spec.adopt.thinPoolName go together"},
-		{"adopted thin pool in stripes", "fast", adoptingThinPool(func(s *v1alpha1.PoolSetSpec) { s.Layout = v1alpha1.LayoutStriped }), "spec.thin is for kind lvm and layout linear"},
+		{"adopted thin pool in stripes", "fast", adoptingThinPool(func(s *v1alpha1.PoolSetSpec) { s.Layout = v1alpha1.LayoutStriped }), "those of a thin pool that was adopted lie where that lies"},
 		{"adopted thin pool by its name alone", "fast", adoptingThinPool(func(s *v1alpha1.PoolSetSpec) { s.Adopt.ThinPoolUUID = "" }), "spec.adopt.thinPoolName and spec.adopt.thinPoolUUID go together"},
 		{"adopted thin pool by its UUID alone", "fast", adoptingThinPool(func(s *v1alpha1.PoolSetSpec) { s.Adopt.ThinPoolName, s.Thin = "", nil }), "spec.adopt.thinPoolName and spec.adopt.thinPoolUUID go together"},
 		{"adopted thin pool by an option", "fast", adoptingThinPool(func(s *v1alpha1.PoolSetSpec) { s.Adopt.ThinPoolName = "--yes" }), "spec.adopt.thinPoolName"},

@@ -74,6 +74,9 @@ func (p *process) change(c command, within func() error) (said string, err error
 			if lv.waits() {
 				return "lvmtest: it would wait for ever for a leg that is suspended", nil
 			}
+			if p.h.otherTransaction && (lv.thin != nil || lv.isThinPool()) && lv.node == "" {
+				return fmt.Sprintf("Thin pool %s-thin-tpool (253:2) transaction_id is 8, while expected 7.", g.name), nil
+			}
 			p.h.activate(g, lv)
 			if c.has("--refresh") {
 				p.h.refresh(lv)

@@ -46,6 +46,9 @@ type Host struct {
 	// moreMetadata blocks are in use in each thin pool.
 	moreMetadata uint64
 	journal      Journal
+	noThinDump   bool
+	// otherTransaction: the metadata of thin pools are not of the one that lvm expects.
+	otherTransaction bool
 
 	processes int
 	commands  []string
@@ -117,6 +120,8 @@ type logicalVolume struct {
 	failsWhenFull, showsOldData bool
 	// below is the layout of what a thin pool of somebody else lies on.
 	below string
+	// heldRoot of a thin pool: a snapshot of its metadata is held.
+	heldRoot uint64
 	// legs of a volume with legs; extents are those of them that its bytes are in.
 	legs []*leg
 	// unfinished: lvm was killed while it made it.

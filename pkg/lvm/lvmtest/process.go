@@ -82,6 +82,9 @@ func (p *process) run(ctx context.Context, boot int, cmd hostexec.Command, lines
 	if err := p.h.alive(ctx, boot); err != nil {
 		return err
 	}
+	if cmd.Name == "thin_dump" {
+		return p.thinDump(cmd)
+	}
 	if cmd.Name != "lvm" {
 		return fmt.Errorf("lvmtest: there is no program %q", cmd.Name)
 	}

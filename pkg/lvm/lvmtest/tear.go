@@ -79,6 +79,19 @@ func (m metadata) Headers(path, groupUUID string, seqno uint64) ([]lvm.AreaHeade
 	return []lvm.AreaHeader{{PVUUID: d.pvUUID, Sector: strconv.AppendUint(nil, seqno, 10)}}, nil
 }
 
+func (m metadata) Text(path, groupUUID string, seqno uint64) ([]byte, error) {
+	m.h.mu.Lock()
+	defer m.h.mu.Unlock()
+	d, err := m.disk(path)
+	if err != nil {
+		return nil, err
+	}
+	if d.group.torn > 0 || d.group.uuid != groupUUID || d.group.seqno != seqno {
+		return nil, fmt.Errorf("lvmtest: %w: %s holds another generation", volume.ErrBusy, path)
+	}
+	return fmt.Appendf(nil, "%s {\nid = %q\nseqno = %d\n}\n", d.group.name, d.group.uuid, d.group.seqno), nil
+}
+
 func (m metadata) RollBack(path, _ string, to lvm.Generation) (bool, error) {
 	m.h.mu.Lock()
 	defer m.h.mu.Unlock()

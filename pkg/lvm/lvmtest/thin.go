@@ -326,6 +326,7 @@ func (h *Host) thinUsage(g *group, pool *logicalVolume) dm.ThinPool {
 		Mode: dm.ThinPoolWritable, FailsWhenFull: pool.failsWhenFull,
 		MetadataUsed: 10, MetadataBlocks: uint64(pool.metaBytes / metadataBlock),
 		DataBlocks: uint64(pool.size() * g.extent / chunkBytes),
+		HeldRoot:   pool.heldRoot,
 	}
 	if !pool.unmarked {
 		u.LowWaterBlocks = max(1, u.DataBlocks/5)
