@@ -62,6 +62,12 @@ func TestConformanceThin(t *testing.T) {
 	conform(t, false, true, lvmtest.NewThinVG)
 }
 
+// The same where each loss of power may tear the metadata.
+func TestConformanceThinTorn(t *testing.T) {
+	t.Parallel()
+	conform(t, true, true, lvmtest.NewThinVG)
+}
+
 func conform(t *testing.T, torn, thin bool, newVG func(testing.TB, int64) *lvmtest.VG) {
 	t.Helper()
 	const volumeBytes, volumes = 2 * lvmtest.ExtentBytes, 4
