@@ -5,6 +5,7 @@ package lvm_test
 
 import (
 	"fmt"
+	"maps"
 	"testing"
 
 	"github.com/berth-dev/berth/pkg/lvm/lvmtest"
@@ -50,9 +51,7 @@ func TestFaultMatrixOfCopies(t *testing.T) {
 		if snapshot {
 			want["snapshot "+id(5)] = 2 * extent
 		}
-		for id, size := range both {
-			want[id] = size
-		}
+		maps.Copy(want, both)
 		return want
 	}
 	snapshot := func(t *testing.T, w *world) { t.Helper(); w.prepareSnapshot(t) }
