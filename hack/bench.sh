@@ -29,6 +29,8 @@ go build -o build/bench ./tests/bench
   # The bound on the first of the classes.
   echo
   hack/bench-bare.sh
+  echo
+  hack/bench-lvm.sh
   # Discovery needs no cluster.
   echo
   go test -run XXX -bench 'FirstScan|Lsblk|Walk|Hotplug' -benchtime 20x ./internal/discovery | grep '^Benchmark'

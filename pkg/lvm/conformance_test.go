@@ -99,6 +99,12 @@ func TestConformanceAdoptedThin(t *testing.T) {
 
 var thinLayouts = map[lvm.Layout]int{lvm.LayoutStriped: 2, lvm.LayoutMirror: 2, lvm.LayoutRAID5: 3, lvm.LayoutRAID6: 5, lvm.LayoutRAID10: 4}
 
+// The same where each loss of power may tear the metadata.
+func TestConformanceThinTorn(t *testing.T) {
+	t.Parallel()
+	conform(t, true, true, lvmtest.NewThinVG)
+}
+
 func conform(t *testing.T, torn, thin bool, newVG func(testing.TB, int64) *lvmtest.VG) {
 	t.Helper()
 	const volumeBytes, volumes = 2 * lvmtest.ExtentBytes, 4

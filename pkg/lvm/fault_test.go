@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/berth-dev/berth/pkg/lvm"
@@ -32,14 +33,57 @@ type world struct {
 	backend   *lvm.Backend
 	rec       volume.Record
 	bystander volume.Record
+	// snapshot of volume 2, where one was prepared.
+	snapshot volume.Record
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	vg := lvmtest.NewVG(t, 16*extent)
+	return newWorldIn(t, lvmtest.NewVG(t, 16*extent))
+}
+
+func newWorldIn(t *testing.T, vg *lvmtest.VG) *world {
+	t.Helper()
 	w := &world{VG: vg, backend: vg.Backend()}
 	w.rec, w.bystander = w.create(t, 2), w.create(t, 3)
+	w.write(t, 2, w.rec, "two")
+	w.write(t, 3, w.bystander, "three")
 	return w
+}
+
+// write marks a volume, and reads tells what it was marked with.
+func (w *world) write(t *testing.T, n int, rec volume.Record, text string) {
+	t.Helper()
+	loc, err := w.backend.Locate(t.Context(), id(n), rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(loc.Device, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte(text), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (w *world) reads(t *testing.T, n int, rec volume.Record) string {
+	t.Helper()
+	loc, err := w.backend.Locate(t.Context(), id(n), rec)
+	if err != nil {
+		t.Fatalf("locate %d: %v", n, err)
+	}
+	f, err := os.Open(loc.Device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	text := make([]byte, 16)
+	if _, err := f.ReadAt(text, 0); err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimRight(string(text), "\x00")
 }
 
 func (w *world) create(t *testing.T, n int) volume.Record {
@@ -51,7 +95,7 @@ func (w *world) create(t *testing.T, n int) volume.Record {
 	return rec
 }
 
-// sizes returns the sizes of all volumes.
+// sizes returns the sizes of all volumes and snapshots.
 func (w *world) sizes(t *testing.T) map[string]int64 {
 	t.Helper()
 	found, err := w.backend.List(t.Context())
@@ -62,6 +106,12 @@ func (w *world) sizes(t *testing.T) map[string]int64 {
 	for _, f := range found {
 		sizes[f.ID] = f.Record.SizeBytes
 	}
+	if found, err = w.backend.ListSnapshots(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range found {
+		sizes["snapshot "+f.ID] = f.Record.SizeBytes
+	}
 	return sizes
 }
 
@@ -70,74 +120,96 @@ func (w *world) sizes(t *testing.T) map[string]int64 {
 // repeated, it converges.
 func TestFaultMatrix(t *testing.T) {
 	t.Parallel()
-	operations := []struct {
-		name     string
-		commands []string
-		prepare  func(w *world)
-		run      func(t *testing.T, w *world) error
-		want     map[string]int64
-	}{
-		{
-			name: "create", commands: []string{"lvcreate", "lvs", "pvs"},
-			run: func(t *testing.T, w *world) error {
-				_, err := w.backend.Create(t.Context(), spec(1, 3*extent))
-				return err
-			},
-			want: map[string]int64{id(1): 3 * extent, id(2): 2 * extent, id(3): 2 * extent},
-		},
-		{
-			name: "create larger", commands: []string{"lvextend", "lvs", "pvs"},
-			run: func(t *testing.T, w *world) error {
-				_, err := w.backend.Create(t.Context(), spec(2, 3*extent))
-				return err
-			},
-			want: map[string]int64{id(2): 3 * extent, id(3): 2 * extent},
-		},
-		{
-			name: "create inactive", commands: []string{"lvchange", "lvs", "pvs"},
-			prepare: func(w *world) { w.Edit(w.Name, func(e *lvmtest.Editor) { e.Deactivate(id(2)) }) },
-			run: func(t *testing.T, w *world) error {
-				_, err := w.backend.Create(t.Context(), spec(2, 2*extent))
-				return err
-			},
-			want: map[string]int64{id(2): 2 * extent, id(3): 2 * extent},
-		},
-		{
-			name: "grow", commands: []string{"lvextend", "lvs", "pvs"},
-			run: func(t *testing.T, w *world) error {
-				_, err := w.backend.Grow(t.Context(), id(2), w.rec, 4*extent)
-				return err
-			},
-			want: map[string]int64{id(2): 4 * extent, id(3): 2 * extent},
-		},
-		{
-			name: "locate inactive", commands: []string{"lvchange", "lvs", "pvs"},
-			prepare: func(w *world) { w.Edit(w.Name, func(e *lvmtest.Editor) { e.Deactivate(id(2)) }) },
-			run: func(t *testing.T, w *world) error {
-				loc, err := w.backend.Locate(t.Context(), id(2), w.rec)
-				if err == nil && loc.SizeBytes != 2*extent {
-					return fmt.Errorf("located %+v", loc)
-				}
-				return err
-			},
-			want: map[string]int64{id(2): 2 * extent, id(3): 2 * extent},
-		},
-		{
-			name: "delete", commands: []string{"lvremove", "lvs", "pvs"},
-			run: func(t *testing.T, w *world) error {
-				return w.backend.Delete(t.Context(), id(2), &w.rec, volume.WipeZero)
-			},
-			want: map[string]int64{id(3): 2 * extent},
-		},
-		{
-			name: "delete inactive", commands: []string{"lvchange", "lvremove", "lvs", "pvs"},
-			prepare: func(w *world) { w.Edit(w.Name, func(e *lvmtest.Editor) { e.Deactivate(id(2)) }) },
-			run: func(t *testing.T, w *world) error {
-				return w.backend.Delete(t.Context(), id(2), nil, volume.WipeZero)
-			},
-			want: map[string]int64{id(3): 2 * extent},
-		},
+	for name, vg := range map[string]func(t *testing.T) *lvmtest.VG{
+		"linear":  func(t *testing.T) *lvmtest.VG { return lvmtest.NewVG(t, 16*extent) },
+		"striped": func(t *testing.T) *lvmtest.VG { return lvmtest.NewStripedVG(t, 2, 16*extent) },
+		"mirror":  func(t *testing.T) *lvmtest.VG { return lvmtest.NewRaidVG(t, lvm.LayoutMirror, 2, 16*extent) },
+		"thin":    func(t *testing.T) *lvmtest.VG { return lvmtest.NewThinVG(t, 16*extent) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			runFaults(t, func(t *testing.T) *world { t.Helper(); return newWorldIn(t, vg(t)) }, faultedOperations)
+		})
 	}
+}
+
+// faulted is an operation in whose commands something goes wrong.
+type faulted struct {
+	name     string
+	commands []string
+	prepare  func(t *testing.T, w *world)
+	run      func(t *testing.T, w *world) error
+	want     map[string]int64
+	// between may be there too, before it is repeated.
+	between map[string]int64
+}
+
+var faultedOperations = []faulted{
+	{
+		name: "create", commands: []string{"lvcreate", "lvs", "pvs"},
+		run: func(t *testing.T, w *world) error {
+			_, err := w.backend.Create(t.Context(), spec(1, 4*extent))
+			return err
+		},
+		want: map[string]int64{id(1): 4 * extent, id(2): 2 * extent, id(3): 2 * extent},
+	},
+	{
+		name: "create larger", commands: []string{"lvextend", "lvs", "pvs"},
+		run: func(t *testing.T, w *world) error {
+			_, err := w.backend.Create(t.Context(), spec(2, 4*extent))
+			return err
+		},
+		want: map[string]int64{id(2): 4 * extent, id(3): 2 * extent},
+	},
+	{
+		name: "create inactive", commands: []string{"lvchange", "lvs", "pvs"},
+		prepare: func(_ *testing.T, w *world) { w.Edit(w.Name, func(e *lvmtest.Editor) { e.Deactivate(id(2)) }) },
+		run: func(t *testing.T, w *world) error {
+			_, err := w.backend.Create(t.Context(), spec(2, 2*extent))
+			return err
+		},
+		want: map[string]int64{id(2): 2 * extent, id(3): 2 * extent},
+	},
+	{
+		name: "grow", commands: []string{"lvextend", "lvs", "pvs"},
+		run: func(t *testing.T, w *world) error {
+			_, err := w.backend.Grow(t.Context(), id(2), w.rec, 4*extent)
+			return err
+		},
+		want: map[string]int64{id(2): 4 * extent, id(3): 2 * extent},
+	},
+	{
+		name: "locate inactive", commands: []string{"lvchange", "lvs", "pvs"},
+		prepare: func(_ *testing.T, w *world) { w.Edit(w.Name, func(e *lvmtest.Editor) { e.Deactivate(id(2)) }) },
+		run: func(t *testing.T, w *world) error {
+			loc, err := w.backend.Locate(t.Context(), id(2), w.rec)
+			if err == nil && loc.SizeBytes != 2*extent {
+				return fmt.Errorf("located %+v", loc)
+			}
+			return err
+		},
+		want: map[string]int64{id(2): 2 * extent, id(3): 2 * extent},
+	},
+	{
+		name: "delete", commands: []string{"lvremove", "lvs", "pvs"},
+		run: func(t *testing.T, w *world) error {
+			return w.backend.Delete(t.Context(), id(2), &w.rec, volume.WipeZero)
+		},
+		want: map[string]int64{id(3): 2 * extent},
+	},
+	{
+		name: "delete inactive", commands: []string{"lvchange", "lvremove", "lvs", "pvs"},
+		prepare: func(_ *testing.T, w *world) { w.Edit(w.Name, func(e *lvmtest.Editor) { e.Deactivate(id(2)) }) },
+		run: func(t *testing.T, w *world) error {
+			return w.backend.Delete(t.Context(), id(2), nil, volume.WipeZero)
+		},
+		want: map[string]int64{id(3): 2 * extent},
+	},
+}
+
+// runFaults has each command of each operation go wrong in each way.
+func runFaults(t *testing.T, newWorld func(t *testing.T) *world, operations []faulted) {
+	t.Helper()
 	for _, op := range operations {
 		for _, command := range op.commands {
 			for _, mode := range lvmtest.Modes() {
@@ -146,7 +218,7 @@ func TestFaultMatrix(t *testing.T) {
 						t.Parallel()
 						w := newWorld(t)
 						if op.prepare != nil {
-							op.prepare(w)
+							op.prepare(t, w)
 						}
 						before := w.sizes(t)
 						w.Inject(lvmtest.Fault{Command: command, Mode: mode})
@@ -157,7 +229,7 @@ func TestFaultMatrix(t *testing.T) {
 							t.Logf("%s was not run", command)
 						}
 						for _, claim := range []error{volume.ErrNotFound, volume.ErrNoSpace, volume.ErrInvalid, volume.ErrIdentity, volume.ErrExists} {
-							if errors.Is(err, claim) {
+							if errors.Is(err, claim) && !ofTheGroup(err) {
 								t.Errorf("a fault was taken for knowledge: %v", err)
 							}
 						}
@@ -165,21 +237,33 @@ func TestFaultMatrix(t *testing.T) {
 							w.Reboot()
 							w.backend = w.Backend()
 						}
+						believing := w.backend
+						if mode == lvmtest.WrongSizes {
+							// Sizes that lvm tells are believed until the next look. What counts is what is there.
+							w.backend = w.Backend()
+						}
 						if now := w.sizes(t); err == nil && !equal(now, op.want) {
 							t.Errorf("success was reported, and there is %v", now)
-						} else if !equal(now, op.want) && !equal(now, before) {
+						} else if !equal(now, op.want) && !equal(now, before) && !equal(now, op.between) {
 							t.Errorf("half of it was done: %v", now)
 						}
+						w.backend = believing
 						for range 2 {
 							if err := op.run(t, w); err != nil && !(op.name == "delete" && errors.Is(err, volume.ErrNotFound)) {
 								t.Fatalf("repeated: %v", err)
 							}
 						}
+						if mode == lvmtest.WrongSizes {
+							w.backend = w.Backend()
+						}
 						if now := w.sizes(t); !equal(now, op.want) {
 							t.Errorf("in the end there is %v, want %v", now, op.want)
 						}
-						if _, err := w.backend.Locate(t.Context(), id(3), w.bystander); err != nil {
-							t.Errorf("the bystander: %v", err)
+						if text := w.reads(t, 3, w.bystander); text != "three" {
+							t.Errorf("the bystander holds %q", text)
+						}
+						if op.want[id(2)] > 0 && w.reads(t, 2, w.rec) != "two" {
+							t.Errorf("the volume holds %q", w.reads(t, 2, w.rec))
 						}
 						w.checkNodes(t)
 					})
@@ -187,6 +271,12 @@ func TestFaultMatrix(t *testing.T) {
 			}
 		}
 	}
+}
+
+// ofTheGroup is true for an error that says that the volume group is another one, which
+// is no knowledge about a volume.
+func ofTheGroup(err error) bool {
+	return errors.Is(err, volume.ErrPoolUnavailable) && errors.Is(err, volume.ErrIdentity)
 }
 
 // checkNodes checks that each active volume has the size that the metadata says.

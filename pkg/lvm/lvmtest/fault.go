@@ -5,6 +5,7 @@ package lvmtest
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/berth-dev/berth/pkg/hostexec"
 )
@@ -34,11 +35,19 @@ const (
 	Truncate Mode = "truncates"
 	// Silent: all is done, and there is no report.
 	Silent Mode = "is silent"
+	// FailAfter: all is done, and the process says that it failed.
+	FailAfter Mode = "fails after"
+	// Stale: all is done, and the report is of how it was before the process.
+	Stale Mode = "is stale"
+	// OtherGroup: all is done, and the report is of another volume group of that name.
+	OtherGroup Mode = "shows another group"
+	// WrongSizes: all is done, and the report says that volumes are half as large.
+	WrongSizes Mode = "shows wrong sizes"
 )
 
 // Modes are all ways to go wrong.
 func Modes() []Mode {
-	return []Mode{DieBefore, DieWithin, DieAfter, HangBefore, HangAfter, Refuse, Lie, Garbage, Truncate, Silent}
+	return []Mode{DieBefore, DieWithin, DieAfter, HangBefore, HangAfter, Refuse, Lie, Garbage, Truncate, Silent, FailAfter, Stale, OtherGroup, WrongSizes}
 }
 
 // Fault goes wrong once, at the next use of a command.
@@ -103,6 +112,19 @@ func (h *Host) take(command string) Mode {
 		}
 	}
 	return ""
+}
+
+// spoils reports whether one of the commands is going to spoil the report like that.
+func (h *Host) spoils(mode Mode, lines [][]string) bool {
+	return slices.ContainsFunc(h.faults, func(f Fault) bool {
+		return f.Mode == mode && slices.ContainsFunc(lines, func(words []string) bool { return len(words) > 0 && words[0] == f.Command })
+	})
+}
+
+// failed is what a process ends with that says that a command failed.
+func failed(command, stderr string) error {
+	const code = 5 // ECMD_FAILED, as lvm returns it (tools/errors.h)
+	return &hostexec.ExitError{Command: command, ExitCode: code, Stderr: stderr}
 }
 
 func killed(command string, timedOut bool) error {

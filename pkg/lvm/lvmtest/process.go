@@ -7,7 +7,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/berth-dev/berth/pkg/hostexec"
@@ -34,6 +36,10 @@ type process struct {
 	spoil Mode
 	// waits until it is killed.
 	waits bool
+	// before are the groups at its start, if a report is going to show these.
+	before []*group
+	// fails in the end, with all done.
+	fails bool
 }
 
 // Run implements lvm.Runner.
@@ -91,6 +97,11 @@ func (p *process) run(ctx context.Context, boot int, cmd hostexec.Command, lines
 	if shell && (!cmd.ReportFD || !slices.Contains(cmd.Env, "LVM_REPORT_FD=3")) {
 		return fmt.Errorf("lvmtest: the report would be lost")
 	}
+	if p.h.spoils(Stale, lines) {
+		for _, g := range p.h.groups {
+			p.before = append(p.before, g.clone())
+		}
+	}
 	for _, words := range lines {
 		if err := p.line(words, shell); err != nil {
 			return err
@@ -104,8 +115,44 @@ func (p *process) run(ctx context.Context, boot int, cmd hostexec.Command, lines
 		p.report.Truncate(p.report.Len() / 2)
 	case Silent:
 		p.report.Reset()
+	case OtherGroup:
+		for i, g := range p.h.groups {
+			p.replace(g.uuid, fmt.Sprintf("Anothe-rGro-upOf-That-Name-0000-%06d", i))
+		}
+	case WrongSizes:
+		p.halve()
+	}
+	if p.fails {
+		return failed(cmd.Name, p.stderr.String())
 	}
 	return nil
+}
+
+// replace changes what the report says.
+func (p *process) replace(what, with string) {
+	text := strings.ReplaceAll(p.report.String(), what, with)
+	p.report.Reset()
+	p.report.WriteString(text)
+}
+
+var sizeField = regexp.MustCompile(`LVM2_LV_SIZE='([0-9]+)'`)
+
+func (p *process) halve() {
+	text := sizeField.ReplaceAllStringFunc(p.report.String(), func(field string) string {
+		size, err := strconv.ParseInt(sizeField.FindStringSubmatch(field)[1], 10, 64)
+		p.h.must(err)
+		return fmt.Sprintf("LVM2_LV_SIZE='%d'", size/2)
+	})
+	p.report.Reset()
+	p.report.WriteString(text)
+}
+
+// answerStale prints what lvs or pvs would have printed at the start of the process.
+func (p *process) answerStale(c command) {
+	now := p.h.groups
+	p.h.groups = p.before
+	p.answer(c)
+	p.h.groups = now
 }
 
 // line runs one command. An error ends the process.
@@ -123,8 +170,15 @@ func (p *process) line(words []string, shell bool) error {
 	}
 	mode := p.h.take(c.name)
 	if !c.changes {
-		p.spoil = mode
-		p.answer(c)
+		if mode != "" {
+			p.spoil = mode
+		}
+		p.fails = p.fails || mode == FailAfter
+		if p.spoil == Stale {
+			p.answerStale(c)
+		} else {
+			p.answer(c)
+		}
 		if mode == DieBefore || mode == DieWithin || mode == DieAfter || mode == HangBefore || mode == HangAfter {
 			return killed(c.name, mode == HangBefore || mode == HangAfter)
 		}
@@ -138,8 +192,10 @@ func (p *process) line(words []string, shell bool) error {
 		return p.end(shell, c.name)
 	case Lie:
 		return nil
-	case Garbage, Truncate, Silent:
+	case Garbage, Truncate, Silent, Stale, OtherGroup, WrongSizes:
 		p.spoil = mode
+	case FailAfter:
+		p.fails = true
 	}
 	if err := p.h.step(); err != nil {
 		return err
@@ -171,6 +227,5 @@ func (p *process) end(shell bool, name string) error {
 	if shell {
 		return nil
 	}
-	const failed = 5 // ECMD_FAILED, as lvm returns it (tools/errors.h)
-	return &hostexec.ExitError{Command: name, ExitCode: failed, Stderr: p.stderr.String()}
+	return failed(name, p.stderr.String())
 }

@@ -118,6 +118,44 @@ func (s suite) testPowerLoss(t *testing.T) {
 	b.wantList(t, map[int]volume.Record{1: grown})
 }
 
+// The same for what is made of snapshots and of volumes.
+func (s suite) testPowerLossOfCopies(t *testing.T) {
+	b := s.place(t)
+	if b.LoseCaches == nil {
+		t.Skip("the harness cannot lose what was not made durable")
+	}
+	b.snapshotter(t)
+	volumes, snapshots := map[int]volume.Record{1: b.create(t, 1)}, map[int]volume.Record{}
+	lose := func() {
+		t.Helper()
+		b.LoseCaches(t)
+		b.reboot(t)
+		b.wantList(t, volumes)
+		b.wantSnapshots(t, snapshots)
+	}
+	snap := b.snapshot(t, 5, 1, volumes[1])
+	snapshots[5] = snap
+	lose()
+	for n, source := range map[int]volume.Source{
+		2: {ID: ID(5), Record: snap, Snapshot: true},
+		3: {ID: ID(1), Record: volumes[1]},
+	} {
+		rec, err := b.Backend.Create(t.Context(), b.copyOf(n, source, b.VolumeBytes))
+		if err != nil {
+			t.Fatalf("Create of a copy: %v", err)
+		}
+		volumes[n] = rec
+		lose()
+	}
+	b.deleteSnapshot(t, 5, &snap)
+	delete(snapshots, 5)
+	lose()
+	origin := volumes[1]
+	b.delete(t, 1, &origin)
+	delete(volumes, 1)
+	lose()
+}
+
 func nothing(*testing.T, *bench) {}
 
 func (s suite) testCrashInCreate(t *testing.T) {

@@ -90,6 +90,7 @@ func Run(t *testing.T, h Harness) {
 		{"Grow", s.testGrow},
 		{"GrowNoSpace", s.testGrowNoSpace},
 		{"PowerLoss", s.testPowerLoss},
+		{"PowerLossOfCopies", s.testPowerLossOfCopies},
 		{"CrashInCreate", s.testCrashInCreate},
 		{"CrashInCreateOverRemains", s.testCrashInCreateOverRemains},
 		{"CrashInCreateThenDelete", s.testCrashInCreateThenDelete},

@@ -11,6 +11,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -25,6 +26,10 @@ const (
 	cancelledOf = 5
 	// patience is the longest such moment.
 	patience = 3 * time.Millisecond
+	// seedEnv sets another seed than seed1; what the workers do beside each other differs
+	// each time.
+	seedEnv = "BERTH_TEST_SEED"
+	seed1   = 1
 )
 
 // randomRun is a place, and what must be there by all that was said about it.
@@ -70,10 +75,12 @@ func (s suite) testRandomOperations(t *testing.T) {
 	for n := range b.Volumes + 1 {
 		r.slots = append(r.slots, &slot{n: n + 1})
 	}
+	seed := randomSeed(t)
+	t.Logf("%s=%d", seedEnv, seed)
 	var wg sync.WaitGroup
 	for w := range randomWorkers {
 		wg.Go(func() {
-			random := rand.New(rand.NewPCG(uint64(w), 1)) // the same each time
+			random := rand.New(rand.NewPCG(uint64(w), seed))
 			for range randomOperations / randomWorkers {
 				r.step(t, s, random)
 			}
@@ -114,6 +121,19 @@ func (s suite) testRandomOperations(t *testing.T) {
 	if got := b.capacity(t); got != empty {
 		t.Errorf("something has leaked: Capacity is %+v, was %+v", got, empty)
 	}
+}
+
+func randomSeed(t *testing.T) uint64 {
+	t.Helper()
+	text := os.Getenv(seedEnv)
+	if text == "" {
+		return seed1
+	}
+	seed, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		t.Fatalf("%s: %v", seedEnv, err)
+	}
+	return seed
 }
 
 // deleteFound empties the place.
@@ -298,9 +318,27 @@ func (r *randomRun) snapshotStep(ctx context.Context, t *testing.T, x *slot, ran
 			v.deleting = true // it may have the bytes of its snapshot, or none yet
 		}
 		v.mark = snap.mark
+	case v.absent():
+		r.clone(ctx, t, x, r.slots[random.IntN(len(r.slots))])
 	case usable:
 		r.look(ctx, t, x)
 	}
+}
+
+// clone makes the volume of a slot as a copy of another one's, if nobody uses that.
+func (r *randomRun) clone(ctx context.Context, t *testing.T, x, of *slot) {
+	if x == of || !of.TryLock() {
+		return
+	}
+	defer of.Unlock()
+	if of.volume.rec == nil || of.volume.deleting {
+		return
+	}
+	r.make(ctx, t, x, r.copyOf(x.n, volume.Source{ID: ID(of.n), Record: *of.volume.rec}, of.volume.rec.SizeBytes))
+	if x.volume.creating {
+		x.volume.deleting = true // as with what is made of a snapshot
+	}
+	x.volume.mark = of.volume.mark
 }
 
 // resolve brings what was given up to its end.
