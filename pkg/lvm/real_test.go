@@ -265,7 +265,7 @@ func conformOnKernel(t *testing.T, layout lvm.Layout, thin bool) {
 	const volumeBytes, volumes = 8 * mib, 4
 	volumetest.Run(t, volumetest.Harness{
 		Access:  []volume.Access{volume.AccessFilesystem, volume.AccessBlock},
-		CanGrow: true, CanSnapshot: thin,
+		CanGrow: true, CanSnapshot: thin, CanSnapshotGroup: thin,
 		New: func(t *testing.T) *volumetest.Place {
 			r := newRigOf(t, layout)
 			r.thin = thin

@@ -14,6 +14,8 @@ type terms struct {
 	layout       Layout
 	// thin is nil for a group whose volumes have their extents for themselves.
 	thin *thinTerms
+	// snapshots is how much room thick snapshots get.
+	snapshots SnapshotPolicy
 }
 
 // room is what a group has for new volumes and for growth. It is what the capacity is

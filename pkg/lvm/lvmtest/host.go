@@ -46,6 +46,8 @@ type Host struct {
 	// moreMetadata blocks are in use in each thin pool.
 	moreMetadata uint64
 	journal      Journal
+	// onCopy is called in the middle of each copy.
+	onCopy func()
 
 	processes int
 	commands  []string
@@ -114,6 +116,13 @@ type logicalVolume struct {
 	unfinished bool
 	// suspended: its legs, or it itself, wait to be resumed.
 	suspended bool
+	// thickOf is the origin of a thick snapshot, lost is set when that was full, and most is
+	// how many chunks it has kept.
+	thickOf *logicalVolume
+	lost    bool
+	most    int
+	// readOnly volumes cannot be wiped; a stale one has its former device below it.
+	readOnly, stale bool
 	// number of a thin volume in its pool.
 	number int64
 	// node is the file that stands for the device node, "" when inactive. Its size
@@ -375,6 +384,9 @@ func (g *group) freeOn(d *disk) []extent {
 func (lv *logicalVolume) layoutName() string { return cmp.Or(lv.layout, "linear") }
 
 func (h *Host) drop(g *group, lv *logicalVolume) {
+	for _, snapshot := range g.snapshotsOf(lv) {
+		h.drop(g, snapshot)
+	}
 	h.deactivate(lv)
 	h.forgetThin(lv)
 	h.forgetRaid(g, lv)

@@ -82,6 +82,7 @@ func (p *process) run(ctx context.Context, boot int, cmd hostexec.Command, lines
 	if err := p.h.alive(ctx, boot); err != nil {
 		return err
 	}
+	p.h.settle()
 	if cmd.Name != "lvm" {
 		return fmt.Errorf("lvmtest: there is no program %q", cmd.Name)
 	}

@@ -26,6 +26,8 @@ type VG struct {
 	Layout lvm.Layout
 	// Thin is the policy of its thin pool; nil for thick volumes.
 	Thin *lvm.ThinPolicy
+	// Snapshots is how much room its thick snapshots get; nil for the default.
+	Snapshots *lvm.SnapshotPolicy
 }
 
 // NewVG returns a volume group in which volumes of sizeBytes together have room.
@@ -77,6 +79,14 @@ func (v *VG) Policy() func() lvm.ThinPolicy {
 	return func() lvm.ThinPolicy { return *v.Thin }
 }
 
+// SnapshotPolicy is what lvm.Options.Snapshots is for the group.
+func (v *VG) SnapshotPolicy() func() lvm.SnapshotPolicy {
+	if v.Snapshots == nil {
+		return nil
+	}
+	return func() lvm.SnapshotPolicy { return *v.Snapshots }
+}
+
 func newVG(t testing.TB, layout lvm.Layout, sizesBytes ...int64) *VG {
 	t.Helper()
 	h := NewHost(t)
@@ -102,7 +112,7 @@ func (v *VG) Backend() *lvm.Backend {
 		GroupName: v.Name, GroupUUID: v.UUID,
 		Devices: func() []string { return v.Devices },
 		Layout:  v.Layout,
-		Thin:    v.Policy(),
+		Thin:    v.Policy(), Snapshots: v.SnapshotPolicy(),
 		Nodes:   v.Nodes(),
 		Seqno:   v.Seqno, Instants: v.Instants(),
 		Journal: v.Journal(), Metadata: v.Metadata(),
