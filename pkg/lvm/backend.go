@@ -61,6 +61,8 @@ type Backend struct {
 	queue *queue
 	// grouping has room for the one group snapshot that is being taken.
 	grouping chan struct{}
+	// fills are how full thick snapshots were when TendSnapshots was called last.
+	fills map[string]fill
 }
 
 var (
@@ -324,6 +326,9 @@ func (b *Backend) node(ctx context.Context, g *Group, lv *LogicalVolume) (volume
 			return loc, nil
 		}
 		op := &operation{verb: verbActivate, name: lv.Name, uuid: lv.UUID}
+		if origin := g.volumeByUUID(lv.OriginUUID); lv.isThickSnapshot() && origin != nil {
+			op.name, op.uuid = origin.Name, origin.UUID // which activates its snapshots; they cannot be alone
+		}
 		if active {
 			op.verb = verbRefresh
 		}

@@ -63,7 +63,7 @@ func (p *plan) backUpOnce() {
 		if command[0] == "lvchange" && !changesMetadata(command) {
 			continue
 		}
-		if seen {
+		if seen && command[0] != "lvconvert" { // which does not know the option
 			p.commands[i] = slices.Insert(command, 1, "--autobackup", "n")
 		}
 		seen = true

@@ -151,8 +151,9 @@ func (g *Group) nextArea(lv *LogicalVolume, used, total uint64, p SnapshotPolicy
 	if total == 0 {
 		return area
 	}
-	usedExtents := scale(have, int64(100*used/total)+1)
-	for area < most && usedExtents*100 >= p.ThresholdPercent*area {
+	// Of the largest volume that lvm makes (8 EiB) this is not exact, and does not overflow.
+	usedExtents := float64(have) * float64(used) / float64(total)
+	for area < most && usedExtents*100 >= float64(p.ThresholdPercent*area) {
 		area = min(most, area+max(1, scale(g.extentsFor(lv.SizeBytes), p.ExtendPercent)))
 	}
 	return area
@@ -160,13 +161,18 @@ func (g *Group) nextArea(lv *LogicalVolume, used, total uint64, p SnapshotPolicy
 
 // takeArea hands out room for what a snapshot keeps, which lies on any devices one after
 // another, whatever the layout of volumes. It reports false, and changes nothing, when there
-// is not enough.
-func (r *room) takeArea(extents int64) (devices []string, ok bool) {
-	if extents <= 0 || extents > r.extents {
+// is not enough. What is in reserve is used only where that is asked for.
+func (r *room) takeArea(extents int64, fromReserve bool) (devices []string, ok bool) {
+	reserved := int64(0)
+	if fromReserve {
+		reserved = min(r.reserved, max(0, extents-r.extents))
+	}
+	if extents <= 0 || extents > r.extents+reserved {
 		return nil, false
 	}
 	if !shapes[r.layout].spreads() {
-		r.extents -= extents
+		r.reserved -= reserved
+		r.extents -= extents - reserved
 		return nil, true
 	}
 	left := extents
@@ -188,7 +194,8 @@ func (r *room) takeArea(extents int64) (devices []string, ok bool) {
 			r.devices[i].free -= extents
 		}
 	}
-	r.used(extents)
+	r.reserved -= reserved
+	r.used(extents - reserved)
 	return devices, true
 }
 
@@ -211,7 +218,7 @@ func (p *plan) isThickSnapshot(op *operation) bool {
 // by the function that admits volumes (I8).
 func (p *plan) snapshotThick(op *operation, source *LogicalVolume) {
 	extents := p.group.firstArea(source.SizeBytes, p.terms.snapshots)
-	devices, fits := p.room.takeArea(extents)
+	devices, fits := p.room.takeArea(extents, false)
 	if !fits {
 		if len(p.removed) > 0 {
 			p.later = append(p.later, op)
@@ -239,7 +246,7 @@ func (p *plan) noArea(op *operation, extents int64) error {
 // extendArea lets a snapshot keep more.
 func (p *plan) extendArea(op *operation, lv *LogicalVolume) {
 	have, want := p.group.extentsFor(lv.AreaBytes), p.group.extentsFor(op.sizeBytes)
-	devices, fits := p.room.takeArea(want - have)
+	devices, fits := p.room.takeArea(want-have, true)
 	if !fits {
 		if len(p.removed) > 0 {
 			p.later = append(p.later, op)

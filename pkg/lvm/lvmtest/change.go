@@ -76,7 +76,7 @@ func (p *process) change(c command, within func() error) (said string, err error
 				p.h.deactivate(lv)
 				return "", within()
 			}
-			if lv.node == "" && c.has("--refresh") || lv.unfinished {
+			if lv.node == "" && c.has("--refresh") || lv.unfinished || lv.thickOf != nil {
 				return "", nil
 			}
 			if !lv.canActivate(c.value("--activationmode")) {

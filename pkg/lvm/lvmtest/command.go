@@ -32,7 +32,7 @@ var commands = map[string]syntax{
 		" --discards= --poolmetadataspare= --chunksize= --poolmetadatasize= --thinpool= --virtualsize= --snapshot --permission= --setactivationskip="},
 	"lvextend":  {true, true, "--autobackup= --config= --yes --alloc= --stripes= --stripesize= --extents= --poolmetadatasize="},
 	"lvremove":  {true, true, "--autobackup= --config= --yes --select="},
-	"lvconvert": {true, true, "--autobackup= --config= --yes --repair --splitsnapshot"},
+	"lvconvert": {true, true, "--config= --yes --repair --splitsnapshot"},
 	"lvrename":  {true, true, "--autobackup= --config= --yes"},
 	"vgreduce":  {true, true, "--autobackup= --config= --yes --removemissing"},
 	"lvchange":  {true, true, "--autobackup= --config= --yes --activationmode= --activate= --refresh --errorwhenfull= --addtag= --deltag= --permission= --select="},

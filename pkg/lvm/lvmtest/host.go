@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/berth-dev/berth/pkg/lvm"
+	"github.com/berth-dev/berth/pkg/volume"
 )
 
 // Host is a host with disks and lvm. It is safe for concurrent use.
@@ -48,6 +49,8 @@ type Host struct {
 	journal      Journal
 	// onCopy is called in the middle of each copy.
 	onCopy func()
+	// onWipe is called at the start of each wipe, without the lock.
+	onWipe func(policy volume.WipePolicy)
 
 	processes int
 	commands  []string

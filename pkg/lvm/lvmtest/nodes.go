@@ -57,6 +57,12 @@ func (n nodes) Clear(ctx context.Context, loc volume.Location) error {
 // Wipe implements lvm.Nodes.
 func (n nodes) Wipe(ctx context.Context, loc volume.Location, policy volume.WipePolicy) (err error) {
 	n.h.mu.Lock()
+	onWipe := n.h.onWipe
+	n.h.mu.Unlock()
+	if onWipe != nil {
+		onWipe(policy)
+	}
+	n.h.mu.Lock()
 	defer n.h.mu.Unlock()
 	if err := n.h.alive(ctx, n.boot); err != nil {
 		return err

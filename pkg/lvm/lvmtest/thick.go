@@ -4,6 +4,7 @@
 package lvmtest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -330,4 +331,25 @@ func (n nodes) Copy(ctx context.Context, from, to volume.Location, progress func
 		return err
 	}
 	return n.h.step()
+}
+
+// OnWipe has f called at the start of each wipe.
+func (h *Host) OnWipe(f func(policy volume.WipePolicy)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.onWipe = f
+}
+
+// DiskHolds reports whether a disk, or an active volume, holds those bytes.
+func (h *Host) DiskHolds(content []byte) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, d := range h.disks {
+		data, err := os.ReadFile(d.file)
+		h.must(err)
+		if bytes.Contains(data, content) {
+			return true
+		}
+	}
+	return false
 }
