@@ -138,6 +138,10 @@ func (n *node) assemble(ctx context.Context) error {
 	}
 	snapshots := &agent.SnapshotReconciler{
 		Client: n.manager.GetClient(), Backends: backends, Ledger: n.ledger, MachineID: n.machineID, Locks: locks,
+		Encrypted: n.sealer, Recorder: recorder,
+	}
+	if err := n.keepSnapshots(snapshots, backends); err != nil {
+		return err
 	}
 	if err := snapshots.SetupWithManager(n.manager); err != nil {
 		return err
@@ -154,6 +158,17 @@ func (n *node) assemble(ctx context.Context) error {
 		return err
 	}
 	return n.wireCSI(ctx, volumes, known, locks)
+}
+
+// keepSnapshots looks after the snapshots of thick volumes.
+func (n *node) keepSnapshots(snapshots *agent.SnapshotReconciler, backends *agent.Backends) error {
+	keeper := &agent.SnapshotKeeper{Backends: backends, Changed: snapshots.LookAt, Log: n.log.With("part", "snapshots")}
+	keeper.Setup()
+	snapshots.State = keeper.State
+	if err := metrics.Registry.Register(keeper); err != nil {
+		return fmt.Errorf("register the metrics of snapshots: %w", err)
+	}
+	return n.manager.Add(keeper)
 }
 
 // know makes what finds the volumes of the node.

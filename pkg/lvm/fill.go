@@ -204,8 +204,8 @@ func (b *Backend) AbandonCopy(ctx context.Context, id string) error {
 		return nil
 	}
 	wipe := volume.WipePolicy(lv.tagged(TagFilling))
-	if wipe == "" {
-		wipe = volume.WipeNone
+	if wipe != volume.WipeZero && wipe != volume.WipeDiscard {
+		wipe = volume.WipeSignatures // a filesystem, or the header of an encrypted volume
 	}
 	return b.wipeAndRemove(ctx, g, lv, wipe)
 }

@@ -61,6 +61,9 @@ var (
 	thickSnapshotRole = []string{"public", "snapshot", "thicksnapshot"}
 )
 
+// Thick reports whether each volume of the group has its room for itself.
+func (b *Backend) Thick() bool { return b.queue.thin == nil }
+
 // isThickSnapshot reports whether it is a copy-on-write snapshot.
 func (lv *LogicalVolume) isThickSnapshot() bool { return slices.Contains(lv.Role, "thicksnapshot") }
 
