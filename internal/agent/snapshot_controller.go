@@ -29,6 +29,7 @@ import (
 	"github.com/berth-dev/berth/internal/ledger"
 	"github.com/berth-dev/berth/internal/quietqueue"
 	"github.com/berth-dev/berth/pkg/lvm"
+	"github.com/berth-dev/berth/pkg/mount"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -168,6 +169,11 @@ func (r *SnapshotReconciler) make(ctx context.Context, s *v1alpha1.LocalSnapshot
 	snapshots, err := r.snapshotter(volume.ModeLVM, from.Pool)
 	if err != nil {
 		return takenSnapshot{}, refusedIf(err, volume.ErrInvalid)
+	}
+	if from.FSType == mount.Btrfs && isThick(snapshots) {
+		// The kernel takes two devices with one filesystem UUID for one filesystem, and the
+		// snapshot of a thick volume is a device.
+		return takenSnapshot{}, fmt.Errorf("%w: a btrfs in a thick volume cannot be snapshotted: the snapshot would be a second device with its UUID: %w", errRefused, volume.ErrInvalid)
 	}
 	taken := takenSnapshot{source: from}
 	if from.Encryption == nil || isThick(snapshots) {

@@ -327,7 +327,12 @@ func (b *Backend) node(ctx context.Context, g *Group, lv *LogicalVolume) (volume
 		}
 		op := &operation{verb: verbActivate, name: lv.Name, uuid: lv.UUID}
 		if origin := g.volumeByUUID(lv.OriginUUID); lv.isThickSnapshot() && origin != nil {
-			op.name, op.uuid = origin.Name, origin.UUID // which activates its snapshots; they cannot be alone
+			// They are active together. Where only the origin is, lvm was killed after it had made
+			// the snapshot, which begins when the origin is refreshed.
+			op.name, op.uuid = origin.Name, origin.UUID
+			if _, active, err = b.nodes.Find(ctx, NodeID{GroupName: g.Name, GroupUUID: g.UUID, Name: origin.Name, UUID: origin.UUID}); err != nil {
+				return volume.Location{}, fmt.Errorf("find the device of %s: %w", origin.Name, err)
+			}
 		}
 		if active {
 			op.verb = verbRefresh

@@ -30,7 +30,7 @@ type queue struct {
 	// snapshots is how much room thick snapshots get.
 	snapshots func() SnapshotPolicy
 	nodes     Nodes
-	seqno SeqnoReader
+	seqno     SeqnoReader
 	// instants takes group snapshots.
 	instants Instants
 	// journal is nil where no way back is kept.

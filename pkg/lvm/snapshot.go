@@ -39,6 +39,13 @@ func (b *Backend) Snapshot(ctx context.Context, spec volume.SnapshotSpec) (volum
 	if lv == nil {
 		return volume.Record{}, fmt.Errorf("snapshot %s/%s: %w: somebody has removed it meanwhile", g.Name, spec.ID, volume.ErrBusy)
 	}
+	if lv.isThickSnapshot() {
+		// It is one when the kernel keeps what is overwritten. That it was lost since is no news
+		// of this call.
+		if err := b.proveHeld(ctx, g, lv); err != nil && !errors.Is(err, volume.ErrLost) {
+			return volume.Record{}, err
+		}
+	}
 	return record(g, lv), nil
 }
 

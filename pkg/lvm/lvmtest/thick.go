@@ -100,6 +100,9 @@ func (p *process) createThickSnapshot(c command, within func() error) (string, e
 	p.h.copyFile(origin.node, p.h.shownFile(lv))
 	lv.thickOf = origin
 	g.seqno++
+	if err := within(); err != nil {
+		return "", err
+	}
 	p.h.activate(g, origin)
 	return "", nil
 }

@@ -113,8 +113,8 @@ func (v *VG) Backend() *lvm.Backend {
 		Devices: func() []string { return v.Devices },
 		Layout:  v.Layout,
 		Thin:    v.Policy(), Snapshots: v.SnapshotPolicy(),
-		Nodes:   v.Nodes(),
-		Seqno:   v.Seqno, Instants: v.Instants(),
+		Nodes: v.Nodes(),
+		Seqno: v.Seqno, Instants: v.Instants(),
 		Journal: v.Journal(), Metadata: v.Metadata(),
 	})
 	if err != nil {
