@@ -40,6 +40,8 @@ type rig struct {
 	group  *lvm.Group
 	// thin is true where volumes lie in a thin pool.
 	thin bool
+	// snapshots is how much room thick snapshots get.
+	snapshots lvm.SnapshotPolicy
 
 	// boot, blind, countdown and dead stand behind the hooks of volumetest.Place.
 	boot      atomic.Int64
@@ -71,6 +73,8 @@ func newRigOf(t testing.TB, layout lvm.Layout) *rig {
 		t.Fatal(err)
 	}
 	r := &rig{disks: disks[:layout.MinDevices()], layout: layout, host: host, countdown: -1}
+	// As much as the volume, so that what fits can be counted.
+	r.snapshots = lvm.SnapshotPolicy{InitialPercent: 100, ThresholdPercent: 70, ExtendPercent: 20}
 	t.Cleanup(func() { _ = host.Close() })
 	client := lvm.NewClient(host, lvm.DiskFlusher("/"))
 	r.group, err = client.CreateGroup(context.Background(), lvm.GroupSpec{
@@ -107,10 +111,7 @@ func (r *rig) backend(t testing.TB, roomBytes int64) *lvm.Backend {
 		Devices: func() []string { return r.disks },
 		Layout:  r.layout,
 		Thin:    r.policy(),
-		// As much as the volume, so that what fits can be counted.
-		Snapshots: func() lvm.SnapshotPolicy {
-			return lvm.SnapshotPolicy{InitialPercent: 100, ThresholdPercent: 70, ExtendPercent: 20}
-		},
+		Snapshots: func() lvm.SnapshotPolicy { return r.snapshots },
 		Seqno: func(path string) (string, uint64, bool, error) {
 			if r.blind.Load() {
 				return "", 0, false, errors.New("input/output error")
