@@ -68,7 +68,7 @@ clean: ## Stop the testbed and remove everything that was built or cached
 ##@ Parts of them
 
 .PHONY: build
-build: ## Build both commands into build/bin
+build: ## Build the commands and the plugin of kubectl into build/bin
 	go build -ldflags '-s -w' -o build/bin/ ./cmd/...
 
 .PHONY: build-image

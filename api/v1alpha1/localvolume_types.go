@@ -107,6 +107,8 @@ const EncryptionLUKS2 Encryption = "luks2"
 // +kubebuilder:validation:XValidation:rule="self.wipe != 'cryptoErase' || (self.mode == 'device' && has(self.deviceSelector) && has(self.deviceSelector.cryptoErase) && self.deviceSelector.cryptoErase)",message="spec.wipe: cryptoErase is for mode device, and needs deviceSelector.cryptoErase: true so that only a disk that can do it is taken"
 // +kubebuilder:validation:XValidation:rule="!has(self.adopt) || self.wipe == 'none'",message="spec.adopt needs wipe: none: a disk that was handed over with its data is given back with them"
 // +kubebuilder:validation:XValidation:rule="!has(self.adopt) || (!has(self.mkfsOptions) && !has(self.deviceSelector))",message="spec.adopt names the disk and nothing is formatted: mkfsOptions and deviceSelector are not allowed beside it"
+// +kubebuilder:validation:XValidation:rule="!has(self.requireQuota) || !self.requireQuota || self.mode == 'hostpath'",message="spec.requireQuota is for mode hostpath: other volumes end where their device does"
+// +kubebuilder:validation:XValidation:rule="has(self.requireQuota) == has(oldSelf.requireQuota) && (!has(self.requireQuota) || self.requireQuota == oldSelf.requireQuota)",message="spec.requireQuota is immutable"
 // +kubebuilder:validation:XValidation:rule="has(self.encryption) == has(oldSelf.encryption) && (!has(self.encryption) || self.encryption == oldSelf.encryption)",message="spec.encryption is immutable: a volume is encrypted from its beginning or never"
 // +kubebuilder:validation:XValidation:rule="!has(self.encryption) || self.mode != 'hostpath'",message="spec.encryption needs a block device of the volume's own: use mode lvm or device"
 // +kubebuilder:validation:XValidation:rule="!has(self.encryption) || !has(self.adopt)",message="spec.adopt hands a disk over as it is: encryption is not allowed beside it"
@@ -153,6 +155,11 @@ type LocalVolumeSpec struct {
 	// there is for the user: the storage is larger by the header.
 	// +optional
 	Encryption Encryption `json:"encryption,omitempty"`
+
+	// RequireQuota, in mode hostpath, makes the volume only where its size is enforced by the
+	// filesystem (status.quota of the Pool is Enforced).
+	// +optional
+	RequireQuota bool `json:"requireQuota,omitempty"`
 
 	// Wipe says what happens to the bytes when the volume is deleted.
 	// +kubebuilder:default=zero

@@ -30,6 +30,7 @@ import (
 // +kubebuilder:printcolumn:name="Meta%",type=integer,priority=1,JSONPath=`.status.thin.metadataPercent`
 // +kubebuilder:printcolumn:name="Degraded",type=integer,priority=1,JSONPath=`.status.raid.degradedVolumes`
 // +kubebuilder:printcolumn:name="Rebuilt%",type=integer,priority=1,JSONPath=`.status.raid.rebuiltPercent`
+// +kubebuilder:printcolumn:name="Quota",type=string,priority=1,JSONPath=`.status.quota`
 // +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
 type Pool struct {
 	metav1.TypeMeta   `json:",inline"`
@@ -75,6 +76,17 @@ const (
 	PoolDegraded PoolState = "Degraded"
 	// PoolFailed cannot be used; the condition Ready says why.
 	PoolFailed PoolState = "Failed"
+)
+
+// PoolQuota is whether the filesystem of a root keeps volumes to their sizes.
+// +kubebuilder:validation:Enum=Enforced;None
+type PoolQuota string
+
+const (
+	// QuotaEnforced: a volume cannot hold more than its size.
+	QuotaEnforced PoolQuota = "Enforced"
+	// QuotaNone: sizes are promised and counted; the condition Ready says what is missing.
+	QuotaNone PoolQuota = "None"
 )
 
 // PoolReady is the condition that says whether volumes can be carved from the
@@ -127,6 +139,9 @@ type PoolStatus struct {
 	// Raid is how redundant the volumes of a redundant layout are.
 	// +optional
 	Raid *RaidStatus `json:"raid,omitempty"`
+	// Quota says, for kind hostpath, whether the sizes of new volumes are enforced.
+	// +optional
+	Quota PoolQuota `json:"quota,omitempty"`
 	// Evacuations are the disks of spec.evacuate: how far they are, as long as they are part of
 	// the pool.
 	// +optional

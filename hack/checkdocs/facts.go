@@ -26,7 +26,7 @@ type facts struct {
 
 // commandNames are the product's commands, under cmd/, and what they are called with
 // that has flags of its own.
-var commandNames = []string{"node-agent", "node-agent filters", "provisioner"}
+var commandNames = []string{"node-agent", "node-agent filters", "provisioner", "kubectl-berth"}
 
 var (
 	targetPattern = regexp.MustCompile(`(?m)^([a-z0-9][a-z0-9-]*):`)

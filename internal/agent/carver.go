@@ -66,7 +66,9 @@ type Wish struct {
 	// SizeBytes of storage: what the encryption takes is part of it.
 	SizeBytes  int64
 	SelectDisk func(volume.Disk) bool
-	Encryption volume.Encryption
+	// RequireQuota makes the volume only where its size is enforced.
+	RequireQuota bool
+	Encryption   volume.Encryption
 	// CopyOf is what the volume begins as a copy of; nil for an empty one.
 	CopyOf *CopyOf
 	// Progress, if not nil, is told how much of that is copied, where it takes long.
@@ -311,6 +313,7 @@ func (c *Carver) carve(ctx context.Context, b volume.Backend, e ledger.Entry, w 
 	}
 	rec, err := b.Create(ctx, volume.Spec{
 		ID: w.UID, Name: w.Name, SizeBytes: w.SizeBytes, Access: w.Access, SelectDisk: w.SelectDisk, Fresh: e.Fresh, Source: from,
+		Limited: w.RequireQuota,
 	})
 	if err := letGo(); err != nil {
 		return e, fmt.Errorf("let the source of volume %s go on: %w", w.Name, err)

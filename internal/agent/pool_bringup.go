@@ -34,6 +34,8 @@ type poolView struct {
 	thin *v1alpha1.ThinPoolStatus
 	// raid is nil for pools that are not redundant, and when it is not known.
 	raid *v1alpha1.RaidStatus
+	// quota is empty for pools that are no directories, and when it is not known.
+	quota v1alpha1.PoolQuota
 	// evacuations of disks that are still part of the pool.
 	evacuations []v1alpha1.DiskEvacuation
 	// again is when to look again at the latest; 0 leaves it to what happens.

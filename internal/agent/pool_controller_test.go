@@ -4,8 +4,11 @@
 package agent
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/capacity"
+	"github.com/berth-dev/berth/pkg/quota"
 	"github.com/berth-dev/berth/pkg/volume"
 	"github.com/berth-dev/berth/pkg/volume/volumetest"
 )
@@ -165,6 +170,37 @@ func TestLostRootIsNeverMadeAnew(t *testing.T) {
 	h.roots["/srv/berth"] = marker
 	h.settle()
 	h.want(v1alpha1.PoolHealthy, v1alpha1.ReasonPoolReady)
+}
+
+// A root says whether it keeps volumes to their sizes, and a class that needs it finds no room
+// where it does not.
+func TestRootWithoutQuotas(t *testing.T) {
+	t.Parallel()
+	h := newPoolHost(t)
+	h.apply(poolSet(hostpathSet))
+	h.settle()
+	if got := h.pool().Status.Quota; got != v1alpha1.QuotaEnforced {
+		t.Fatalf("quota %q", got)
+	}
+	volumes := &VolumeReconciler{Carver: &Carver{Backends: h.backends}}
+	h.backends.SetSynced()
+	class := map[string]string{"mode": "hostpath", "pool": "fast", "requireQuota": "true"}
+	if room, err := volumes.Room(t.Context(), class); err != nil || room.FreeBytes == 0 {
+		t.Fatalf("room %+v, %v", room, err)
+	}
+	h.limits = fmt.Errorf("%w: mount it with the option prjquota", quota.ErrUnsupported)
+	h.settle()
+	h.want(v1alpha1.PoolHealthy, v1alpha1.ReasonPoolReady)
+	if got, said := h.pool().Status.Quota, h.says(); got != v1alpha1.QuotaNone || !strings.Contains(said, "promised and not enforced") || !strings.Contains(said, "prjquota") {
+		t.Fatalf("quota %q, it says %q", got, said)
+	}
+	if _, err := volumes.Room(t.Context(), class); !errors.Is(err, capacity.ErrNoPlace) {
+		t.Fatalf("room for what must be limited: %v", err)
+	}
+	class["requireQuota"] = "false"
+	if room, err := volumes.Room(t.Context(), class); err != nil || room.FreeBytes == 0 {
+		t.Fatalf("room for what need not be: %+v, %v", room, err)
+	}
 }
 
 func TestPoolWithoutItsPoolSetServesAndTakesNothingNew(t *testing.T) {

@@ -252,6 +252,9 @@ type fakeRootBackend struct {
 
 func (b *fakeRootBackend) Run(ctx context.Context) error { <-ctx.Done(); return nil }
 
+// Limits says whether the filesystem of the root has quotas.
+func (b *fakeRootBackend) Limits(context.Context) error { return b.h.limits }
+
 func (b *fakeRootBackend) Capacity(ctx context.Context) (volume.Capacity, error) {
 	if b.h.roots[b.o.Root] != b.o.RootID {
 		return volume.Capacity{}, fmt.Errorf("no marker: %w", volume.ErrPoolUnavailable)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/pkg/hostpath"
+	"github.com/berth-dev/berth/pkg/quota"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -26,6 +27,7 @@ type Roots interface {
 // RootBackend is the backend of one root; *hostpath.Backend is one.
 type RootBackend interface {
 	volume.Backend
+	LimitingBackend
 	// Run removes deleted volumes in the background until the context ends.
 	Run(ctx context.Context) error
 }
@@ -70,7 +72,24 @@ func (r *PoolReconciler) bringUpRoot(ctx context.Context, rec *poolRecord, p *li
 		}
 		p.backend = b
 	}
-	return measure(ctx, p.backend, healthy(), v1alpha1.ReasonRootUnavailable)
+	view, err := measure(ctx, p.backend, healthy(), v1alpha1.ReasonRootUnavailable)
+	if err != nil || view.ready != metav1.ConditionTrue {
+		return view, err
+	}
+	limits, ok := p.backend.(LimitingBackend)
+	if !ok {
+		return view, nil
+	}
+	switch err := limits.Limits(ctx); {
+	case err == nil:
+		view.quota = v1alpha1.QuotaEnforced
+	case errors.Is(err, quota.ErrUnsupported):
+		view.quota = v1alpha1.QuotaNone
+		view.message += "; their sizes are promised and not enforced: " + err.Error()
+	default:
+		return unknown(err), err
+	}
+	return view, nil
 }
 
 // rootBackend makes the backend and starts its background work.

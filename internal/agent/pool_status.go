@@ -111,6 +111,9 @@ func fillStatus(pool *v1alpha1.Pool, view poolView) {
 	if view.raid != nil {
 		s.Raid = view.raid
 	}
+	if view.quota != "" {
+		s.Quota = view.quota
+	}
 	s.Evacuations = view.evacuations
 	message := view.message
 	const longest = 1024

@@ -53,6 +53,7 @@ type poolHost struct {
 	raid     lvm.RaidState
 	creates  int
 	roots    map[string]string // marker by path; missing when the root is not mounted
+	limits   error             // why roots do not keep volumes to their sizes
 	inits    int
 	memories map[string]*volumetest.Memory
 

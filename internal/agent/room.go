@@ -20,6 +20,13 @@ type SelectingBackend interface {
 	CapacityOf(ctx context.Context, selectDisk func(volume.Disk) bool) (volume.Capacity, error)
 }
 
+// LimitingBackend is a backend that may be able to keep volumes to their sizes;
+// *hostpath.Backend is one.
+type LimitingBackend interface {
+	// Limits returns nil when it can, and why not otherwise.
+	Limits(ctx context.Context) error
+}
+
 // Room returns what new volumes of a StorageClass may use on this node, from the same
 // functions of the backends by which they admit one (I8). capacity.ErrNoPlace when
 // none can be made here, also when the class's parameters are not valid: the
@@ -35,6 +42,11 @@ func (r *VolumeReconciler) Room(ctx context.Context, parameters map[string]strin
 	b, err := r.Carver.Backends.ForNew(volume.Mode(p.Mode), p.Pool)
 	if err != nil {
 		return volume.Capacity{}, fmt.Errorf("%w: %w", capacity.ErrNoPlace, err)
+	}
+	if limits, ok := b.(LimitingBackend); p.RequireQuota && ok {
+		if err := limits.Limits(ctx); err != nil {
+			return volume.Capacity{}, fmt.Errorf("%w: %w", capacity.ErrNoPlace, err)
+		}
 	}
 	encryption := encryptionFormat(p.Encryption)
 	if encryption != "" {

@@ -237,6 +237,8 @@ func (c *Controller) same(ctx context.Context, existing *berth.LocalVolume, want
 		differs = "it is on node " + have.NodeName
 	case have.Mode != spec.Mode || have.Pool != spec.Pool || have.VolumeMode != spec.VolumeMode || have.FSType != spec.FSType || have.Wipe != spec.Wipe || !slices.Equal(have.MkfsOptions, spec.MkfsOptions):
 		differs = fmt.Sprintf("it is of mode %s, pool %q, volume mode %s, filesystem %q, wipe %s", have.Mode, have.Pool, have.VolumeMode, have.FSType, have.Wipe)
+	case have.RequireQuota != spec.RequireQuota:
+		differs = fmt.Sprintf("its requireQuota is %t", have.RequireQuota)
 	case have.Encryption != spec.Encryption:
 		differs = fmt.Sprintf("it has the encryption %q", have.Encryption)
 	case !provision.SameLimits(have.Limits, want.limits):

@@ -75,6 +75,13 @@ func (a *Advisor) Reconcile(ctx context.Context, req reconcile.Request) (reconci
 	return reconcile.Result{RequeueAfter: again}, nil
 }
 
+// Judge returns what stands in the way of a claim that waits for its first consumer, in words,
+// or nothing. It needs neither Recorder nor queue.
+func (a *Advisor) Judge(ctx context.Context, claim *corev1.PersistentVolumeClaim) (string, error) {
+	found, _, err := a.judge(ctx, claim)
+	return found.text, err
+}
+
 // waits reports whether the claim waits for somebody to choose its node.
 func waits(claim *corev1.PersistentVolumeClaim) bool {
 	return claim.Spec.VolumeName == "" && claim.DeletionTimestamp == nil &&

@@ -76,6 +76,9 @@ func (o Offers) pools(ctx context.Context, params *Parameters, add func(string, 
 		return fmt.Errorf("list Pools: %w", err)
 	}
 	for _, pool := range list.Items {
+		if params != nil && params.RequireQuota && pool.Status.Quota != berth.QuotaEnforced {
+			continue
+		}
 		if params != nil && (pool.Spec.PoolSetName != params.Pool || string(pool.Spec.Kind) != string(params.Mode)) {
 			continue
 		}

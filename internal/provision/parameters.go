@@ -30,6 +30,8 @@ const (
 	ParameterWipe = "wipe"
 	// ParameterEncryption is luks2.
 	ParameterEncryption = "encryption"
+	// ParameterRequireQuota is true or false.
+	ParameterRequireQuota = "requireQuota"
 	// ParameterDeviceSelector is the YAML or JSON text of a DeviceSelector.
 	ParameterDeviceSelector = "deviceSelector"
 
@@ -41,7 +43,7 @@ const (
 const defaultFSType = "ext4"
 
 var (
-	allowedParameters = []string{ParameterMode, ParameterPool, ParameterFSType, ParameterMkfsOptions, ParameterWipe, ParameterEncryption, ParameterDeviceSelector}
+	allowedParameters = []string{ParameterMode, ParameterPool, ParameterFSType, ParameterMkfsOptions, ParameterWipe, ParameterEncryption, ParameterRequireQuota, ParameterDeviceSelector}
 	allowedModes      = []string{string(berth.ModeLVM), string(berth.ModeDevice), string(berth.ModeHostpath)}
 	allowedFSTypes    = []string{"ext4", "xfs", "btrfs"}
 	allowedEncryption = []string{string(berth.EncryptionLUKS2)}
@@ -53,6 +55,7 @@ var (
 		"poolset": ParameterPool, "poolname": ParameterPool, "storagepool": ParameterPool,
 		"volgroup": ParameterPool, "vgpattern": ParameterPool, "device-class": ParameterPool,
 		"encrypted": ParameterEncryption, "luks": ParameterEncryption, "encrypt": ParameterEncryption,
+		"quota": ParameterRequireQuota, "xfsquota": ParameterRequireQuota, "ext4quota": ParameterRequireQuota,
 		"type": ParameterMode, "storage": ParameterMode, "castype": ParameterMode,
 		"devicename": ParameterDeviceSelector, "selector": ParameterDeviceSelector,
 	}
@@ -70,6 +73,8 @@ type Parameters struct {
 	Wipe        berth.WipePolicy
 	// Encryption of the volume; empty for none.
 	Encryption berth.Encryption
+	// RequireQuota takes only pools of mode hostpath that enforce sizes.
+	RequireQuota bool
 	// DeviceSelector narrows the disks of mode device; nil takes any usable one.
 	DeviceSelector *berth.DeviceSelector
 }
@@ -130,6 +135,7 @@ func ParseParameters(params map[string]string) (Parameters, error) {
 	}
 
 	problems = append(problems, out.setEncryption(params)...)
+	problems = append(problems, out.setQuota(params)...)
 
 	if text, ok := params[ParameterDeviceSelector]; ok {
 		selector, err := parseDeviceSelector(text)
@@ -147,6 +153,21 @@ func ParseParameters(params map[string]string) (Parameters, error) {
 		return Parameters{}, refuse("%s", strings.Join(problems, "; "))
 	}
 	return out, nil
+}
+
+// setQuota reads whether sizes must be enforced, and says what is wrong with it.
+func (p *Parameters) setQuota(params map[string]string) (problems []string) {
+	text, set := params[ParameterRequireQuota]
+	switch {
+	case !set:
+		return nil
+	case p.Mode != berth.ModeHostpath && slices.Contains(allowedModes, string(p.Mode)):
+		return []string{fmt.Sprintf("parameter %s is for mode hostpath: a volume of mode %s ends where its device does; remove it", ParameterRequireQuota, p.Mode)}
+	case text != "true" && text != "false":
+		return []string{fmt.Sprintf("parameter %s: %q is not allowed; it is one of true, false", ParameterRequireQuota, text)}
+	}
+	p.RequireQuota = text == "true"
+	return nil
 }
 
 // requireCryptoErase narrows the disks to those that can be erased as the class wants:

@@ -121,9 +121,20 @@ func TestParseParameters(t *testing.T) {
 			params:  map[string]string{"mode": "lvm", "pool": "fast", "encrypted": "true"},
 			refused: []string{`parameter "encrypted" is not known; did you mean "encryption"?`},
 		},
-		"selector in mode lvm":   {params: map[string]string{"mode": "lvm", "pool": "fast", "deviceSelector": "{}"}, refused: []string{"deviceSelector is for mode device"}},
-		"selector with bad key":  {params: map[string]string{"mode": "device", "deviceSelector": "rotationl: true"}, refused: []string{"deviceSelector", "rotationl"}},
-		"selector with bad glob": {params: map[string]string{"mode": "device", "deviceSelector": `models: ["[a"]`}, refused: []string{`models: "[a" is not a valid glob`}},
+		"sizes enforced": {
+			params: map[string]string{"mode": "hostpath", "pool": "local", "requireQuota": "true"},
+			want:   provision.Parameters{Mode: berth.ModeHostpath, Pool: "local", Wipe: berth.WipeZero, RequireQuota: true},
+		},
+		"sizes promised": {
+			params: map[string]string{"mode": "hostpath", "pool": "local", "requireQuota": "false"},
+			want:   provision.Parameters{Mode: berth.ModeHostpath, Pool: "local", Wipe: berth.WipeZero},
+		},
+		"sizes enforced perhaps":                {params: map[string]string{"mode": "hostpath", "pool": "local", "requireQuota": "yes"}, refused: []string{`requireQuota: "yes" is not allowed; it is one of true, false`}},
+		"sizes enforced where they always are":  {params: map[string]string{"mode": "lvm", "pool": "fast", "requireQuota": "true"}, refused: []string{"requireQuota is for mode hostpath"}},
+		"a quota by the name of another driver": {params: map[string]string{"mode": "hostpath", "pool": "local", "XFSQuota": "true"}, refused: []string{`did you mean "requireQuota"?`}},
+		"selector in mode lvm":                  {params: map[string]string{"mode": "lvm", "pool": "fast", "deviceSelector": "{}"}, refused: []string{"deviceSelector is for mode device"}},
+		"selector with bad key":                 {params: map[string]string{"mode": "device", "deviceSelector": "rotationl: true"}, refused: []string{"deviceSelector", "rotationl"}},
+		"selector with bad glob":                {params: map[string]string{"mode": "device", "deviceSelector": `models: ["[a"]`}, refused: []string{`models: "[a" is not a valid glob`}},
 		"selector that is empty by size": {
 			params:  map[string]string{"mode": "device", "deviceSelector": "minSize: 2Ti\nmaxSize: 1Ti"},
 			refused: []string{"minSize 2Ti is larger than maxSize 1Ti"},

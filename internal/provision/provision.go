@@ -195,6 +195,7 @@ func (p Parameters) Spec(node string, sizeBytes int64, mode berth.VolumeMode) be
 		MkfsOptions:    p.MkfsOptions,
 		Wipe:           p.Wipe,
 		Encryption:     p.Encryption,
+		RequireQuota:   p.RequireQuota,
 		DeviceSelector: p.DeviceSelector,
 	}
 	if mode == berth.VolumeBlock {

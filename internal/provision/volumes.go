@@ -194,6 +194,8 @@ func difference(cur *berth.LocalVolume, req Request) (how string, foreign bool) 
 		return fmt.Sprintf("its filesystem is %q, not %q", have.FSType, want.FSType), false
 	case !slices.Equal(have.MkfsOptions, want.MkfsOptions):
 		return fmt.Sprintf("its filesystem was made with %q, not %q", have.MkfsOptions, want.MkfsOptions), false
+	case have.RequireQuota != want.RequireQuota:
+		return fmt.Sprintf("its requireQuota is %t, not %t", have.RequireQuota, want.RequireQuota), false
 	case have.Encryption != want.Encryption:
 		return fmt.Sprintf("its encryption is %q, not %q", have.Encryption, want.Encryption), false
 	case (have.Source == nil) != (want.Source == nil), have.Source != nil && *have.Source != *want.Source:

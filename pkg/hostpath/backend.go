@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-dev/berth/pkg/quota"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -35,6 +36,8 @@ type Options struct {
 	// Room returns the size of the root's filesystem and what can still be written to
 	// it. Nil means statfs(2).
 	Room func() (totalBytes, availBytes int64, err error)
+	// Quotas limit the volumes' directories. Nil means those of the kernel.
+	Quotas Quotas
 	// Trash bounds and observes the removal of deleted volumes.
 	Trash TrashOptions
 	// Log receives what goes on in the background; nil means slog.Default.
@@ -51,6 +54,7 @@ type Backend struct {
 	// accounting is held from the reading of what was promised to the next promise.
 	accounting sync.Mutex
 	promises   promises
+	projects   projects
 	kick       chan struct{}
 	// step is called before each step that changes something; tests end the process
 	// there.
@@ -69,6 +73,9 @@ func New(o Options) (*Backend, error) {
 	}
 	if o.Reserve == nil {
 		o.Reserve = func(int64) int64 { return 0 }
+	}
+	if o.Quotas == nil {
+		o.Quotas = quota.Projects{}
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()

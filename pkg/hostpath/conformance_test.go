@@ -26,6 +26,11 @@ const (
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
+	conform(t, newPool)
+}
+
+func conform(t *testing.T, newPool func(*testing.T) *pool) {
+	t.Helper()
 	volumetest.Run(t, volumetest.Harness{
 		Access:  []volume.Access{volume.AccessFilesystem},
 		CanGrow: true,
@@ -68,6 +73,7 @@ type pool struct {
 	root    string
 	rootID  string
 	backend *hostpath.Backend
+	quotas  *quotas
 	stop    func()
 
 	mu     sync.Mutex
@@ -79,7 +85,12 @@ type pool struct {
 
 func newPool(t *testing.T) *pool {
 	t.Helper()
-	p := &pool{root: path.Join(t.TempDir(), "pool"), used: map[string]bool{}}
+	return startPool(t, &pool{root: path.Join(t.TempDir(), "pool"), used: map[string]bool{}})
+}
+
+// startPool makes the root of a pool and starts a process over it.
+func startPool(t *testing.T, p *pool) *pool {
+	t.Helper()
 	id, err := hostpath.Init(t.Context(), hostpath.Where{Root: p.root}, poolUID)
 	must(t, err)
 	p.rootID = id
@@ -90,7 +101,12 @@ func newPool(t *testing.T) *pool {
 
 func (p *pool) start(t *testing.T) {
 	t.Helper()
+	var limits hostpath.Quotas
+	if p.quotas != nil {
+		limits = p.quotas
+	}
 	b, err := hostpath.New(hostpath.Options{
+		Quotas:  limits,
 		Where:   hostpath.Where{Root: p.root},
 		RootID:  p.rootID,
 		PoolUID: poolUID,

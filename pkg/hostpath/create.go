@@ -40,11 +40,19 @@ func (b *Backend) Create(ctx context.Context, spec volume.Spec) (volume.Record, 
 		return volume.Record{}, fmt.Errorf("create volume %s: %w", spec.Name, err)
 	}
 	defer closeRoot(root)
+	if err := b.checkLimits(root); spec.Limited && err != nil {
+		return volume.Record{}, fmt.Errorf("create volume %s: %w: the size of volumes in %s cannot be enforced: %s", spec.Name, volume.ErrInvalid, b.Root, err.Error())
+	}
+	p, release, err := b.chooseProject(root, p)
+	if err != nil {
+		return volume.Record{}, fmt.Errorf("create volume %s: %w", spec.Name, err)
+	}
+	defer release()
 	p, err = b.promise(ctx, root, p, spec.SizeBytes)
 	if err != nil {
 		return volume.Record{}, fmt.Errorf("create volume %s: %w", spec.Name, err)
 	}
-	if err := b.makeDir(root, spec.ID); err != nil {
+	if err := b.makeDir(root, p); err != nil {
 		return volume.Record{}, fmt.Errorf("create volume %s: %w", spec.Name, b.takeBack(root, spec.ID, err))
 	}
 	return b.record(p), nil
@@ -64,7 +72,8 @@ func (b *Backend) takeBack(root *os.Root, id string, err error) error {
 	return err
 }
 
-// Grow implements volume.Backend. Nothing enforces the size yet: it is a promise.
+// Grow implements volume.Backend. Where the volume is limited, the limit grows with it, while
+// it is used.
 func (b *Backend) Grow(ctx context.Context, id string, rec volume.Record, sizeBytes int64) (volume.Record, error) {
 	root, p, err := b.find(ctx, id, &rec)
 	if err != nil {
@@ -78,6 +87,9 @@ func (b *Backend) Grow(ctx context.Context, id string, rec volume.Record, sizeBy
 	if err != nil {
 		return volume.Record{}, fmt.Errorf("grow volume %s: %w", id, err)
 	}
+	if err := b.limit(root, p); err != nil {
+		return volume.Record{}, fmt.Errorf("grow volume %s: %w", id, err)
+	}
 	return b.record(p), nil
 }
 
@@ -87,7 +99,10 @@ func (b *Backend) Grow(ctx context.Context, id string, rec volume.Record, sizeBy
 func (b *Backend) promise(ctx context.Context, root *os.Root, p promise, sizeBytes int64) (promise, error) {
 	byBytes := sizeBytes - p.SizeBytes
 	if byBytes <= 0 {
-		return p, nil
+		if !p.moved {
+			return p, nil
+		}
+		sizeBytes, byBytes = p.SizeBytes, 0 // it is only written anew, with another project
 	}
 	// A look first: a full filesystem is not written to for a refusal.
 	if err := b.admit(root, byBytes); err != nil {
@@ -131,7 +146,7 @@ func (b *Backend) admit(root *os.Root, byBytes int64) error {
 	if err != nil {
 		return err
 	}
-	if !c.Fits(byBytes) {
+	if byBytes > 0 && !c.Fits(byBytes) {
 		return fmt.Errorf("%w: %d bytes are needed, %s has %d free of %d", volume.ErrNoSpace, byBytes, b.Root, c.FreeBytes, c.TotalBytes)
 	}
 	return nil
@@ -148,14 +163,17 @@ func (b *Backend) dropTmp(root *os.Root, file string) error {
 	return nil
 }
 
-// makeDir makes the volume's directory, if it is not there, and opens it to
+// makeDir makes the volume's directory, if it is not there, limits it, and opens it to
 // everybody.
-func (b *Backend) makeDir(root *os.Root, id string) error {
-	err := requireDir(root, id)
+func (b *Backend) makeDir(root *os.Root, p promise) error {
+	if err := b.limit(root, p); err != nil {
+		return err
+	}
+	err := requireDir(root, p.ID)
 	if err == nil {
 		// It may come from a call that was killed before it set the mode; but what a
 		// pod has set since is the pod's.
-		return b.openToAll(root, id)
+		return b.openToAll(root, p)
 	}
 	if !errors.Is(err, volume.ErrNotFound) {
 		return err
@@ -163,32 +181,43 @@ func (b *Backend) makeDir(root *os.Root, id string) error {
 	if err := b.step("make directory"); err != nil {
 		return err
 	}
-	if err := root.Mkdir(volumeDir(id), 0o700); err != nil {
+	if err := root.Mkdir(volumeDir(p.ID), freshMode); err != nil {
 		return outOfSpace(err)
 	}
-	return b.openToAll(root, id)
+	return b.openToAll(root, p)
 }
 
 // freshMode is the mode of a directory that makeDir has made and not opened yet.
 const freshMode = 0o700
 
-func (b *Backend) openToAll(root *os.Root, id string) error {
+// isFresh reports whether a directory is one that makeDir has made and not opened yet, in which
+// nothing can be.
+func isFresh(fd int) (bool, error) {
+	var st unix.Stat_t
+	err := unix.Fstat(fd, &st)
+	return err == nil && st.Mode&0o7777 == freshMode && st.Uid == uint32(os.Geteuid()), err
+}
+
+func (b *Backend) openToAll(root *os.Root, p promise) error {
 	return withDir(root, volumesDir, func(parent int) error {
-		fd, err := openDir(parent, id)
+		fd, err := openDir(parent, p.ID)
 		if err != nil {
-			return fmt.Errorf("open %s: %w", volumeDir(id), err)
+			return fmt.Errorf("open %s: %w", volumeDir(p.ID), err)
 		}
 		defer closeFD(fd)
-		var st unix.Stat_t
-		if err := unix.Fstat(fd, &st); err != nil {
-			return fmt.Errorf("stat %s: %w", volumeDir(id), err)
+		fresh, err := isFresh(fd)
+		if err != nil {
+			return fmt.Errorf("stat %s: %w", volumeDir(p.ID), err)
 		}
-		if st.Mode&0o7777 == freshMode && st.Uid == uint32(os.Geteuid()) {
+		if fresh {
+			if err := b.assign(fd, p); err != nil {
+				return err
+			}
 			if err := b.step("open directory"); err != nil {
 				return err
 			}
 			if err := unix.Fchmod(fd, volumeMode); err != nil {
-				return fmt.Errorf("chmod %s: %w", volumeDir(id), err)
+				return fmt.Errorf("chmod %s: %w", volumeDir(p.ID), err)
 			}
 		}
 		if err := b.step("sync directory"); err != nil {

@@ -20,10 +20,16 @@ import (
 
 // promise is what a volume was promised. It makes the volume exist.
 type promise struct {
-	ID        string    `json:"id"`
-	Name      string    `json:"name"`
-	SizeBytes int64     `json:"sizeBytes"`
-	Created   time.Time `json:"created"`
+	ID        string `json:"id"`
+	Name      string `json:"name"`
+	SizeBytes int64  `json:"sizeBytes"`
+	// Project is what the filesystem counts the volume's files by, and limits them to
+	// SizeBytes; 0 where it limits nothing.
+	Project uint32    `json:"project,omitempty"`
+	Created time.Time `json:"created"`
+
+	// moved: it has another project than is written down.
+	moved bool
 }
 
 const promiseSuffix = ".json"

@@ -64,6 +64,9 @@ type Spec struct {
 	// SelectDisk narrows the disks of device mode; nil takes any usable one. Other
 	// backends ignore it.
 	SelectDisk func(Disk) bool
+	// Limited makes a volume that can hold more than its size ErrInvalid. Only of hostpath
+	// mode: other volumes end where their device does.
+	Limited bool
 	// Fresh says that the caller has kept durably, before it first asked for this
 	// volume, that there was none of this ID (Backend implementations that need it have
 	// a method Absent for the proof), and that it has handed the volume to nobody since.

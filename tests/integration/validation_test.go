@@ -34,6 +34,10 @@ func TestLocalVolumeValidation(t *testing.T) {
 		{"block volume in hostpath", func(v *v1alpha1.LocalVolume) {
 			v.Spec.Mode, v.Spec.VolumeMode, v.Spec.FSType = v1alpha1.ModeHostpath, v1alpha1.VolumeBlock, ""
 		}, "mode hostpath has no block volumes"},
+		{"enforced size", func(v *v1alpha1.LocalVolume) {
+			v.Spec.Mode, v.Spec.FSType, v.Spec.RequireQuota = v1alpha1.ModeHostpath, "", true
+		}, ""},
+		{"enforced size of a device", func(v *v1alpha1.LocalVolume) { v.Spec.RequireQuota = true }, "spec.requireQuota is for mode hostpath"},
 		{"no size", func(v *v1alpha1.LocalVolume) { v.Spec.SizeBytes = 0 }, "spec.sizeBytes"},
 		{"a key of a logical volume", func(v *v1alpha1.LocalVolume) { v.Spec.Wipe = v1alpha1.WipeCryptoErase }, "spec.wipe: cryptoErase is for mode device"},
 		{"a key of any disk", func(v *v1alpha1.LocalVolume) {

@@ -1,0 +1,20 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Command kubectl-berth is a plugin of kubectl: in a folder of $PATH, `kubectl berth` runs it.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+
+	"github.com/berth-dev/berth/internal/kubectl"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	code := kubectl.Run(ctx, os.Args[1:], kubectl.Streams{Out: os.Stdout, Err: os.Stderr}, kubectl.Connect)
+	stop()
+	os.Exit(code)
+}

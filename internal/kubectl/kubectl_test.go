@@ -1,0 +1,393 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package kubectl
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	berth "github.com/berth-dev/berth/api/v1alpha1"
+)
+
+// cluster is what a run sees: two nodes with agents, a pool, a claim that is used, and whatever
+// a test adds or changes.
+type cluster struct {
+	objects map[string]client.Object
+}
+
+func condition(kind string, status bool, reason, message string) []metav1.Condition {
+	of := metav1.ConditionFalse
+	if status {
+		of = metav1.ConditionTrue
+	}
+	return []metav1.Condition{{Type: kind, Status: of, Reason: reason, Message: message}}
+}
+
+func agentPod(node string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "berth-system", Name: "agent-" + node, Labels: map[string]string{nameLabel: agentName}},
+		Spec:       corev1.PodSpec{NodeName: node},
+		Status:     corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}},
+	}
+}
+
+func readyNode(name string) *corev1.Node {
+	return &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Status:     corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}},
+	}
+}
+
+func registered(name string) *storagev1.CSINode {
+	return &storagev1.CSINode{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec:       storagev1.CSINodeSpec{Drivers: []storagev1.CSINodeDriver{{Name: berth.DriverName, NodeID: name}}},
+	}
+}
+
+func gib(n int64) *resource.Quantity { return resource.NewQuantity(n<<30, resource.BinarySI) }
+
+func claimOf(name, class, volume string) *corev1.PersistentVolumeClaim {
+	c := &corev1.PersistentVolumeClaim{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID("uid-" + name)},
+		Spec: corev1.PersistentVolumeClaimSpec{
+			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, VolumeName: volume,
+			Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: *gib(1)}},
+		},
+	}
+	if class != "" {
+		c.Spec.StorageClassName = &class
+	}
+	return c
+}
+
+func podOf(name, node, claim string) *corev1.Pod {
+	pod := agentPod(node)
+	pod.Namespace, pod.Name, pod.Labels, pod.UID = "default", name, nil, types.UID("uid-"+name)
+	pod.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim}}}}
+	return pod
+}
+
+func newCluster() *cluster {
+	delayed := storagev1.VolumeBindingWaitForFirstConsumer
+	replicas := int32(2)
+	c := &cluster{objects: map[string]client.Object{}}
+	c.add(
+		readyNode("node1"), readyNode("node2"), agentPod("node1"), agentPod("node2"), registered("node1"), registered("node2"),
+		&appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "berth-system", Name: provisionerName}, Spec: appsv1.DeploymentSpec{Replicas: &replicas}, Status: appsv1.DeploymentStatus{ReadyReplicas: 2}},
+		&appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: "berth-system", Name: agentName}, Status: appsv1.DaemonSetStatus{DesiredNumberScheduled: 2, NumberReady: 2}},
+		&storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "fast"}, Provisioner: berth.DriverName, VolumeBindingMode: &delayed, Parameters: map[string]string{"mode": "lvm", "pool": "fast"}},
+		&storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "misspelt"}, Provisioner: berth.DriverName, VolumeBindingMode: &delayed, Parameters: map[string]string{"mode": "lvm", "pool": "fast", "wipee": "none"}},
+		&storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "theirs"}, Provisioner: "other.example.com"},
+		&storagev1.CSIStorageCapacity{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "berth-system", Name: "c1"}, StorageClassName: "fast", Capacity: gib(5), MaximumVolumeSize: gib(5),
+			NodeTopology: &metav1.LabelSelector{MatchLabels: map[string]string{berth.TopologyKeyNode: "node1"}},
+		},
+		&berth.PoolSet{ObjectMeta: metav1.ObjectMeta{Name: "fast"}, Spec: berth.PoolSetSpec{Kind: berth.PoolLVM}},
+		&berth.Pool{
+			ObjectMeta: metav1.ObjectMeta{Name: "fast-node1"}, Spec: berth.PoolSpec{NodeName: "node1", PoolSetName: "fast", Kind: berth.PoolLVM},
+			Status: berth.PoolStatus{
+				State: berth.PoolHealthy, Type: "linear", VolumeCount: 1, Capacity: gib(10), Allocated: gib(5), Free: gib(5),
+				Conditions: condition(berth.PoolReady, true, "PoolReady", "volumes can be made"),
+			},
+		},
+		&berth.BlockDevice{
+			ObjectMeta: metav1.ObjectMeta{Name: "bd-1"}, Spec: berth.BlockDeviceSpec{NodeName: "node1", ClaimRef: &berth.BlockDeviceClaimRef{Kind: "Pool", Name: "fast-node1"}},
+			Status: berth.BlockDeviceStatus{Path: "/dev/sdb", SizeBytes: 10 << 30, Serial: "S1", ClaimState: "Claimed", Conditions: condition(berth.BlockDeviceUsable, false, "Claimed", "pool fast-node1 has it")},
+		},
+		&berth.BlockDevice{
+			ObjectMeta: metav1.ObjectMeta{Name: "bd-2"}, Spec: berth.BlockDeviceSpec{NodeName: "node1"},
+			Status: berth.BlockDeviceStatus{Path: "/dev/sdc", SizeBytes: 1536 << 20, Serial: "S2", Model: "Cheetah", Conditions: condition(berth.BlockDeviceUsable, false, "InUse", "it has a partition table (gpt)")},
+		},
+		&berth.BlockDevice{
+			ObjectMeta: metav1.ObjectMeta{Name: "bd-3"}, Spec: berth.BlockDeviceSpec{NodeName: "node2"},
+			Status: berth.BlockDeviceStatus{Path: "/dev/sdc", SizeBytes: 1 << 30, Conditions: condition(berth.BlockDeviceUsable, true, "Usable", "it is blank")},
+		},
+		claimOf("data", "fast", "pv-data"), podOf("db", "node1", "data"),
+		&corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pv-data"}, Spec: corev1.PersistentVolumeSpec{
+			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: berth.DriverName, VolumeHandle: "pv-data"}},
+		}},
+		&berth.LocalVolume{
+			ObjectMeta: metav1.ObjectMeta{Name: "pv-data"},
+			Spec: berth.LocalVolumeSpec{
+				NodeName: "node1", Mode: berth.ModeLVM, Pool: "fast", SizeBytes: 1 << 30, ClaimRef: &berth.ClaimReference{Namespace: "default", Name: "data", UID: "uid-data"},
+			},
+			Status: berth.LocalVolumeStatus{Conditions: condition(berth.LocalVolumeReady, true, "Carved", "it can be used")},
+		},
+	)
+	return c
+}
+
+func (c *cluster) add(objects ...client.Object) {
+	for _, o := range objects {
+		c.objects[strings.Join([]string{typeName(o), o.GetNamespace(), o.GetName()}, "/")] = o
+	}
+}
+
+func typeName(o client.Object) string {
+	scheme, _ := newScheme()
+	kinds, _, _ := scheme.ObjectKinds(o)
+	return kinds[0].Kind
+}
+
+func get[T client.Object](c *cluster, key string) T { return c.objects[key].(T) }
+
+// run runs the plugin and returns what it wrote.
+func (c *cluster) run(t *testing.T, args ...string) (code int, out, errs string) {
+	t.Helper()
+	scheme, err := newScheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	builder := fake.NewClientBuilder().WithScheme(scheme)
+	for _, o := range c.objects {
+		builder = builder.WithObjects(o)
+	}
+	api := builder.Build()
+	var stdout, stderr strings.Builder
+	code = Run(t.Context(), args, Streams{Out: &stdout, Err: &stderr}, func(Options) (client.Client, string, error) { return api, "", nil })
+	return code, stdout.String(), stderr.String()
+}
+
+func TestWhy(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		change func(*cluster)
+		about  string
+		code   int
+		says   []string
+		not    string
+	}{
+		"a claim that is used": {about: "pvc/data", says: []string{"1Gi on node node1 (mode lvm, pool fast) is ready", "Pod db uses it."}},
+		"a claim of another namespace": {
+			about: "pvc/elsewhere/data", code: exitTrouble, says: []string{"no claim data in namespace elsewhere"},
+		},
+		"a claim that waits for a pod": {
+			change: func(c *cluster) { c.add(claimOf("new", "fast", "")) },
+			about:  "pvc/new", says: []string{"waits for a pod", "WaitForFirstConsumer"},
+		},
+		"a misspelt class": {
+			change: func(c *cluster) { c.add(claimOf("new", "misspelt", ""), podOf("p", "", "new")) },
+			about:  "pvc/new", code: exitTrouble, says: []string{`"wipee"`, `did you mean "wipe"?`},
+		},
+		"a claim that is too large": {
+			change: func(c *cluster) {
+				claim := claimOf("new", "fast", "")
+				claim.Spec.Resources.Requests[corev1.ResourceStorage] = *gib(50)
+				c.add(claim)
+			},
+			about: "pvc/new", code: exitTrouble, says: []string{"50Gi is larger than the largest free space", "node1"},
+		},
+		"a class that does not exist": {
+			change: func(c *cluster) { c.add(claimOf("new", "none", "")) },
+			about:  "pvc/new", code: exitTrouble, says: []string{`StorageClass "none" does not exist`},
+		},
+		"no class": {
+			change: func(c *cluster) { c.add(claimOf("new", "", "")) },
+			about:  "pvc/new", code: exitTrouble, says: []string{"names no StorageClass"},
+		},
+		"a class of somebody else": {
+			change: func(c *cluster) { c.add(claimOf("new", "theirs", "")) },
+			about:  "pvc/new", says: []string{"other.example.com, not of Berth"},
+		},
+		"a volume that the node cannot make": {
+			change: func(c *cluster) {
+				c.add(claimOf("new", "fast", ""), podOf("p", "node1", "new"), &berth.LocalVolume{
+					ObjectMeta: metav1.ObjectMeta{Name: "pvc-new"},
+					Spec:       berth.LocalVolumeSpec{NodeName: "node1", Mode: berth.ModeLVM, Pool: "fast", SizeBytes: 1 << 30, ClaimRef: &berth.ClaimReference{Namespace: "default", Name: "new", UID: "uid-new"}},
+					Status:     berth.LocalVolumeStatus{Conditions: condition(berth.LocalVolumeReady, false, "ToolMissing", "mkfs.xfs is not installed")},
+				})
+			},
+			about: "pvc/new", code: exitTrouble, says: []string{"not ready, ToolMissing: mkfs.xfs is not installed"},
+		},
+		"a volume whose node has no agent": {
+			change: func(c *cluster) {
+				delete(c.objects, "Pod/berth-system/agent-node1")
+				get[*berth.LocalVolume](c, "LocalVolume//pv-data").Status.Conditions = nil
+			},
+			about: "pvc/data", code: exitTrouble, says: []string{"the node's agent has not answered yet", "No agent of Berth is on it"},
+		},
+		"a pod that cannot be scheduled": {
+			change: func(c *cluster) {
+				pod := podOf("db", "", "data")
+				pod.Status = corev1.PodStatus{Phase: corev1.PodPending, Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Message: "0/2 nodes are available: 1 Insufficient cpu."}}}
+				c.add(pod)
+			},
+			about: "pvc/data", code: exitTrouble, says: []string{"Pod db has no node yet: 0/2 nodes are available", "It can only run on node node1"},
+		},
+		"a pod that does not start": {
+			change: func(c *cluster) {
+				pod := podOf("db", "node1", "data")
+				pod.Status = corev1.PodStatus{Phase: corev1.PodPending, ContainerStatuses: []corev1.ContainerStatus{{Name: "c", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}}}}}
+				c.add(pod, &corev1.Event{
+					ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "e"}, Type: corev1.EventTypeWarning, Reason: "FailedMount", Message: "volume pv-data: identity differs",
+					InvolvedObject: corev1.ObjectReference{Kind: "Pod", UID: "uid-db"},
+				})
+			},
+			about: "pvc/data", code: exitTrouble, says: []string{"Pod db does not run yet: container c waits: ContainerCreating", "Event FailedMount: volume pv-data: identity differs"},
+		},
+		"a claim whose volume is gone": {
+			change: func(c *cluster) { delete(c.objects, "PersistentVolume//pv-data") },
+			about:  "pvc/data", code: exitTrouble, says: []string{"PersistentVolume pv-data, which is gone"},
+		},
+		"a claim whose LocalVolume is gone": {
+			change: func(c *cluster) { delete(c.objects, "LocalVolume//pv-data") },
+			about:  "pvc/data", code: exitTrouble, says: []string{"the LocalVolume pv-data of that is gone"},
+		},
+		"a claim that is being deleted and used": {
+			change: func(c *cluster) {
+				claim := get[*corev1.PersistentVolumeClaim](c, "PersistentVolumeClaim/default/data")
+				now := metav1.Now()
+				claim.DeletionTimestamp, claim.Finalizers = &now, []string{"kubernetes.io/pvc-protection"}
+			},
+			about: "pvc/data", code: exitTrouble, says: []string{"waits because pods use it: db"},
+		},
+		"a disk that is used":            {about: "disk/S1", says: []string{"/dev/sdb on node node1, 10Gi", "used by Pool fast-node1"}, not: "cannot"},
+		"a disk that cannot be":          {about: "disk/node1:/dev/sdc", code: exitTrouble, says: []string{"Cheetah, serial number S2", "cannot be used, InUse: it has a partition table"}},
+		"a disk that can be":             {about: "disk/bd-3", says: []string{"It can be used: it is blank"}},
+		"two disks of one path":          {about: "disk/sdc", code: exitTrouble, says: []string{"2 disks are called sdc", "node1:/dev/sdc", "node2:/dev/sdc"}},
+		"a disk that nobody shows":       {about: "disk/nvme0n1", code: exitTrouble, says: []string{"No node shows a disk"}},
+		"a node":                         {about: "node/node1", says: []string{"registered with kubelet", "Pool fast-node1 is healthy: 5Gi of 10Gi", "1 volumes, and 2 disks: 1 in use by Berth, 0 free, 1 that cannot"}},
+		"a node that does not exist":     {about: "node/node3", code: exitTrouble, says: []string{"There is no node node3", "No agent"}},
+		"a node that kubelet left alone": {change: func(c *cluster) { delete(c.objects, "CSINode//node1") }, about: "node/node1", code: exitTrouble, says: []string{"does not know the driver berth.dev"}},
+		"a node that is not ready": {
+			change: func(c *cluster) {
+				get[*corev1.Node](c, "Node//node1").Status.Conditions[0] = corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionUnknown, Message: "Kubelet stopped posting node status."}
+			},
+			about: "node/node1", code: exitTrouble, says: []string{"It is not ready since", "Kubelet stopped posting"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster()
+			if tc.change != nil {
+				tc.change(c)
+			}
+			code, out, errs := c.run(t, "why", tc.about)
+			if code != tc.code || errs != "" {
+				t.Errorf("exit code %d, want %d; %s", code, tc.code, errs)
+			}
+			for _, part := range tc.says {
+				if !strings.Contains(out, part) {
+					t.Errorf("it does not say %q:\n%s", part, out)
+				}
+			}
+			if tc.not != "" && strings.Contains(out, tc.not) {
+				t.Errorf("it says %q:\n%s", tc.not, out)
+			}
+		})
+	}
+}
+
+func TestStatus(t *testing.T) {
+	t.Parallel()
+	c := newCluster()
+	code, out, _ := c.run(t, "status")
+	if code != exitWell || !strings.Contains(out, "Nothing is wrong.") {
+		t.Fatalf("exit code %d:\n%s", code, out)
+	}
+	for _, line := range []string{"Provisioner   2 of 2 ready", "Agents        2 of 2 ready", "Pools         1 Healthy", "Volumes       1 ready", "Disks         1 free, 1 in use, 1 not usable"} {
+		if !strings.Contains(out, line) {
+			t.Errorf("it does not say %q:\n%s", line, out)
+		}
+	}
+	agent := get[*corev1.Pod](c, "Pod/berth-system/agent-node2")
+	agent.Status = corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{{Name: "node-agent", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff", Message: "back-off 5m"}}}}}
+	pool := get[*berth.Pool](c, "Pool//fast-node1")
+	pool.Status.State, pool.Status.Conditions = berth.PoolDegraded, condition(berth.PoolReady, true, "NotRedundant", "1 of 2 volumes are not redundant")
+	get[*berth.LocalVolume](c, "LocalVolume//pv-data").Status.Conditions = condition(berth.LocalVolumeReady, false, "Missing", "its disk is gone")
+	get[*berth.BlockDevice](c, "BlockDevice//bd-3").Status.Conditions = append(get[*berth.BlockDevice](c, "BlockDevice//bd-3").Status.Conditions,
+		metav1.Condition{Type: berth.BlockDeviceHealthy, Status: metav1.ConditionFalse, Reason: "SMARTFailing", Message: "it says that it fails"})
+	c.add(claimOf("new", "misspelt", ""))
+	code, out, _ = c.run(t, "status")
+	if code != exitTrouble {
+		t.Errorf("exit code %d", code)
+	}
+	for _, part := range []string{
+		"node/node2: AgentNotReady", "CrashLoopBackOff", "pool/fast-node1: NotRedundant", "localvolume/pv-data: Missing", "blockdevice/bd-3: SMARTFailing", "pvc/default/new: Pending", "wipee",
+	} {
+		if !strings.Contains(out, part) {
+			t.Errorf("it does not say %q:\n%s", part, out)
+		}
+	}
+	code, out, _ = c.run(t, "status", "-o", "json")
+	var o overview
+	if err := json.Unmarshal([]byte(out), &o); err != nil || code != exitTrouble || len(o.Troubles) != 5 || o.Pools["Degraded"] != 1 {
+		t.Errorf("exit code %d, %v, %+v", code, err, o)
+	}
+	c.objects = map[string]client.Object{}
+	code, out, _ = c.run(t, "status")
+	if code != exitTrouble || !strings.Contains(out, "not installed") || !strings.Contains(out, "--berth-namespace") {
+		t.Errorf("nothing is installed: exit code %d\n%s", code, out)
+	}
+}
+
+func TestLists(t *testing.T) {
+	t.Parallel()
+	c := newCluster()
+	for what, lines := range map[string][]string{
+		"disks": {
+			"NODE    PATH       SIZE    SERIAL   CLAIM     OWNER             USABLE   WHY",
+			"node1   /dev/sdb   10Gi    S1       Claimed   Pool/fast-node1   no       pool fast-node1 has it",
+			"node1   /dev/sdc   1.5Gi   S2       -         -                 no       it has a partition table (gpt)",
+			"node2   /dev/sdc   1Gi     -        -         -                 yes      it is blank",
+		},
+		"pools": {
+			"NODE    POOL         TYPE     STATE     VOLUMES   PROMISED   FREE   CAPACITY   WHY",
+			"node1   fast-node1   linear   Healthy   1         50%        5Gi    10Gi       volumes can be made",
+		},
+		"volumes": {
+			"CLAIM          NODE    MODE   POOL   SIZE   PODS   STATE",
+			"default/data   node1   lvm    fast   1Gi    db     Carved",
+		},
+	} {
+		code, out, errs := c.run(t, what)
+		if want := strings.Join(lines, "\n") + "\n"; code != exitWell || out != want || errs != "" {
+			t.Errorf("%s: exit code %d, %s\n%s\nwant\n%s", what, code, errs, out, want)
+		}
+		code, out, _ = c.run(t, what, "-o", "json")
+		var rows []map[string]any
+		if err := json.Unmarshal([]byte(out), &rows); err != nil || code != exitWell || len(rows) != len(lines)-1 {
+			t.Errorf("%s as JSON: exit code %d, %v\n%s", what, code, err, out)
+		}
+	}
+}
+
+func TestUsage(t *testing.T) {
+	t.Parallel()
+	c := newCluster()
+	for _, args := range [][]string{{}, {"stat"}, {"why"}, {"why", "data"}, {"why", "pod/x"}, {"why", "pvc/"}, {"status", "now"}, {"disks", "-o", "yaml"}, {"--colour"}} {
+		if code, out, errs := c.run(t, args...); code != exitUsage || out != "" || !strings.HasPrefix(errs, "kubectl berth: ") {
+			t.Errorf("%q: exit code %d, %q, %q", args, code, out, errs)
+		}
+	}
+	if code, _, errs := c.run(t, "--help"); code != exitWell || !strings.Contains(errs, "why") {
+		t.Errorf("exit code %d, %q", code, errs)
+	}
+	var stdout, stderr strings.Builder
+	code := Run(t.Context(), []string{"status"}, Streams{Out: &stdout, Err: &stderr}, func(Options) (client.Client, string, error) { return nil, "", errors.New("no cluster") })
+	if code != exitUnasked || !strings.Contains(stderr.String(), "no cluster") {
+		t.Errorf("exit code %d, %q", code, stderr.String())
+	}
+}
+
+func TestBytes(t *testing.T) {
+	t.Parallel()
+	for n, want := range map[int64]string{0: "0", 1023: "1023", 1024: "1Ki", 1536: "1.5Ki", 10<<30 - 1: "9.9Gi", 10 << 30: "10Gi", 1 << 60: "1024Pi"} {
+		if got := bytes(n); got != want {
+			t.Errorf("%d is %s, want %s", n, got, want)
+		}
+	}
+}

@@ -1,0 +1,195 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package kubectl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	berth "github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/command"
+)
+
+// The exit codes; see the package's documentation.
+const (
+	exitWell    = 0
+	exitTrouble = 1
+	exitUsage   = 2
+	exitUnasked = 3
+)
+
+// Streams are where the plugin writes.
+type Streams struct{ Out, Err io.Writer }
+
+// Options are those of every command.
+type Options struct {
+	// Kubeconfig and Context are as kubectl has them; empty means its defaults.
+	Kubeconfig, Context string
+	// Namespace of the claim that is asked about; empty means that of the context.
+	Namespace string
+	// SystemNamespace is where Berth is installed.
+	SystemNamespace string
+	// Output is table, wide or json.
+	Output string
+}
+
+// Connector returns a client of the cluster, and the namespace that the user works in.
+type Connector func(Options) (client.Client, string, error)
+
+// Connect connects as kubectl does.
+func Connect(o Options) (client.Client, string, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = o.Kubeconfig
+	config := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: o.Context})
+	rest, err := config.ClientConfig()
+	if err != nil {
+		return nil, "", fmt.Errorf("read the kubeconfig: %w", err)
+	}
+	namespace, _, err := config.Namespace()
+	if err != nil {
+		return nil, "", fmt.Errorf("read the kubeconfig: %w", err)
+	}
+	scheme, err := newScheme()
+	if err != nil {
+		return nil, "", err
+	}
+	c, err := client.New(rest, client.Options{Scheme: scheme})
+	if err != nil {
+		return nil, "", fmt.Errorf("connect to the cluster: %w", err)
+	}
+	return c, namespace, nil
+}
+
+func newScheme() (*runtime.Scheme, error) {
+	scheme := runtime.NewScheme()
+	return scheme, errors.Join(clientgoscheme.AddToScheme(scheme), berth.AddToScheme(scheme))
+}
+
+// plugin is one run.
+type plugin struct {
+	client client.Client
+	o      Options
+	out    io.Writer
+}
+
+// subcommand is one of the commands.
+type subcommand struct {
+	name, arguments, summary string
+	run                      func(*plugin, context.Context, []string) (troubled bool, err error)
+	least, most              int // arguments
+}
+
+func subcommands() []subcommand {
+	return []subcommand{
+		{name: "status", summary: "Say how Berth, its pools, volumes and disks are, and what is wrong", run: (*plugin).status},
+		{name: "disks", summary: "List the disks of all nodes, and why those that are not used cannot be", run: (*plugin).disks},
+		{name: "pools", summary: "List the pools, how full they are, and what is wrong with them", run: (*plugin).pools},
+		{name: "volumes", summary: "List the volumes with their claims and the pods that use them", run: (*plugin).volumes},
+		{
+			name: "why", arguments: "pvc/NAME | disk/NAME | node/NAME", summary: "Say in words why a claim, a disk or a node does not do what is expected",
+			run: (*plugin).why, least: 1, most: 1,
+		},
+		{name: "version", summary: "Print the version of the plugin"},
+	}
+}
+
+var errUsage = errors.New("wrong usage")
+
+// Run runs the plugin with its arguments and returns its exit code.
+func Run(ctx context.Context, args []string, streams Streams, connect Connector) int {
+	o := Options{}
+	flags := pflag.NewFlagSet("kubectl berth", pflag.ContinueOnError)
+	flags.SetOutput(streams.Err)
+	flags.StringVar(&o.Kubeconfig, "kubeconfig", "", "path of the kubeconfig")
+	flags.StringVar(&o.Context, "context", "", "context of the kubeconfig")
+	flags.StringVarP(&o.Namespace, "namespace", "n", "", "namespace of the claim")
+	flags.StringVar(&o.SystemNamespace, "berth-namespace", "berth-system", "namespace that Berth is installed in")
+	flags.StringVarP(&o.Output, "output", "o", "table", "table, wide or json")
+	flags.Usage = func() { usage(streams.Err, flags) }
+	switch err := flags.Parse(args); {
+	case errors.Is(err, pflag.ErrHelp):
+		return exitWell
+	case err != nil:
+		return complain(streams, fmt.Errorf("%w: %w", errUsage, err))
+	}
+	sub, rest, err := choose(flags.Args(), o)
+	if err != nil {
+		return complain(streams, err)
+	}
+	if sub.name == "version" {
+		fmt.Fprintln(streams.Out, command.Version())
+		return exitWell
+	}
+	c, namespace, err := connect(o)
+	if err != nil {
+		return complain(streams, err)
+	}
+	if o.Namespace == "" {
+		o.Namespace = namespace
+	}
+	if o.Namespace == "" {
+		o.Namespace = corev1.NamespaceDefault
+	}
+	troubled, err := sub.run(&plugin{client: c, o: o, out: streams.Out}, ctx, rest)
+	switch {
+	case err != nil:
+		return complain(streams, err)
+	case troubled:
+		return exitTrouble
+	}
+	return exitWell
+}
+
+// choose finds the command that is asked for.
+func choose(args []string, o Options) (subcommand, []string, error) {
+	all := subcommands()
+	names := make([]string, len(all))
+	for i, sub := range all {
+		names[i] = sub.name
+	}
+	if len(args) == 0 {
+		return subcommand{}, nil, fmt.Errorf("%w: name a command, one of %s", errUsage, strings.Join(names, ", "))
+	}
+	i := slices.Index(names, args[0])
+	if i < 0 {
+		return subcommand{}, nil, fmt.Errorf("%w: there is no command %q; there are %s", errUsage, args[0], strings.Join(names, ", "))
+	}
+	if rest := len(args) - 1; rest < all[i].least || rest > all[i].most {
+		return subcommand{}, nil, fmt.Errorf("%w: kubectl berth %s %s", errUsage, all[i].name, all[i].arguments)
+	}
+	if !slices.Contains([]string{"table", "wide", "json"}, o.Output) {
+		return subcommand{}, nil, fmt.Errorf("%w: --output is %q; it is one of table, wide, json", errUsage, o.Output)
+	}
+	return all[i], args[1:], nil
+}
+
+func usage(w io.Writer, flags *pflag.FlagSet) {
+	fmt.Fprintln(w, "Usage: kubectl berth COMMAND [flags]\n\nCommands:")
+	for _, sub := range subcommands() {
+		fmt.Fprintf(w, "  %-8s %s\n", sub.name, sub.summary)
+		if sub.arguments != "" {
+			fmt.Fprintf(w, "  %-8s   %s\n", "", sub.arguments)
+		}
+	}
+	fmt.Fprintf(w, "\nFlags:\n%s", flags.FlagUsages())
+}
+
+func complain(streams Streams, err error) int {
+	fmt.Fprintf(streams.Err, "kubectl berth: %v\n", err)
+	if errors.Is(err, errUsage) {
+		return exitUsage
+	}
+	return exitUnasked
+}

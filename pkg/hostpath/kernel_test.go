@@ -1,0 +1,143 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package hostpath_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-dev/berth/pkg/quota"
+	"github.com/berth-dev/berth/pkg/volume"
+	"github.com/berth-dev/berth/pkg/volume/volumetest"
+)
+
+// The tests below need a disk that they may destroy:
+//
+//	go test -c ./pkg/hostpath && BERTH_TEST_DISK=/dev/vdX ./hostpath.test -test.run Kernel -test.v
+const testDiskEnv = "BERTH_TEST_DISK"
+
+// kernelPool is a root on a filesystem of its own, made by mkfs and mounted with prjquota.
+func kernelPool(t *testing.T, mkfs ...string) *pool {
+	t.Helper()
+	disk, _, _ := strings.Cut(os.Getenv(testDiskEnv), ",")
+	if disk == "" || os.Geteuid() != 0 {
+		t.Skipf("needs root and a disk to destroy, named by %s", testDiskEnv)
+	}
+	if out, err := exec.CommandContext(t.Context(), mkfs[0], append(mkfs[1:], disk)...).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v: %s", mkfs, err, out)
+	}
+	where := t.TempDir()
+	must(t, unix.Mount(disk, where, strings.TrimPrefix(mkfs[0], "mkfs."), 0, "prjquota"))
+	t.Cleanup(func() {
+		if err := unix.Unmount(where, 0); err != nil {
+			t.Error(err)
+		}
+		if out, err := exec.CommandContext(context.Background(), "wipefs", "--all", disk).CombinedOutput(); err != nil {
+			t.Errorf("wipefs: %v: %s", err, out)
+		}
+	})
+	return startPool(t, &pool{root: path.Join(where, "pool"), used: map[string]bool{}})
+}
+
+var kernelFilesystems = map[string][]string{
+	"xfs":  {"mkfs.xfs", "-f", "-q"},
+	"ext4": {"mkfs.ext4", "-F", "-q", "-O", "project,quota"},
+}
+
+// The suite of all backends over real quotas.
+func TestKernelConformance(t *testing.T) {
+	for name, mkfs := range kernelFilesystems {
+		t.Run(name, func(t *testing.T) { conform(t, func(t *testing.T) *pool { return kernelPool(t, mkfs...) }) })
+	}
+}
+
+// Writing past the size fails, and does nothing to the neighbour; growth gives room while the
+// volume is used; what is deleted does not count any more.
+func TestKernelQuota(t *testing.T) {
+	for name, mkfs := range kernelFilesystems {
+		t.Run(name, func(t *testing.T) {
+			p := kernelPool(t, mkfs...)
+			must(t, p.backend.Limits(t.Context()))
+			one, two := create(t, p, 1, 8*mib), create(t, p, 2, 8*mib)
+			inOne, inTwo := path.Join(p.root, one.Hostpath.Directory), path.Join(p.root, two.Hostpath.Directory)
+			giveUpResources(t)
+			must(t, os.Mkdir(path.Join(inOne, "below"), 0o755))
+			file := path.Join(inOne, "below", "file")
+			if err := fill(file, 9); !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+				t.Fatalf("past the size: %v", err)
+			}
+			must(t, fill(path.Join(inTwo, "file"), 6))
+			var st unix.Statfs_t
+			must(t, unix.Statfs(inOne, &st))
+			if size := int64(st.Blocks) * st.Bsize; size != 8*mib || st.Bavail*uint64(st.Bsize) > mib {
+				t.Fatalf("df shows %d bytes, %d blocks of which are free", size, st.Bavail)
+			}
+			_, err := p.backend.Grow(t.Context(), volumetest.ID(1), one, 12*mib)
+			must(t, err)
+			must(t, fill(file, 10))
+
+			dir, err := os.Open(p.root)
+			must(t, err)
+			defer dir.Close()
+			vol, err := os.Open(inOne)
+			must(t, err)
+			project, inherited, err := (quota.Projects{}).ProjectOf(int(vol.Fd()))
+			must(t, errors.Join(err, vol.Close()))
+			if project == 0 || !inherited {
+				t.Fatalf("project %d, inherited %t", project, inherited)
+			}
+			must(t, p.backend.Delete(t.Context(), volumetest.ID(1), &one, volume.WipeNone))
+			p.settle(t)
+			// xfs lets inodes go in the background.
+			for deadline, tick := time.After(time.Minute), time.Tick(10*time.Millisecond); ; {
+				u, err := (quota.Projects{}).Usage(int(dir.Fd()), project)
+				must(t, err)
+				if u == (quota.Usage{}) {
+					break
+				}
+				select {
+				case <-tick:
+				case <-deadline:
+					t.Fatalf("of a deleted volume: %+v", u)
+				}
+			}
+		})
+	}
+}
+
+// giveUpResources takes CAP_SYS_RESOURCE away, which no container has by itself: ext4 does not
+// limit who has it.
+func giveUpResources(t *testing.T) {
+	t.Helper()
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	must(t, unix.Capget(&header, &data[0]))
+	before := data
+	data[0].Effective &^= 1 << unix.CAP_SYS_RESOURCE
+	must(t, unix.Capset(&header, &data[0]))
+	t.Cleanup(func() { _ = unix.Capset(&header, &before[0]) })
+}
+
+func fill(name string, mebibytes int) (err error) {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	block := make([]byte, mib)
+	for range mebibytes {
+		if _, err := f.Write(block); err != nil {
+			return err
+		}
+	}
+	return f.Sync()
+}

@@ -1,0 +1,247 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package hostpath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-dev/berth/pkg/quota"
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// Quotas limit what directories can hold; quota.Projects are the real ones. Directories are
+// given as open descriptors.
+type Quotas interface {
+	// Check returns quota.ErrUnsupported, with the reason, where limits do not hold.
+	Check(dir int) error
+	// Usage returns what a project has and may have, all zero when it was never used.
+	Usage(dir int, project uint32) (quota.Usage, error)
+	// SetLimit limits a project; 0 takes the limit away.
+	SetLimit(dir int, project uint32, limitBytes int64) error
+	// ProjectOf returns the project of a directory.
+	ProjectOf(dir int) (project uint32, inherited bool, err error)
+	// Assign gives a directory a project, which what is made in it gets, too.
+	Assign(dir int, project uint32) error
+}
+
+const (
+	// firstProject is where Berth's projects begin: above those that people number by hand and
+	// those that kubelet takes (from 1048577 on, pkg/volume/util/fsquota). Whatever is in use
+	// there all the same is left out.
+	firstProject uint32 = 1 << 30
+	lastProject  uint32 = 1<<31 - 1
+)
+
+// taken are the projects that a call of this process is about to use, of all roots: two of them
+// may be on one filesystem. A project is the filesystem's to count as soon as its directory has
+// it.
+var taken = struct {
+	sync.Mutex
+	projects map[uint32]bool
+}{projects: map[uint32]bool{}}
+
+// projects remembers where the search for a free one goes on.
+type projects struct {
+	mu   sync.Mutex
+	next uint32
+}
+
+// Limits returns nil when the sizes of new volumes are enforced by the root's filesystem, and
+// an error that wraps quota.ErrUnsupported and says why when they are promises only. Volumes
+// that were made while they were not enforced stay as they are.
+func (b *Backend) Limits(ctx context.Context) error {
+	root, err := b.open(ctx)
+	if err != nil {
+		return fmt.Errorf("look whether sizes are enforced: %w", err)
+	}
+	defer closeRoot(root)
+	return b.checkLimits(root)
+}
+
+func (b *Backend) checkLimits(root *os.Root) error {
+	return withDir(root, volumesDir, b.Quotas.Check)
+}
+
+// chooseProject gives a volume that has no directory yet a project where the root has quotas.
+// The project is nobody else's until release is called. One that is written down already is
+// kept, unless somebody else has got it since.
+func (b *Backend) chooseProject(root *os.Root, p promise) (_ promise, release func(), err error) {
+	none := func() {}
+	switch err := requireNewDir(root, p.ID); {
+	case errors.Is(err, errOpened):
+		return p, none, nil // what it is counted by was decided when it was made
+	case err != nil:
+		return p, none, err
+	}
+	switch err := b.checkLimits(root); {
+	case errors.Is(err, quota.ErrUnsupported):
+		p.moved, p.Project = p.Project != 0, 0
+		return p, none, nil
+	case err != nil:
+		return p, none, err
+	}
+	promised, err := b.promises.all(root)
+	if err != nil {
+		return p, none, err
+	}
+	others := map[uint32]bool{}
+	for _, o := range promised {
+		others[o.Project] = o.ID != p.ID || others[o.Project]
+	}
+	err = withDir(root, volumesDir, func(dir int) error {
+		project, err := b.freeProject(dir, p, others)
+		p.moved, p.Project = p.Project != project, project
+		return err
+	})
+	if err != nil {
+		return p, none, err
+	}
+	return p, func() {
+		taken.Lock()
+		defer taken.Unlock()
+		delete(taken.projects, p.Project)
+	}, nil
+}
+
+// freeProject finds a project that nothing is counted by, nobody is about to use, and no other
+// volume of the root has, and takes it.
+func (b *Backend) freeProject(dir int, p promise, others map[uint32]bool) (uint32, error) {
+	b.projects.mu.Lock()
+	defer b.projects.mu.Unlock()
+	free := func(project uint32) (bool, error) {
+		taken.Lock()
+		defer taken.Unlock()
+		if project < firstProject || others[project] || taken.projects[project] {
+			return false, nil
+		}
+		u, err := b.Quotas.Usage(dir, project)
+		if err != nil || u.Inodes > 0 || u.UsedBytes > 0 {
+			return false, err
+		}
+		taken.projects[project] = true
+		return true, nil
+	}
+	if p.Project != 0 {
+		if ok, err := b.ownProject(dir, p, free); ok || err != nil {
+			return p.Project, err
+		}
+	}
+	if b.projects.next < firstProject {
+		b.projects.next = firstProject
+		for project := range others {
+			b.projects.next = max(b.projects.next, project+1)
+		}
+	}
+	for range lastProject - firstProject {
+		project := b.projects.next
+		if b.projects.next++; b.projects.next > lastProject {
+			b.projects.next = firstProject
+		}
+		if ok, err := free(project); ok || err != nil {
+			return project, err
+		}
+	}
+	return 0, fmt.Errorf("%w: every project of the filesystem is in use", volume.ErrNoSpace)
+}
+
+// ownProject reports whether a volume can keep the project that it has written down: it is
+// free, or its own directory, which a killed call has left, is what has it.
+func (b *Backend) ownProject(dir int, p promise, free func(uint32) (bool, error)) (bool, error) {
+	fd, err := openDir(dir, p.ID)
+	if errors.Is(err, unix.ENOENT) {
+		return free(p.Project)
+	}
+	if err != nil {
+		return false, fmt.Errorf("open %s: %w", volumeDir(p.ID), err)
+	}
+	defer closeFD(fd)
+	project, _, err := b.Quotas.ProjectOf(fd)
+	if err != nil || project != p.Project {
+		ok := false
+		if err == nil {
+			ok, err = free(p.Project)
+		}
+		return ok, err
+	}
+	return true, nil
+}
+
+// errOpened: the directory was opened to everybody.
+var errOpened = errors.New("the directory is in use")
+
+// requireNewDir returns nil when a volume has no directory, or one that was never opened to
+// anybody, and errOpened otherwise.
+func requireNewDir(root *os.Root, id string) error {
+	switch err := requireDir(root, id); {
+	case errors.Is(err, volume.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	}
+	return withDir(root, volumesDir, func(parent int) error {
+		fd, err := openDir(parent, id)
+		if err != nil {
+			return fmt.Errorf("open %s: %w", volumeDir(id), err)
+		}
+		defer closeFD(fd)
+		fresh, err := isFresh(fd)
+		if err == nil && !fresh {
+			err = errOpened
+		}
+		return err
+	})
+}
+
+// limit sets a volume's limit to what it was promised. It does nothing where it has none.
+func (b *Backend) limit(root *os.Root, p promise) error {
+	if p.Project == 0 {
+		return nil
+	}
+	if err := b.step("limit"); err != nil {
+		return err
+	}
+	return withDir(root, volumesDir, func(dir int) error { return b.Quotas.SetLimit(dir, p.Project, p.SizeBytes) })
+}
+
+// assign lets a new directory be counted by the volume's project.
+func (b *Backend) assign(fd int, p promise) error {
+	if p.Project == 0 {
+		return nil
+	}
+	if err := b.step("assign project"); err != nil {
+		return err
+	}
+	return b.Quotas.Assign(fd, p.Project)
+}
+
+// unlimit gives up the limit of a deleted volume, before it is removed: as long as files are
+// counted by its project nobody else gets that.
+func (b *Backend) unlimit(trash int, name string) error {
+	if err := b.Quotas.Check(trash); err != nil {
+		return nil // nothing is limited there
+	}
+	fd, err := openDir(trash, name)
+	if err != nil {
+		return nil // a part of a deleted volume that is no directory; the removal says what is wrong
+	}
+	defer closeFD(fd)
+	project, _, err := b.Quotas.ProjectOf(fd)
+	if err != nil || project < firstProject || project > lastProject {
+		return err
+	}
+	u, err := b.Quotas.Usage(trash, project)
+	if err != nil || u.LimitBytes == 0 {
+		return err
+	}
+	if err := b.step("unlimit"); err != nil {
+		return err
+	}
+	return b.Quotas.SetLimit(trash, project, 0)
+}

@@ -1,0 +1,261 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package hostpath_test
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-dev/berth/pkg/quota"
+	"github.com/berth-dev/berth/pkg/volume"
+	"github.com/berth-dev/berth/pkg/volume/volumetest"
+)
+
+// quotas are those of a filesystem that begins at a directory. What a project has is found by
+// looking at all that is there, as the kernel would have counted it.
+type quotas struct {
+	top string
+
+	mu       sync.Mutex
+	off      bool
+	limits   map[uint32]int64
+	projects map[uint64]uint32 // by inode
+}
+
+func newQuotas(top string) *quotas {
+	return &quotas{top: top, limits: map[uint32]int64{}, projects: map[uint64]uint32{}}
+}
+
+func (q *quotas) Check(int) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.off {
+		return fmt.Errorf("%w: mount it with the option prjquota", quota.ErrUnsupported)
+	}
+	return nil
+}
+
+func (q *quotas) setOff(off bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.off = off
+}
+
+func (q *quotas) Usage(_ int, project uint32) (quota.Usage, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	u := quota.Usage{LimitBytes: q.limits[project]}
+	err := filepath.WalkDir(q.top, func(name string, _ fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		var st unix.Stat_t
+		if err == nil && unix.Lstat(name, &st) == nil && q.projects[st.Ino] == project {
+			u.Inodes++
+		}
+		return err
+	})
+	return u, err
+}
+
+func (q *quotas) SetLimit(_ int, project uint32, limitBytes int64) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.limits[project] = limitBytes
+	return nil
+}
+
+func (q *quotas) ProjectOf(fd int) (uint32, bool, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return 0, false, err
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.projects[st.Ino], q.projects[st.Ino] != 0, nil
+}
+
+func (q *quotas) Assign(fd int, project uint32) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.projects[st.Ino] = project
+	return nil
+}
+
+// of returns the project and the limit of a volume.
+func (q *quotas) of(t *testing.T, p *pool, rec volume.Record) (project uint32, limitBytes int64) {
+	t.Helper()
+	var st unix.Stat_t
+	must(t, unix.Stat(path.Join(p.root, rec.Hostpath.Directory), &st))
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.projects[st.Ino], q.limits[q.projects[st.Ino]]
+}
+
+// The suite of all backends where sizes are enforced.
+func TestConformanceWithQuotas(t *testing.T) {
+	t.Parallel()
+	conform(t, func(t *testing.T) *pool { return newLimitedPool(t, newQuotas(t.TempDir())) })
+}
+
+func newLimitedPool(t *testing.T, q *quotas) *pool {
+	t.Helper()
+	return startPool(t, &pool{root: path.Join(q.top, strings.ReplaceAll(t.Name(), "/", "-")), used: map[string]bool{}, quotas: q})
+}
+
+func create(t *testing.T, p *pool, n int, sizeBytes int64) volume.Record {
+	t.Helper()
+	rec, err := p.backend.Create(t.Context(), volume.Spec{
+		ID: volumetest.ID(n), Name: "pvc", SizeBytes: sizeBytes, Access: volume.AccessFilesystem, Limited: true,
+	})
+	must(t, err)
+	return rec
+}
+
+// Each volume has a limit of its own, which grows with it and goes with it; a project is not
+// handed out again before all that it counts is gone.
+func TestLimits(t *testing.T) {
+	t.Parallel()
+	q := newQuotas(t.TempDir())
+	p := newLimitedPool(t, q)
+	must(t, p.backend.Limits(t.Context()))
+	one, two := create(t, p, 1, mib), create(t, p, 2, 2*mib)
+	project, limitBytes := q.of(t, p, one)
+	if project < 1<<30 || limitBytes != mib {
+		t.Fatalf("project %d, limited to %d bytes", project, limitBytes)
+	}
+	if other, limitBytes := q.of(t, p, two); other == project || limitBytes != 2*mib {
+		t.Fatalf("both are of project %d; the second is limited to %d bytes", other, limitBytes)
+	}
+	again := create(t, p, 1, mib)
+	if same, _ := q.of(t, p, again); same != project {
+		t.Fatalf("repeated: project %d, before %d", same, project)
+	}
+	_, err := p.backend.Grow(t.Context(), volumetest.ID(1), one, 3*mib)
+	must(t, err)
+	if same, limitBytes := q.of(t, p, one); same != project || limitBytes != 3*mib {
+		t.Fatalf("grown: project %d, limited to %d bytes", same, limitBytes)
+	}
+	must(t, p.backend.Delete(t.Context(), volumetest.ID(1), &one, volume.WipeNone))
+	p.settle(t)
+	if u, err := q.Usage(0, project); err != nil || u != (quota.Usage{}) {
+		t.Fatalf("of a deleted volume: %+v, %v", u, err)
+	}
+}
+
+// What others on the filesystem have numbered so is left to them, and two roots on one
+// filesystem never take the same.
+func TestProjectsOfOthers(t *testing.T) {
+	t.Parallel()
+	q := newQuotas(t.TempDir())
+	seen := map[uint32]bool{}
+	for n := range uint32(3) {
+		dir := path.Join(q.top, fmt.Sprint("theirs", n))
+		must(t, os.Mkdir(dir, 0o755))
+		var st unix.Stat_t
+		must(t, unix.Stat(dir, &st))
+		q.projects[st.Ino] = 1<<30 + n
+		seen[1<<30+n] = true
+	}
+	roots := []*pool{newLimitedPool(t, q), startPool(t, &pool{root: path.Join(q.top, "second"), used: map[string]bool{}, quotas: q})}
+	const each = 5
+	records := make([][each]volume.Record, len(roots))
+	var wg sync.WaitGroup
+	for r, p := range roots {
+		for n := range each {
+			wg.Go(func() { records[r][n] = create(t, p, n+1, mib) })
+		}
+	}
+	wg.Wait()
+	for r, p := range roots {
+		for _, rec := range records[r] {
+			project, limitBytes := q.of(t, p, rec)
+			if seen[project] || project == 0 || limitBytes != mib {
+				t.Errorf("project %d is somebody's already, or it is limited to %d bytes", project, limitBytes)
+			}
+			seen[project] = true
+		}
+	}
+}
+
+// A volume of which a killed call has written down a project that somebody has got since gets
+// another one.
+func TestProjectTakenMeanwhile(t *testing.T) {
+	t.Parallel()
+	q := newQuotas(t.TempDir())
+	p := newLimitedPool(t, q)
+	spec := volume.Spec{ID: volumetest.ID(1), Name: "pvc", SizeBytes: mib, Access: volume.AccessFilesystem}
+	for n := 0; ; n++ {
+		dead := p.crashAt(t, n)
+		_, err := p.backend.Create(t.Context(), spec)
+		if !dead() {
+			must(t, err)
+			break
+		}
+		p.restart(t)
+		// Whatever is written down, with a directory or without, is another one's now, unless
+		// the directory has it.
+		dir := path.Join(q.top, fmt.Sprint("theirs", n))
+		must(t, os.Mkdir(dir, 0o755))
+		var st unix.Stat_t
+		must(t, unix.Stat(dir, &st))
+		next := uint32(1<<30 + n)
+		var own unix.Stat_t
+		if unix.Stat(path.Join(p.root, "volumes", spec.ID), &own) != nil || q.projects[own.Ino] != next {
+			q.projects[st.Ino] = next
+		}
+	}
+	rec := create(t, p, 1, mib)
+	project, limitBytes := q.of(t, p, rec)
+	if u, err := q.Usage(0, project); err != nil || u.Inodes != 1 || limitBytes != mib {
+		t.Fatalf("project %d of %d directories is limited to %d bytes, %v", project, u.Inodes, limitBytes, err)
+	}
+}
+
+// Where nothing is limited a volume is a promise, unless it must be limited.
+func TestWithoutQuotas(t *testing.T) {
+	t.Parallel()
+	q := newQuotas(t.TempDir())
+	p := newLimitedPool(t, q)
+	q.setOff(true)
+	if err := p.backend.Limits(t.Context()); !errors.Is(err, quota.ErrUnsupported) || !strings.Contains(err.Error(), "prjquota") {
+		t.Fatalf("got %v", err)
+	}
+	spec := volume.Spec{ID: volumetest.ID(1), Name: "pvc", SizeBytes: mib, Access: volume.AccessFilesystem, Limited: true}
+	if _, err := p.backend.Create(t.Context(), spec); !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), "prjquota") {
+		t.Fatalf("got %v", err)
+	}
+	if found, err := p.backend.List(t.Context()); err != nil || len(found) > 0 {
+		t.Fatalf("a refusal has left %v, %v", found, err)
+	}
+	spec.Limited = false
+	rec, err := p.backend.Create(t.Context(), spec)
+	must(t, err)
+	if project, _ := q.of(t, p, rec); project != 0 {
+		t.Fatalf("project %d where there are none", project)
+	}
+	q.setOff(false)
+	_, err = p.backend.Grow(t.Context(), spec.ID, rec, 2*mib)
+	must(t, err)
+	if project, _ := q.of(t, p, rec); project != 0 {
+		t.Fatal("what is in it already is not counted, and yet it has a project")
+	}
+	must(t, p.backend.Delete(t.Context(), spec.ID, &rec, volume.WipeNone))
+	p.settle(t)
+}
+
+const mib = 1 << 20
