@@ -29,6 +29,9 @@ const (
 	// there, and keeperRetry when one that could not be looked at is tried again.
 	keeperIdle  = 10 * time.Minute
 	keeperRetry = 10 * time.Second
+	// sweepRetry is when volumes are swept again that could not be ended: somebody may be
+	// wiping them.
+	sweepRetry = time.Minute
 )
 
 // SnapshotKeeper keeps the snapshots of thick volumes from running full, and ends volumes that
@@ -144,16 +147,20 @@ func (k *SnapshotKeeper) look(ctx context.Context, pool string, inBackground fun
 		}
 	}
 	k.tell(pool, states)
+	if next == 0 {
+		next = keeperIdle
+	}
 	if all, waiting, err := b.Deleted(ctx); err == nil && all > waiting {
+		next = min(next, sweepRetry)
 		inBackground(func() {
 			if err := b.Sweep(ctx); err != nil && ctx.Err() == nil {
 				k.Log.Error("Volumes that were deleted cannot be ended; it is tried again", "pool", pool, "error", err)
 			}
-			k.Backends.Touch(pool)
+			// Only what is new: each touch is a reason to look again.
+			if left, _, err := b.Deleted(ctx); err == nil && left < all {
+				k.Backends.Touch(pool)
+			}
 		})
-	}
-	if next == 0 {
-		return keeperIdle
 	}
 	return next
 }

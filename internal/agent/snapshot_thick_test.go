@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -270,6 +271,43 @@ func TestWorks(t *testing.T) {
 		<-finished
 		if err := do(); err != volume.ErrNoSpace || runs != 1 { //nolint:errorlint // it is the very same
 			t.Fatalf("the outcome is %v, of %d runs", err, runs)
+		}
+	})
+}
+
+// busyPool has a volume that somebody is wiping.
+type busyPool struct {
+	volume.Backend
+
+	sweeps atomic.Int32
+}
+
+func (*busyPool) TendSnapshots(context.Context) ([]lvm.SnapshotState, time.Duration, error) {
+	return nil, 0, nil
+}
+func (*busyPool) Deleted(context.Context) (all, waiting int, err error) { return 1, 0, nil }
+
+func (p *busyPool) Sweep(context.Context) error {
+	p.sweeps.Add(1)
+	return nil
+}
+
+// What cannot be ended is tried again after a while, and not at once.
+func TestSweepIsNotHurried(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		pool := &busyPool{}
+		backends := NewBackends(nil)
+		k := &SnapshotKeeper{Backends: backends, Log: slog.New(slog.DiscardHandler)}
+		k.Setup()
+		backends.Set(PoolBackend{Name: "fast", Mode: volume.ModeLVM, Backend: pool})
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute+time.Second)
+		defer cancel()
+		if err := k.Start(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if n := pool.sweeps.Load(); n != 11 {
+			t.Errorf("%d sweeps in ten minutes", n)
 		}
 	})
 }

@@ -38,7 +38,7 @@ func (b *Backend) Delete(ctx context.Context, id string, rec *volume.Record, wip
 		return err
 	}
 	if lv == nil {
-		return b.finishDeleted(ctx, id)
+		return b.finishDeleted(ctx, id, wipe)
 	}
 	if lv.isThickOrigin() && g.onlyOurs(lv) {
 		if err := b.proveUnused(ctx, g, lv); err != nil {
@@ -60,7 +60,7 @@ func (b *Backend) Delete(ctx context.Context, id string, rec *volume.Record, wip
 		if err := b.quarantine(ctx, lv, id, wipe); err != nil {
 			return err
 		}
-		return b.finishDeleted(ctx, id)
+		return b.finishDeleted(ctx, id, wipe)
 	}
 	return b.wipeAndRemove(ctx, g, lv, wipe)
 }
@@ -105,7 +105,7 @@ func (b *Backend) quarantine(ctx context.Context, lv *LogicalVolume, id string, 
 	if g, err := b.ready(ctx); err != nil {
 		return err
 	} else if former := g.Volume(deletedPrefix + id); former != nil && former.UUID != lv.UUID && ownedDeleted(former) && !former.isThickOrigin() {
-		if err := b.endDeleted(ctx, g, former); err != nil {
+		if err := b.endDeleted(ctx, g, former, ""); err != nil {
 			return err
 		}
 	}
@@ -113,27 +113,36 @@ func (b *Backend) quarantine(ctx context.Context, lv *LogicalVolume, id string, 
 	return err
 }
 
-// finishDeleted ends a volume that was deleted, unless there are snapshots of it.
-func (b *Backend) finishDeleted(ctx context.Context, id string) error {
+// finishDeleted ends a volume that was deleted, unless there are snapshots of it. The policy is
+// for one whose tag has none yet.
+func (b *Backend) finishDeleted(ctx context.Context, id string, wipe volume.WipePolicy) error {
 	for _, name := range []string{deletedPrefix + id, id} {
 		g, err := b.queue.do(ctx, &operation{verb: verbObserve, name: name})
 		if err != nil {
 			return err
 		}
 		if lv := g.Volume(name); lv != nil && isDeleted(lv) {
-			return b.endDeleted(ctx, g, lv)
+			return b.endDeleted(ctx, g, lv, wipe)
 		}
 	}
 	return nil
 }
 
-func (b *Backend) endDeleted(ctx context.Context, g *Group, lv *LogicalVolume) error {
-	wipe, id := volume.WipePolicy(lv.tagged(TagDeleted)), strings.TrimPrefix(lv.Name, deletedPrefix)
-	if !ownedDeleted(lv) {
+// endDeleted needs a policy for a volume whose tag has none yet, and leaves one alone for which
+// there is none: whoever deletes it knows it, and was not told that it is deleted.
+func (b *Backend) endDeleted(ctx context.Context, g *Group, lv *LogicalVolume, wipe volume.WipePolicy) error {
+	id := strings.TrimPrefix(lv.Name, deletedPrefix)
+	if hasTag(lv, TagDeleted) {
+		wipe = volume.WipePolicy(lv.tagged(TagDeleted))
+	}
+	if wipe == "" {
+		return nil
+	}
+	if !ownedDeleted(lv) || hasTag(lv, TagVolume) {
 		if err := b.quarantine(ctx, lv, id, wipe); err != nil {
 			return err
 		}
-		return b.finishDeleted(ctx, id)
+		return b.finishDeleted(ctx, id, wipe)
 	}
 	if lv.isThickOrigin() {
 		return nil
@@ -189,7 +198,7 @@ func (b *Backend) Sweep(ctx context.Context) error {
 		if !isDeleted(lv) || lv.isThickOrigin() {
 			continue
 		}
-		if err := b.endDeleted(ctx, g, lv); err != nil && !errors.Is(err, volume.ErrInUse) {
+		if err := b.endDeleted(ctx, g, lv, ""); err != nil && !errors.Is(err, volume.ErrInUse) {
 			errs = append(errs, err)
 		}
 	}

@@ -112,9 +112,9 @@ func ownedCopy(lv *LogicalVolume) bool { return ownedAs(lv, copyPrefix, TagCopy)
 func ownedDeleted(lv *LogicalVolume) bool { return ownedAs(lv, deletedPrefix, TagDeleted) }
 
 // isDeleted reports whether a logical volume is one that was deleted, also when it has its
-// former name still.
+// former name still, or its former tag.
 func isDeleted(lv *LogicalVolume) bool {
-	return hasTag(lv, TagDeleted) && !hasTag(lv, TagVolume) && (ownedDeleted(lv) || volume.ValidateID(lv.Name) == nil)
+	return ownedDeleted(lv) || ownedAs(lv, deletedPrefix, TagVolume) || ownedAs(lv, "", TagDeleted) && !hasTag(lv, TagVolume)
 }
 
 // isDeletedOf reports whether a volume that was deleted was the one with that ID.

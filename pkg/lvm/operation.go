@@ -143,7 +143,7 @@ func (op *operation) met(g *Group) bool {
 		return lv != nil && lv.UUID == op.uuid && ownedVolume(lv) && !hasTag(lv, TagFilling)
 	case verbQuarantine:
 		moved := g.volumeByUUID(op.uuid)
-		return moved != nil && moved.Name == op.newName && ownedDeleted(moved)
+		return moved != nil && moved.Name == op.newName && ownedDeleted(moved) && !hasTag(moved, TagVolume)
 	case verbArea:
 		return lv != nil && lv.UUID == op.uuid && lv.AreaBytes >= op.sizeBytes
 	case verbGrow:
@@ -231,11 +231,11 @@ func (op *operation) check(g *Group, lv *LogicalVolume) error {
 		return fmt.Errorf("%s: %w: it is no snapshot of ours (tags %v)", where, volume.ErrIdentity, lv.Tags)
 	case op.verb == verbRepair && (!ownedVolume(lv) || !layoutOf(lv).Redundant()):
 		return fmt.Errorf("%s: %w: it is no volume of ours with legs (layout %v, tags %v)", where, volume.ErrIdentity, lv.Layout, lv.Tags)
-	case op.verb == verbHandOut && !ownedFilling(lv), op.verb == verbQuarantine && !ownedVolume(lv) && !hasTag(lv, TagDeleted):
+	case op.verb == verbHandOut && !ownedFilling(lv), op.verb == verbQuarantine && !ownedVolume(lv) && !isDeleted(lv):
 		return fmt.Errorf("%s: %w: it is no volume of ours (tags %v)", where, volume.ErrIdentity, lv.Tags)
 	case (op.verb == verbSplit || op.verb == verbArea) && !ownedSnapshot(lv) && !ownedCopy(lv):
 		return fmt.Errorf("%s: %w: it is no snapshot of ours (tags %v)", where, volume.ErrIdentity, lv.Tags)
-	case op.verb == verbQuarantine && g.Volume(op.newName) != nil:
+	case op.verb == verbQuarantine && lv.Name != op.newName && g.Volume(op.newName) != nil:
 		return fmt.Errorf("%s: %w: volume %s", where, volume.ErrExists, op.newName)
 	case (op.verb == verbGrow || op.verb == verbCreate) && lv.isThickOrigin():
 		// lvm: "Snapshot origin volumes can be resized only while inactive".

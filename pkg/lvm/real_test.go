@@ -108,9 +108,9 @@ func (r *rig) backend(t testing.TB, roomBytes int64) *lvm.Backend {
 	boot := r.boot.Load()
 	b, err := lvm.NewBackend(lvm.NewClient(rigRunner{r, boot}, lvm.DiskFlusher("/")), lvm.Options{
 		GroupName: r.group.Name, GroupUUID: r.group.UUID,
-		Devices: func() []string { return r.disks },
-		Layout:  r.layout,
-		Thin:    r.policy(),
+		Devices:   func() []string { return r.disks },
+		Layout:    r.layout,
+		Thin:      r.policy(),
 		Snapshots: func() lvm.SnapshotPolicy { return r.snapshots },
 		Seqno: func(path string) (string, uint64, bool, error) {
 			if r.blind.Load() {

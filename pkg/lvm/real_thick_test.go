@@ -89,7 +89,7 @@ func TestKernelThickSnapshots(t *testing.T) {
 	}
 	overwrite()
 	states, next, err := b.TendSnapshots(t.Context())
-	if err != nil || len(states) != 1 || !states[0].Extended || states[0].Lost || states[0].AreaBytes != 40*mib || next != time.Second {
+	if err != nil || len(states) != 1 || !states[0].Extended || states[0].Lost || states[0].AreaBytes != 32*mib || next != time.Second {
 		t.Fatalf("TendSnapshots: %+v after %s, %v", states, next, err)
 	}
 	restored, err := b.Create(t.Context(), copySpec(2, 128*mib, volume.Source{ID: id(5), Record: snap, Snapshot: true}))

@@ -113,10 +113,14 @@ func (b *Backend) extendSnapshot(ctx context.Context, lv *LogicalVolume, want in
 	if err == nil {
 		g, err = b.queue.do(ctx, &operation{verb: verbArea, name: lv.Name, uuid: lv.UUID, sizeBytes: g.bytes(want)})
 	}
-	if err != nil {
-		if state.Waiting = err.Error(); errors.Is(err, volume.ErrNoSpace) {
-			state.Waiting = "the pool has no room left"
-		}
+	switch {
+	case errors.Is(err, volume.ErrBusy): // as while a part of it is moved: soon again
+		return
+	case errors.Is(err, volume.ErrNoSpace):
+		state.Waiting = "the pool has no room left"
+		return
+	case err != nil:
+		state.Waiting = err.Error()
 		return
 	}
 	if extended := g.Volume(lv.Name); extended != nil {

@@ -261,13 +261,20 @@ func (p *plan) extendArea(op *operation, lv *LogicalVolume) {
 	p.act(op, append([]string{"lvextend", "--yes", "--extents", strconv.FormatInt(want, 10), p.group.Name + "/" + lv.Name}, devices...))
 }
 
-// quarantine takes a volume out of what is handed out, and then out of its name. By its tag
-// alone it is not a volume any more.
+// quarantine takes a volume out of what is handed out, and then out of its name. By each of
+// them alone it is not a volume any more.
 func (p *plan) quarantine(op *operation, lv *LogicalVolume) {
-	if ownedVolume(lv) {
-		p.commands = append(p.commands, changeCommand(p.group.UUID, op.uuid, append(untag(lv, TagVolume), "--addtag", op.tag)...))
+	p.acting = append(p.acting, op)
+	change := untag(lv, TagVolume)
+	if !hasTag(lv, TagDeleted) {
+		change = append(change, "--addtag", op.tag)
 	}
-	p.act(op, []string{"lvrename", "--yes", p.group.Name, lv.Name, op.newName})
+	if len(change) > 0 {
+		p.commands = append(p.commands, changeCommand(p.group.UUID, op.uuid, change...))
+	}
+	if lv.Name != op.newName {
+		p.commands = append(p.commands, []string{"lvrename", "--yes", p.group.Name, lv.Name, op.newName})
+	}
 }
 
 // split makes a snapshot a plain volume of what it has kept, active, that can be written to.
