@@ -275,6 +275,32 @@ func TestWorks(t *testing.T) {
 	})
 }
 
+// A thick volume that has a snapshot says so when it is to grow, and grows when that is gone.
+func TestThickGrowthWaitsForSnapshots(t *testing.T) {
+	t.Parallel()
+	h := newCopyHost(t, lvmtest.NewVG(t, 64*mib), localVolume(), localSnapshot())
+	h.settleCopies()
+	lv := h.get()
+	lv.Spec.SizeBytes = 16 * mib
+	lv.Generation++
+	if err := h.api.Update(t.Context(), lv); err != nil {
+		t.Fatal(err)
+	}
+	h.settleCopies()
+	c := meta.FindStatusCondition(h.get().Status.Conditions, v1alpha1.LocalVolumeResized)
+	if c == nil || c.Reason != v1alpha1.ReasonHasSnapshots || !strings.Contains(c.Message, snapName) || !isReady(h.get()) {
+		t.Fatalf("the condition Resized is %+v", c)
+	}
+	if err := h.api.Delete(t.Context(), h.snapshot()); err != nil {
+		t.Fatal(err)
+	}
+	h.settleCopies()
+	h.settleCopies()
+	if lv = h.get(); lv.Status.Capacity.Value() != 16*mib || meta.FindStatusCondition(lv.Status.Conditions, v1alpha1.LocalVolumeResized) != nil {
+		t.Fatalf("it has not grown: %+v", lv.Status)
+	}
+}
+
 // busyPool has a volume that somebody is wiping.
 type busyPool struct {
 	volume.Backend
