@@ -24,6 +24,7 @@ import (
 // +kubebuilder:printcolumn:name="RestoreSize",type=string,JSONPath=`.status.restoreSize`
 // +kubebuilder:printcolumn:name="FSType",type=string,JSONPath=`.status.fsType`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Valid",type=string,JSONPath=`.status.conditions[?(@.type=="Valid")].reason`
 // +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type LocalSnapshot struct {
@@ -73,6 +74,22 @@ const LocalSnapshotReady = "Ready"
 
 // ReasonTaken: the snapshot stands.
 const ReasonTaken = "Taken"
+
+// LocalSnapshotValid is the condition that says whether a snapshot of a thick volume holds
+// what it should: it has a room of its own for what is overwritten in its volume. It is not
+// set before there is something to say of it.
+const LocalSnapshotValid = "Valid"
+
+// Reasons of LocalSnapshotValid.
+const (
+	// ReasonHeld: it holds what it should, and has the room that it needs.
+	ReasonHeld = "Held"
+	// ReasonNoRoomToExtend: it holds what it should, and is lost when its room is full, for
+	// which the pool has none left.
+	ReasonNoRoomToExtend = "NoRoomToExtend"
+	// ReasonOverflowed: its room was full, and it holds nothing any more.
+	ReasonOverflowed = "Overflowed"
+)
 
 // LocalSnapshotStatus is what the agent made.
 type LocalSnapshotStatus struct {

@@ -241,6 +241,9 @@ const LocalVolumeHealthy = "Healthy"
 // than status.capacity, and says how far a growth has come or why it failed.
 const LocalVolumeResized = "Resized"
 
+// ReasonHasSnapshots of LocalVolumeResized: a thick volume cannot grow while it has snapshots.
+const ReasonHasSnapshots = "HasSnapshots"
+
 // Reasons of the condition Ready. Those that are marked final are answers about
 // this node: the volume will not be made here however long one waits.
 const (

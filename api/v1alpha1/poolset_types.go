@@ -77,6 +77,7 @@ const (
 // +kubebuilder:validation:XValidation:rule="!has(self.rebuildAfter) || self.layout in ['mirror', 'raid5', 'raid6', 'raid10']",message="spec.rebuildAfter is for the layouts mirror, raid5, raid6 and raid10"
 // +kubebuilder:validation:XValidation:rule="has(self.thin) == has(oldSelf.thin)",message="spec.thin cannot be added or taken away: volumes lie so; make a second PoolSet"
 // +kubebuilder:validation:XValidation:rule="!has(self.thin) || self.kind == 'lvm'",message="spec.thin is for kind lvm"
+// +kubebuilder:validation:XValidation:rule="!has(self.snapshots) || self.kind == 'lvm' && self.layout in ['linear', 'striped'] && !has(self.thin)",message="spec.snapshots is for kind lvm and the layouts linear and striped, without spec.thin: snapshots of a thin pool take their room from that"
 // +kubebuilder:validation:XValidation:rule="self.kind != 'hostpath' || has(self.hostpath)",message="spec.hostpath.path is needed for kind hostpath"
 // +kubebuilder:validation:XValidation:rule="self.kind != 'lvm' || !has(self.hostpath)",message="spec.hostpath is not allowed for kind lvm"
 // +kubebuilder:validation:XValidation:rule="self.kind != 'lvm' || has(self.deviceSelector) || has(self.adopt)",message="spec.deviceSelector is needed for kind lvm; an empty one ({}) takes every usable disk"
@@ -127,6 +128,11 @@ type PoolSetSpec struct {
 	// +optional
 	Thin *ThinPool `json:"thin,omitempty"`
 
+	// Snapshots is how much room the snapshots of thick volumes get for what is overwritten in
+	// their volumes.
+	// +optional
+	Snapshots *SnapshotRoom `json:"snapshots,omitempty"`
+
 	// Growth of kind lvm.
 	// +optional
 	// +kubebuilder:default=Auto
@@ -137,7 +143,8 @@ type PoolSetSpec struct {
 	Hostpath *HostpathPool `json:"hostpath,omitempty"`
 
 	// Reserve is never handed out: a percentage of the pool ("5%") or a quantity
-	// ("10Gi").
+	// ("10Gi"). Only what keeps a thin pool's metadata or a snapshot from running full may
+	// use it.
 	// +optional
 	// +kubebuilder:validation:Pattern=`^([0-9]{1,2}(\.[0-9]{1,2})?%|[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?)$`
 	Reserve string `json:"reserve,omitempty"`
@@ -230,6 +237,30 @@ type Autoextend struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=100
 	Percent int32 `json:"percent,omitempty"`
+}
+
+// SnapshotRoom is how much room a snapshot of a thick volume has for the former content of
+// what is written to its volume. One whose room is full has lost what it held. With as much
+// room as its volume, and a little more, it cannot be full, and it never gets more than that.
+type SnapshotRoom struct {
+	// InitialPercent of the volume is what a snapshot gets when it is taken.
+	// +optional
+	// +kubebuilder:default=20
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	InitialPercent int32 `json:"initialPercent,omitempty"`
+	// ThresholdPercent of it in use is when it gets more.
+	// +optional
+	// +kubebuilder:default=70
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=95
+	ThresholdPercent int32 `json:"thresholdPercent,omitempty"`
+	// ExtendPercent of the volume is what it gets then.
+	// +optional
+	// +kubebuilder:default=20
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	ExtendPercent int32 `json:"extendPercent,omitempty"`
 }
 
 // HostpathPool is a directory of the host.

@@ -143,6 +143,10 @@ func (n *node) assemble(ctx context.Context) error {
 	}
 	snapshots := &agent.SnapshotReconciler{
 		Client: n.manager.GetClient(), Backends: backends, Ledger: n.ledger, MachineID: n.machineID, Locks: locks,
+		Encrypted: n.sealer, Recorder: recorder,
+	}
+	if err := n.keepSnapshots(snapshots, backends); err != nil {
+		return err
 	}
 	if err := snapshots.SetupWithManager(n.manager); err != nil {
 		return err
@@ -163,6 +167,17 @@ func (n *node) assemble(ctx context.Context) error {
 
 // metadataDirectory has the node's own copies of the metadata of volume groups.
 const metadataDirectory = "volume-group-metadata"
+
+// keepSnapshots looks after the snapshots of thick volumes.
+func (n *node) keepSnapshots(snapshots *agent.SnapshotReconciler, backends *agent.Backends) error {
+	keeper := &agent.SnapshotKeeper{Backends: backends, Changed: snapshots.LookAt, Log: n.log.With("part", "snapshots")}
+	keeper.Setup()
+	snapshots.State = keeper.State
+	if err := metrics.Registry.Register(keeper); err != nil {
+		return fmt.Errorf("register the metrics of snapshots: %w", err)
+	}
+	return n.manager.Add(keeper)
+}
 
 // know makes what finds the volumes of the node.
 func (n *node) know(ctx context.Context, backends *agent.Backends) (*agent.Volumes, error) {

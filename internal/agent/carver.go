@@ -4,9 +4,11 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/berth-dev/berth/internal/ledger"
 	"github.com/berth-dev/berth/pkg/mount"
@@ -69,6 +71,8 @@ type Wish struct {
 	Encryption   volume.Encryption
 	// CopyOf is what the volume begins as a copy of; nil for an empty one.
 	CopyOf *CopyOf
+	// Progress, if not nil, is told how much of that is copied, where it takes long.
+	Progress func(doneBytes, totalBytes int64)
 	// Adopt is the disk that is handed over with its filesystem; nil for a volume that is
 	// made.
 	Adopt *volume.Adoption
@@ -269,8 +273,8 @@ func (c *Carver) putIfChanged(e ledger.Entry) error {
 func (c *Carver) carve(ctx context.Context, b volume.Backend, e ledger.Entry, w Wish, begun bool) (ledger.Entry, error) {
 	var from *volume.Source
 	var source copySource
+	release := func() {}
 	if e.Copied {
-		var release func()
 		var err error
 		source, release, err = c.Copies.open(ctx, w)
 		if err != nil {
@@ -278,6 +282,7 @@ func (c *Carver) carve(ctx context.Context, b volume.Backend, e ledger.Entry, w 
 		}
 		defer release()
 		from, e.FSUUID = &source.Source, source.FSUUID
+		from.Wipe, from.Progress = cmp.Or(from.Wipe, e.Wipe), w.Progress
 		e.Encryption = source.copiedEncryption()
 	} else if err := c.requireMkfs(ctx, e.FSType); err != nil {
 		return e, c.refuse(ctx, b, e, begun, fmt.Errorf("make volume %s: %w", w.Name, err))
@@ -294,15 +299,23 @@ func (c *Carver) carve(ctx context.Context, b volume.Backend, e ledger.Entry, w 
 			return e, err
 		}
 	}
-	release, err := quiesce(ctx, c.Encrypted, b, source)
+	resume, err := quiesce(ctx, c.Encrypted, b, source)
 	if err != nil {
 		return e, fmt.Errorf("make volume %s: %w", w.Name, err)
+	}
+	letGo := sync.OnceValue(func() error {
+		err := resume()
+		release()
+		return err
+	})
+	if from != nil {
+		from.Secured = func() { _ = letGo() }
 	}
 	rec, err := b.Create(ctx, volume.Spec{
 		ID: w.UID, Name: w.Name, SizeBytes: w.SizeBytes, Access: w.Access, SelectDisk: w.SelectDisk, Fresh: e.Fresh, Source: from,
 		Limited: w.RequireQuota,
 	})
-	if err := release(); err != nil {
+	if err := letGo(); err != nil {
 		return e, fmt.Errorf("let the source of volume %s go on: %w", w.Name, err)
 	}
 	if err != nil {
@@ -335,6 +348,12 @@ func absent(ctx context.Context, b volume.Backend, id string) (bool, error) {
 func (c *Carver) refuse(ctx context.Context, b volume.Backend, e ledger.Entry, begun bool, cause error) error {
 	if !errors.Is(cause, volume.ErrNoSpace) && !errors.Is(cause, volume.ErrInvalid) && !errors.Is(cause, volume.ErrToolMissing) {
 		return cause
+	}
+	if s, ok := b.(volume.Snapshotter); ok && e.Copied && begun {
+		// What an earlier attempt has copied was handed to nobody.
+		if err := s.AbandonCopy(ctx, e.UID); err != nil {
+			return fmt.Errorf("volume %s cannot be made (%s), and what was copied cannot be removed: %w", e.Name, cause.Error(), err)
+		}
 	}
 	found, err := b.List(ctx)
 	if errors.Is(err, volume.ErrToolMissing) && errors.Is(cause, volume.ErrToolMissing) && !begun {

@@ -82,6 +82,8 @@ func (c *Copies) snapshot(ctx context.Context, of CopyOf) (copySource, error) {
 		return copySource{}, fmt.Errorf("LocalSnapshot %s is being deleted: %w", of.Name, volume.ErrInvalid)
 	case !meta.IsStatusConditionTrue(s.Status.Conditions, v1alpha1.LocalSnapshotReady) || s.Status.LVM == nil || s.Status.RestoreSize == nil:
 		return copySource{}, fmt.Errorf("LocalSnapshot %s is not ready yet: %w", of.Name, volume.ErrBusy)
+	case meta.IsStatusConditionFalse(s.Status.Conditions, v1alpha1.LocalSnapshotValid):
+		return copySource{}, fmt.Errorf("LocalSnapshot %s has overflowed and holds nothing any more; delete it: %w", of.Name, volume.ErrInvalid)
 	case s.Status.MachineID != c.MachineID:
 		return copySource{}, fmt.Errorf("LocalSnapshot %s was taken on the machine %s and this is %s: %w", of.Name, s.Status.MachineID, c.MachineID, volume.ErrIdentity)
 	}
@@ -116,7 +118,7 @@ func sourceOf(e ledger.Entry, machineID string) (copySource, error) {
 		return copySource{}, fmt.Errorf("volume %s is encrypted when a pod uses it first, and holds nothing yet: %w", e.Name, volume.ErrBusy)
 	}
 	return copySource{
-		Source: volume.Source{ID: e.UID, Record: *e.Record}, Pool: e.Pool, Access: e.Access, FSType: e.FSType, FSUUID: e.FSUUID,
+		Source: volume.Source{ID: e.UID, Record: *e.Record, Wipe: e.Wipe}, Pool: e.Pool, Access: e.Access, FSType: e.FSType, FSUUID: e.FSUUID,
 		Encryption: e.Encryption,
 	}, nil
 }

@@ -72,7 +72,7 @@ func (r *PoolReconciler) bringUp(ctx context.Context, pool *v1alpha1.Pool, set *
 	}
 	var reserveErr error
 	if set != nil {
-		reserveErr = errors.Join(p.reserve.set(set.Spec.Reserve), p.thin.set(set.Spec.Thin))
+		reserveErr = errors.Join(p.reserve.set(set.Spec.Reserve), p.thin.set(set.Spec.Thin), p.snapshots.set(set.Spec.Snapshots))
 	}
 	var view poolView
 	switch {

@@ -107,6 +107,8 @@ type livePool struct {
 	stop    context.CancelFunc
 	reserve reserve
 	thin    thinPolicy
+	// snapshots is how much room thick snapshots get.
+	snapshots snapshotPolicy
 	// follows is set once the pool was looked at, if the events of device-mapper are about
 	// it: it is thin or redundant.
 	follows atomic.Bool

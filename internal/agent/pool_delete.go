@@ -95,6 +95,24 @@ func (r *PoolReconciler) empty(ctx context.Context, rec *poolRecord, p *livePool
 	if len(found) > 0 {
 		return fmt.Errorf("%d volumes are in it, the first is %s", len(found), found[0].ID)
 	}
+	if s, ok := p.backend.(volume.Snapshotter); ok {
+		found, err := s.ListSnapshots(ctx)
+		if err != nil {
+			return fmt.Errorf("list its snapshots: %w", err)
+		}
+		if len(found) > 0 {
+			return fmt.Errorf("%d snapshots are in it, the first is %s", len(found), found[0].ID)
+		}
+	}
+	if s, ok := p.backend.(thickSnapshots); ok {
+		all, _, err := s.Deleted(ctx)
+		if err != nil {
+			return fmt.Errorf("look for what was deleted: %w", err)
+		}
+		if all > 0 {
+			return fmt.Errorf("%d volumes that were deleted are being wiped", all)
+		}
+	}
 	return nil
 }
 

@@ -102,6 +102,7 @@ func groupName(poolSet string) string { return "berth-" + poolSet }
 func (r *PoolReconciler) groupBackend(rec *poolRecord, p *livePool) (volume.Backend, error) {
 	o := lvm.Options{
 		GroupUUID: rec.VGUUID, GroupName: rec.VGName, Devices: p.devices.get, Reserve: p.reserve.bytes, Layout: rec.layout(), Root: r.HostRoot,
+		Snapshots: p.snapshots.get,
 	}
 	if rec.Thin {
 		o.Thin, o.ThinPool = p.thin.get, rec.thinPool()

@@ -28,6 +28,8 @@ import (
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/ledger"
 	"github.com/berth-dev/berth/internal/quietqueue"
+	"github.com/berth-dev/berth/pkg/lvm"
+	"github.com/berth-dev/berth/pkg/mount"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -46,6 +48,13 @@ type SnapshotReconciler struct {
 	MachineID string
 	// Locks by volume name, shared with the Carver.
 	Locks *Locks
+	// Encrypted holds up what uses an encrypted volume while its snapshot is taken.
+	Encrypted Encrypted
+	// State returns how a snapshot of a thick volume was when it was looked at last; nil
+	// where nobody looks.
+	State func(uid string) (lvm.SnapshotState, bool)
+	// Recorder makes Events of snapshots.
+	Recorder Announcer
 
 	written expectations
 	queue   queueHandle
@@ -99,7 +108,10 @@ func (r *SnapshotReconciler) Reconcile(ctx context.Context, req reconcile.Reques
 	if !s.DeletionTimestamp.IsZero() {
 		return r.delete(ctx, s, base)
 	}
-	if isTaken(s) || isFinalSnapshot(s) {
+	if isTaken(s) {
+		return r.tellValid(ctx, s, base)
+	}
+	if isFinalSnapshot(s) {
 		return reconcile.Result{}, nil
 	}
 	if !controllerutil.ContainsFinalizer(s, v1alpha1.AgentFinalizer) {
@@ -158,10 +170,14 @@ func (r *SnapshotReconciler) make(ctx context.Context, s *v1alpha1.LocalSnapshot
 	if err != nil {
 		return takenSnapshot{}, refusedIf(err, volume.ErrInvalid)
 	}
+	if from.FSType == mount.Btrfs && isThick(snapshots) {
+		// The kernel takes two devices with one filesystem UUID for one filesystem, and the
+		// snapshot of a thick volume is a device.
+		return takenSnapshot{}, fmt.Errorf("%w: a btrfs in a thick volume cannot be snapshotted: the snapshot would be a second device with its UUID: %w", errRefused, volume.ErrInvalid)
+	}
 	taken := takenSnapshot{source: from}
-	if from.Encryption == nil {
-		taken.record, err = snapshots.Snapshot(ctx, specOf(s, from))
-		taken.at = metav1.Now()
+	if from.Encryption == nil || isThick(snapshots) {
+		taken.record, taken.at, err = r.takeOne(ctx, s, snapshots, from)
 	} else {
 		taken.record, taken.at, err = r.takeAlone(ctx, s, from)
 	}
@@ -171,6 +187,30 @@ func (r *SnapshotReconciler) make(ctx context.Context, s *v1alpha1.LocalSnapshot
 	}
 	r.Backends.Touch(from.Pool)
 	return taken, nil
+}
+
+// takeOne takes a snapshot. What uses an encrypted volume is held up meanwhile: lvm freezes
+// only a filesystem that is right on what it copies.
+func (r *SnapshotReconciler) takeOne(ctx context.Context, s *v1alpha1.LocalSnapshot, snapshots volume.Snapshotter, from copySource) (rec volume.Record, at metav1.Time, err error) {
+	resume := func() error { return nil }
+	if from.Encryption != nil {
+		b, err := r.Backends.ForExisting(volume.ModeLVM, from.Pool)
+		if err != nil {
+			return rec, at, err
+		}
+		if resume, err = quiesce(ctx, r.Encrypted, b, from); err != nil {
+			return rec, at, err
+		}
+	}
+	rec, err = snapshots.Snapshot(ctx, specOf(s, from))
+	at = metav1.Now()
+	return rec, at, errors.Join(err, resume())
+}
+
+// isThick reports whether the volumes of a backend have their room for themselves.
+func isThick(snapshots volume.Snapshotter) bool {
+	b, ok := snapshots.(interface{ Thick() bool })
+	return ok && b.Thick()
 }
 
 // takeAlone takes the snapshot of an encrypted volume, as that of a group of which it is the
@@ -204,7 +244,12 @@ func (r *SnapshotReconciler) sourceOf(s *v1alpha1.LocalSnapshot) (copySource, er
 }
 
 func specOf(s *v1alpha1.LocalSnapshot, from copySource) volume.SnapshotSpec {
-	return volume.SnapshotSpec{ID: string(s.UID), Name: s.Name, VolumeID: from.ID, Volume: from.Record}
+	wipe := from.Wipe
+	if from.Encryption != nil {
+		// It keeps the key slots that the volume's deletion destroys.
+		wipe = volume.WipeZero
+	}
+	return volume.SnapshotSpec{ID: string(s.UID), Name: s.Name, VolumeID: from.ID, Volume: from.Record, Wipe: wipe}
 }
 
 // refusedIf marks an error as a final answer if it is one of those.

@@ -66,6 +66,24 @@ func thinHost(t *testing.T, objects ...client.Object) *copyHost {
 	return newCopyHost(t, lvmtest.NewThinVG(t, 64*mib), objects...)
 }
 
+type newCopies func(t *testing.T, objects ...client.Object) *copyHost
+
+// eachKind runs a test over a thin pool, and over thick volumes.
+func eachKind(t *testing.T, f func(t *testing.T, newHost newCopies)) {
+	t.Helper()
+	for name, newHost := range map[string]newCopies{
+		"thin": thinHost,
+		"thick": func(t *testing.T, objects ...client.Object) *copyHost {
+			return newCopyHost(t, lvmtest.NewVG(t, 64*mib), objects...)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f(t, newHost)
+		})
+	}
+}
+
 // startCopies begins a process over what the last one left.
 func (h *copyHost) startCopies() {
 	h.t.Helper()
@@ -224,75 +242,81 @@ func (h *copyHost) wantOnDisk(volumes, snapshots []string) {
 // nothing is formatted over what was copied.
 func TestRestoreKilledAtEachStep(t *testing.T) {
 	t.Parallel()
-	for n := 0; ; n++ {
-		h := thinHost(t, localVolume())
-		h.settleCopies()
-		h.create(localSnapshot())
-		h.create(copyVolume(v1alpha1.SourceSnapshot))
-		h.killer.arm(n)
-		for range 6 {
-			_ = h.reconcileCopies()
-		}
-		died := h.killer.died()
-		h.startCopies()
-		h.settleCopies()
-		s := h.snapshot()
-		if !isTaken(s) || s.Status.FSType != "ext4" || s.Status.FilesystemUUID != lvUID || s.Status.RestoreSize.Value() != 8*mib ||
-			s.Status.CreationTime == nil || s.Status.MachineID != machine {
-			t.Fatalf("step %d: the snapshot is %+v", n, s.Status)
-		}
-		h.wantCopyReady()
-		h.wantOnDisk([]string{lvUID, copyUID}, []string{snapUID})
-		if !died {
-			if n < 5 {
-				t.Fatalf("only %d steps", n)
+	eachKind(t, func(t *testing.T, newHost newCopies) {
+		for n := 0; ; n++ {
+			h := newHost(t, localVolume())
+			h.settleCopies()
+			h.create(localSnapshot())
+			h.create(copyVolume(v1alpha1.SourceSnapshot))
+			h.killer.arm(n)
+			for range 6 {
+				_ = h.reconcileCopies()
 			}
-			return
+			died := h.killer.died()
+			h.startCopies()
+			h.settleCopies()
+			s := h.snapshot()
+			if !isTaken(s) || s.Status.FSType != "ext4" || s.Status.FilesystemUUID != lvUID || s.Status.RestoreSize.Value() != 8*mib ||
+				s.Status.CreationTime == nil || s.Status.MachineID != machine {
+				t.Fatalf("step %d: the snapshot is %+v", n, s.Status)
+			}
+			h.wantCopyReady()
+			h.wantOnDisk([]string{lvUID, copyUID}, []string{snapUID})
+			if !died {
+				if n < 5 {
+					t.Fatalf("only %d steps", n)
+				}
+				return
+			}
 		}
-	}
+	})
 }
 
 func TestClone(t *testing.T) {
 	t.Parallel()
-	h := thinHost(t, localVolume())
-	h.settleCopies()
-	h.create(copyVolume(v1alpha1.SourceVolume))
-	h.settleCopies()
-	h.wantCopyReady()
-	// The copy outlives its source, a restart, and a ledger that was lost.
-	if err := h.api.Delete(t.Context(), h.get()); err != nil {
-		t.Fatal(err)
-	}
-	h.settleCopies()
-	h.wantOnDisk([]string{copyUID}, nil)
-	h.ledgerDir = t.TempDir()
-	h.startCopies()
-	h.agent.Doubt(copyName)
-	h.settleCopies()
-	h.wantCopyReady()
+	eachKind(t, func(t *testing.T, newHost newCopies) {
+		h := newHost(t, localVolume())
+		h.settleCopies()
+		h.create(copyVolume(v1alpha1.SourceVolume))
+		h.settleCopies()
+		h.wantCopyReady()
+		// The copy outlives its source, a restart, and a ledger that was lost.
+		if err := h.api.Delete(t.Context(), h.get()); err != nil {
+			t.Fatal(err)
+		}
+		h.settleCopies()
+		h.wantOnDisk([]string{copyUID}, nil)
+		h.ledgerDir = t.TempDir()
+		h.startCopies()
+		h.agent.Doubt(copyName)
+		h.settleCopies()
+		h.wantCopyReady()
+	})
 }
 
 func TestDeleteSnapshotKilledAtEachStep(t *testing.T) {
 	t.Parallel()
-	for n := 0; ; n++ {
-		h := thinHost(t, localVolume(), localSnapshot())
-		h.settleCopies()
-		if err := h.api.Delete(t.Context(), h.snapshot()); err != nil {
-			t.Fatal(err)
+	eachKind(t, func(t *testing.T, newHost newCopies) {
+		for n := 0; ; n++ {
+			h := newHost(t, localVolume(), localSnapshot())
+			h.settleCopies()
+			if err := h.api.Delete(t.Context(), h.snapshot()); err != nil {
+				t.Fatal(err)
+			}
+			h.killer.arm(n)
+			_ = h.reconcileCopies()
+			died := h.killer.died()
+			h.startCopies()
+			h.settleCopies()
+			if h.snapshot() != nil {
+				t.Fatalf("step %d: the object is there", n)
+			}
+			h.wantOnDisk([]string{lvUID}, nil)
+			if !died {
+				return
+			}
 		}
-		h.killer.arm(n)
-		_ = h.reconcileCopies()
-		died := h.killer.died()
-		h.startCopies()
-		h.settleCopies()
-		if h.snapshot() != nil {
-			t.Fatalf("step %d: the object is there", n)
-		}
-		h.wantOnDisk([]string{lvUID}, nil)
-		if !died {
-			return
-		}
-	}
+	})
 }
 
 // What cannot be copied is refused for good, and nothing is left of the attempt.
@@ -359,7 +383,16 @@ func TestSnapshotsRefused(t *testing.T) {
 	}{
 		"no such volume":             {lvmtest.NewThinVG, func(s *v1alpha1.LocalSnapshot) { s.Spec.VolumeName = "pvc-9" }, v1alpha1.ReasonInvalid},
 		"another volume of the name": {lvmtest.NewThinVG, func(s *v1alpha1.LocalSnapshot) { s.Spec.VolumeUID = copyUID }, v1alpha1.ReasonInvalid},
-		"of a thick pool":            {lvmtest.NewVG, func(*v1alpha1.LocalSnapshot) {}, v1alpha1.ReasonInvalid},
+		"of a redundant pool": {
+			func(t testing.TB, sizeBytes int64) *lvmtest.VG {
+				return lvmtest.NewRaidVG(t, lvm.LayoutMirror, 2, sizeBytes)
+			},
+			func(*v1alpha1.LocalSnapshot) {}, v1alpha1.ReasonInvalid,
+		},
+		"of a thick pool without room": {
+			func(t testing.TB, _ int64) *lvmtest.VG { return lvmtest.NewVG(t, 8*mib) },
+			func(*v1alpha1.LocalSnapshot) {}, v1alpha1.ReasonNoSpace,
+		},
 		"without room": {
 			func(t testing.TB, _ int64) *lvmtest.VG { return lvmtest.NewThinVG(t, 12*mib) },
 			func(*v1alpha1.LocalSnapshot) {}, v1alpha1.ReasonNoSpace,

@@ -61,6 +61,8 @@ type VolumeReconciler struct {
 	doubted map[string]bool
 	// suspected are the volumes whose health is to be looked at.
 	suspected map[string]bool
+	// works are copies and wipes.
+	works works
 }
 
 // ReconcileLive handles a LocalVolume that is wanted, and one that is gone.
@@ -114,7 +116,7 @@ func (r *VolumeReconciler) bringUp(ctx context.Context, lv *v1alpha1.LocalVolume
 	w, err := r.wish(lv)
 	var e ledger.Entry
 	if err == nil {
-		e, err = r.Carver.Make(ctx, w)
+		e, err = r.make(ctx, w)
 	}
 	if err != nil {
 		f := classify(err)
@@ -148,6 +150,9 @@ func (r *VolumeReconciler) conclude(ctx context.Context, lv, base *v1alpha1.Loca
 	f := classify(cause)
 	if !f.settled {
 		return reconcile.Result{}, cause
+	}
+	if isWorking(cause) {
+		return reconcile.Result{RequeueAfter: workInterval}, nil
 	}
 	if changed {
 		log.FromContext(ctx).Info("Volume waits", "reason", f.reason, "cause", cause.Error())
@@ -187,8 +192,39 @@ func (r *VolumeReconciler) finishGone(ctx context.Context, name string) error {
 		log.FromContext(ctx).Info("A volume has no LocalVolume; it is kept as it is", "uid", e.UID, "state", e.State)
 		return nil
 	}
-	return r.Carver.FinishRemoval(ctx, e.UID)
+	err = r.end(ctx, e.UID, name, func(ctx context.Context) error { return r.Carver.FinishRemoval(ctx, e.UID) })
+	if isWorking(err) {
+		return nil // it looks again when it is done
+	}
+	return err
 }
+
+// make is Carver.Make; a copy, which may take hours, is made apart from this worker.
+func (r *VolumeReconciler) make(ctx context.Context, w Wish) (ledger.Entry, error) {
+	if w.CopyOf == nil || w.Recorded != nil {
+		return r.Carver.Make(ctx, w)
+	}
+	return r.works.do(ctx, makeKey(w.UID), "copying", func() { r.Enqueue(w.Name) },
+		func(ctx context.Context, progress func(doneBytes, totalBytes int64)) (ledger.Entry, error) {
+			w.Progress = progress
+			return r.Carver.Make(ctx, w)
+		})
+}
+
+// end removes a volume, whose wiping may take hours, apart from this worker. A copy to it is
+// given up.
+func (r *VolumeReconciler) end(ctx context.Context, uid, name string, remove func(ctx context.Context) error) error {
+	if err := r.works.end(ctx, makeKey(uid)); err != nil {
+		return err
+	}
+	_, err := r.works.do(ctx, uid+"/remove", "wiping", func() { r.Enqueue(name) },
+		func(ctx context.Context, _ func(doneBytes, totalBytes int64)) (ledger.Entry, error) {
+			return ledger.Entry{}, remove(ctx)
+		})
+	return err
+}
+
+func makeKey(uid string) string { return uid + "/make" }
 
 // ReconcileDeleted handles a LocalVolume whose deletion was asked for. The object
 // goes last.
@@ -204,7 +240,8 @@ func (r *VolumeReconciler) ReconcileDeleted(ctx context.Context, req reconcile.R
 		return reconcile.Result{}, nil
 	}
 	base := lv.DeepCopy()
-	if err := r.Carver.Remove(ctx, wishOf(lv)); err != nil {
+	w := wishOf(lv)
+	if err := r.end(ctx, w.UID, w.Name, func(ctx context.Context) error { return r.Carver.Remove(ctx, w) }); err != nil {
 		if errors.Is(err, volume.ErrPoolUnavailable) && !r.Carver.Backends.Synced() {
 			r.wait(req.NamespacedName)
 			return reconcile.Result{}, nil

@@ -25,10 +25,13 @@ func (r *VolumeReconciler) grow(ctx context.Context, lv *v1alpha1.LocalVolume, w
 	grown, err := r.Carver.Grow(ctx, w)
 	if err != nil {
 		reason := classify(err).reason
-		if errors.Is(err, volume.ErrNoSpace) {
+		switch {
+		case errors.Is(err, volume.ErrNoSpace):
 			reason = v1alpha1.ReasonNoSpace
-		} else if errors.Is(err, volume.ErrInvalid) {
+		case errors.Is(err, volume.ErrInvalid):
 			reason = v1alpha1.ReasonInvalid
+		case errors.Is(err, volume.ErrInUse):
+			reason = v1alpha1.ReasonHasSnapshots
 		}
 		setCondition(lv, v1alpha1.LocalVolumeResized, metav1.ConditionFalse, reason, err.Error())
 		return err

@@ -159,7 +159,7 @@ func (c *Controller) matching(ctx context.Context, req *csi.ListSnapshotsRequest
 
 // csiSnapshot is a LocalSnapshot in CSI's terms.
 func csiSnapshot(s *berth.LocalSnapshot) *csi.Snapshot {
-	snapshot := &csi.Snapshot{SnapshotId: s.Name, SourceVolumeId: s.Spec.VolumeName, ReadyToUse: provision.Taken(s)}
+	snapshot := &csi.Snapshot{SnapshotId: s.Name, SourceVolumeId: s.Spec.VolumeName, ReadyToUse: provision.Taken(s) && !provision.Lost(s)}
 	if s.Spec.Group != nil {
 		snapshot.GroupSnapshotId = s.Spec.Group.Name
 	}

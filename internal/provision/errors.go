@@ -72,6 +72,8 @@ func (e *Failure) Unwrap() error {
 		return volume.ErrToolMissing
 	case berth.ReasonInvalid, berth.ReasonNotEnforceable:
 		return volume.ErrInvalid
+	case berth.ReasonHasSnapshots:
+		return volume.ErrInUse
 	case berth.ReasonMissing:
 		return volume.ErrNotFound
 	case berth.ReasonIdentityMismatch:

@@ -214,7 +214,7 @@ func refusedGrowth(lv *berth.LocalVolume, sizeBytes int64, before *metav1.Condit
 		return nil
 	}
 	switch resized.Reason {
-	case berth.ReasonNoSpace, berth.ReasonPoolNotFound, berth.ReasonToolMissing, berth.ReasonInvalid, berth.ReasonMissing, berth.ReasonIdentityMismatch:
+	case berth.ReasonNoSpace, berth.ReasonPoolNotFound, berth.ReasonToolMissing, berth.ReasonInvalid, berth.ReasonMissing, berth.ReasonIdentityMismatch, berth.ReasonHasSnapshots:
 		return &Failure{Volume: lv.Name, Node: lv.Spec.NodeName, Reason: resized.Reason, Message: resized.Message}
 	}
 	return nil

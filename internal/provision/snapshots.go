@@ -230,6 +230,11 @@ func Taken(s *berth.LocalSnapshot) bool {
 	return s.DeletionTimestamp == nil && meta.IsStatusConditionTrue(s.Status.Conditions, berth.LocalSnapshotReady)
 }
 
+// Lost reports whether a snapshot has overflowed, and holds nothing any more.
+func Lost(s *berth.LocalSnapshot) bool {
+	return meta.IsStatusConditionFalse(s.Status.Conditions, berth.LocalSnapshotValid)
+}
+
 // refusalOf returns why the node will not take the snapshot, or nil while it may.
 func refusalOf(s *berth.LocalSnapshot) error {
 	c := meta.FindStatusCondition(s.Status.Conditions, berth.LocalSnapshotReady)

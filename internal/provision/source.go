@@ -96,6 +96,9 @@ func OriginOfSnapshot(s *berth.LocalSnapshot, what string) (*Origin, error) {
 	if !Taken(s) || s.Status.RestoreSize == nil {
 		return nil, fmt.Errorf("LocalSnapshot %q is not ready: %w", s.Name, volume.ErrBusy)
 	}
+	if Lost(s) {
+		return nil, refuse("%s has overflowed, and nothing can be restored from it: more was written to its volume than it had room to keep; delete it", what)
+	}
 	var encryption berth.Encryption
 	if s.Status.Encryption != nil {
 		encryption = s.Status.Encryption.Format

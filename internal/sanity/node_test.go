@@ -51,6 +51,8 @@ type place struct {
 	settled func(ctx context.Context) error
 	// snapshots is true where volumes have some.
 	snapshots bool
+	// groups is true where they have group snapshots too.
+	groups bool
 }
 
 // node is a provisioner and an agent in one process, serving all CSI services on
@@ -204,11 +206,11 @@ func (n *node) serve(t *testing.T, service *csi.Node) {
 		snapshots = taker
 	}
 	server := &csi.Server{
-		Socket: n.socket, Identity: &csi.Identity{Name: berth.DriverName, Version: "sanity", Groups: n.snapshots},
+		Socket: n.socket, Identity: &csi.Identity{Name: berth.DriverName, Version: "sanity", Groups: n.groups},
 		Controller: csi.NewController(n.cluster.Volumes, provision.Offers{Live: n.cluster.Client}, snapshots, log),
 		Node:       service, Log: log,
 	}
-	if n.snapshots {
+	if n.groups {
 		server.GroupController = csi.NewGroupController(n.cluster.Volumes, taker)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

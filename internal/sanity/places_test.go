@@ -137,14 +137,16 @@ func devicePlace(t *testing.T, disks int, sizeBytes int64) place {
 // lvmPlace is the stateful fake of lvm, whose volumes are real block devices.
 func lvmPlace(t *testing.T, sizeBytes int64) place {
 	t.Helper()
-	return groupPlace(t, lvmtest.NewVG(t, sizeBytes), sizeBytes)
+	p := groupPlace(t, lvmtest.NewVG(t, sizeBytes), sizeBytes)
+	p.snapshots = true
+	return p
 }
 
 // thinPlace is lvmPlace with a thin pool.
 func thinPlace(t *testing.T, sizeBytes int64) place {
 	t.Helper()
 	p := groupPlace(t, lvmtest.NewThinVG(t, sizeBytes), sizeBytes)
-	p.snapshots = true
+	p.snapshots, p.groups = true, true
 	return p
 }
 
@@ -161,7 +163,7 @@ func groupPlace(t *testing.T, vg *lvmtest.VG, sizeBytes int64) place {
 	}
 	return place{
 		mode: volume.ModeLVM, backend: b, objects: []client.Object{readyPool(berth.PoolLVM, sizeBytes)},
-		settled: func(context.Context) error { return nil },
+		settled: b.Sweep,
 	}
 }
 
@@ -208,6 +210,18 @@ func (n *loopNodes) Wipe(ctx context.Context, loc volume.Location, policy volume
 // WipeThin implements lvm.Nodes.
 func (n *loopNodes) WipeThin(ctx context.Context, loc volume.Location, policy volume.WipePolicy) error {
 	return n.onFile(loc, func(file volume.Location) error { return n.Nodes.WipeThin(ctx, file, policy) })
+}
+
+// Copy implements lvm.Nodes.
+func (n *loopNodes) Copy(ctx context.Context, from, to volume.Location, progress func(doneBytes int64)) error {
+	n.mu.Lock()
+	for file, loop := range n.loops {
+		if loop.Path == from.Device {
+			from.Device = file
+		}
+	}
+	n.mu.Unlock()
+	return n.onFile(to, func(file volume.Location) error { return n.Nodes.Copy(ctx, from, file, progress) })
 }
 
 // onFile changes the file behind a device without the device in between. It proves that

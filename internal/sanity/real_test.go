@@ -91,6 +91,6 @@ func diskPlace(t *testing.T, number int, disk string, thin bool) place {
 	}
 	return place{
 		mode: volume.ModeLVM, backend: b, objects: []client.Object{readyPool(berth.PoolLVM, c.FreeBytes)},
-		settled: func(context.Context) error { return nil }, snapshots: thin,
+		settled: b.Sweep, snapshots: true, groups: thin,
 	}
 }

@@ -88,13 +88,13 @@ var allowedSkips = map[string]string{
 	"ControllerUnpublishVolume not supported":              "as above",
 	"testnodevolumeattachlimit not enabled":                "the limit is the scheduler's to keep; without ControllerPublishVolume there is no call that could refuse",
 	"No MaxVolumesPerNode":                                 "as above",
-	"Snapshot not supported":                               "only volumes of thin pools have snapshots; their runs leave none of these out",
+	"Snapshot not supported":                               "only volumes of lvm pools have snapshots; their runs leave none of these out",
 	"ListSnapshots not supported":                          "as above",
 	"CreateSnapshot not supported":                         "as above",
 	"DeleteSnapshot not supported":                         "as above",
 	"GetSnapshot not supported":                            "as above",
 	"SNAPSHOT_ACCESSIBILITY_CONSTRAINTS not supported":     "as above",
-	"Volume Cloning not supported":                         "only volumes of thin pools are cloned; their runs do not leave it out",
+	"Volume Cloning not supported":                         "only volumes of lvm pools are cloned; their runs do not leave it out",
 	"GroupControllerService not supported":                 "only volumes of thin pools have group snapshots; their runs do not leave it out",
 	"VolumeGroupSnapshots not supported":                   "as above",
 	"ControllerGetVolumeHealth not supported":              "alpha in CSI 1.13; health is told by conditions and metrics",
@@ -103,9 +103,13 @@ var allowedSkips = map[string]string{
 	"NodeGetStorageHealth not supported":                   "as above",
 }
 
-// ofThinPools are those that the runs of thin pools may not leave out.
-var ofThinPools = []string{
+// ofPools are those that the runs of lvm pools may not leave out, and ofThinPools those that
+// the runs of thin ones may not.
+var ofPools = []string{
 	"Snapshot not supported", "ListSnapshots not supported", "CreateSnapshot not supported", "DeleteSnapshot not supported", "Volume Cloning not supported",
+}
+
+var ofThinPools = []string{
 	"GroupControllerService not supported", "VolumeGroupSnapshots not supported",
 }
 
@@ -130,7 +134,9 @@ func TestSanity(t *testing.T) {
 	}
 	ginkgo.ReportAfterSuite("skips", func(report ginkgo.Report) {
 		for _, s := range report.SpecReports.WithState(types.SpecStateSkipped) {
-			needed := strings.HasPrefix(s.FullText(), "thin") && slices.Contains(ofThinPools, s.Failure.Message)
+			thin := strings.HasPrefix(s.FullText(), "thin")
+			needed := thin && slices.Contains(ofThinPools, s.Failure.Message) ||
+				(thin || strings.HasPrefix(s.FullText(), "lvm")) && slices.Contains(ofPools, s.Failure.Message)
 			if _, ok := allowedSkips[s.Failure.Message]; !ok || needed {
 				ginkgo.Fail("skipped without a reason of ours: " + s.FullText() + ": " + s.Failure.Message)
 			}

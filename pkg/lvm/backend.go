@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/berth-dev/berth/pkg/volume"
 )
@@ -32,6 +33,9 @@ type Options struct {
 	// ThinPool is a thin pool of somebody else, which is used as it is, with Thin for the
 	// policy; nil means that Tend makes one.
 	ThinPool *ThinPoolID
+	// Snapshots returns how much room the snapshots of thick volumes get; it may change from
+	// call to call. Nil means DefaultSnapshotPolicy.
+	Snapshots func() SnapshotPolicy
 	// Nodes finds device nodes; nil means HostNodes of Root.
 	Nodes Nodes
 	// Seqno reads a device's generation of metadata; nil means DiskSeqno of Root.
@@ -60,6 +64,8 @@ type Backend struct {
 	queue *queue
 	// grouping has room for the one group snapshot that is being taken.
 	grouping chan struct{}
+	// fills are how full thick snapshots were when TendSnapshots was called last.
+	fills map[string]fill
 }
 
 var (
@@ -107,6 +113,9 @@ func NewBackend(client *Client, opts Options) (*Backend, error) {
 	if opts.Instants == nil {
 		opts.Instants = HostInstants{Root: opts.Root}
 	}
+	if opts.Snapshots == nil {
+		opts.Snapshots = DefaultSnapshotPolicy
+	}
 	if opts.Devices == nil {
 		opts.Devices = func() []string { return nil }
 	}
@@ -118,7 +127,7 @@ func NewBackend(client *Client, opts Options) (*Backend, error) {
 		nodes: opts.Nodes, grouping: make(chan struct{}, 1),
 		queue: &queue{
 			client: client, groupName: opts.GroupName, groupUUID: opts.GroupUUID,
-			devices: opts.Devices, reserve: opts.Reserve, layout: opts.Layout, thin: opts.Thin, pool: opts.ThinPool, nodes: opts.Nodes,
+			devices: opts.Devices, reserve: opts.Reserve, layout: opts.Layout, thin: opts.Thin, pool: opts.ThinPool, snapshots: opts.Snapshots, nodes: opts.Nodes,
 			seqno: opts.Seqno, unflushed: true, mayHang: true, instants: opts.Instants,
 			journal: opts.Journal, metadata: opts.Metadata, rolledBack: opts.RolledBack, resumed: opts.Resumed,
 		},
@@ -132,6 +141,9 @@ func (b *Backend) Create(ctx context.Context, spec volume.Spec) (volume.Record, 
 		return volume.Record{}, err
 	}
 	if spec.Source != nil {
+		if b.queue.thin == nil {
+			return b.fill(ctx, spec)
+		}
 		return b.clone(ctx, spec)
 	}
 	op := &operation{
@@ -203,7 +215,8 @@ func (b *Backend) Locate(ctx context.Context, id string, rec volume.Record) (vol
 	if err != nil {
 		return volume.Location{}, fmt.Errorf("locate %s/%s: %w", b.group.GroupName, id, err)
 	}
-	if ok && loc.SizeBytes >= rec.SizeBytes {
+	// A thick one that has another name may be a volume that was deleted.
+	if ok && loc.SizeBytes >= rec.SizeBytes && (b.queue.thin != nil || strings.HasSuffix(loc.Device, dmName(rec.LVM.VGName, rec.LVM.LVName))) {
 		return loc, nil
 	}
 	g, lv, err := b.look(ctx, id, id, &rec)
@@ -234,45 +247,6 @@ func (b *Backend) Grow(ctx context.Context, id string, rec volume.Record, sizeBy
 		return volume.Record{}, err
 	}
 	return record(g, lv), nil
-}
-
-// Delete implements volume.Backend. The wiping, which may take hours, happens in
-// the caller's time and holds up nobody else; the removal is one lvm process at
-// most, shared with what else waits.
-func (b *Backend) Delete(ctx context.Context, id string, rec *volume.Record, wipe volume.WipePolicy) error {
-	if err := volume.ValidateID(id); err != nil {
-		return err
-	}
-	if rec != nil {
-		if err := b.checkRecord(id, *rec); err != nil {
-			return err
-		}
-	}
-	g, lv, err := b.look(ctx, id, id, rec)
-	if err != nil || lv == nil {
-		return err
-	}
-	remove := &operation{verb: verbRemove, name: id, uuid: lv.UUID}
-	if err := remove.check(g, lv); err != nil {
-		return err
-	}
-	if lv.Unfinished {
-		return b.removeUnfinished(ctx, id) // it has no device that could be wiped
-	}
-	// To be opened exclusively, which shows that nobody uses it, it must be active.
-	loc, err := b.node(ctx, g, lv)
-	if err != nil {
-		return err
-	}
-	erase := b.nodes.Wipe
-	if lv.PoolUUID != "" {
-		erase = b.nodes.WipeThin
-	}
-	if err := erase(ctx, loc, wipe); err != nil {
-		return fmt.Errorf("wipe %s/%s (%s): %w", g.Name, id, loc.Device, err)
-	}
-	_, err = b.queue.do(ctx, remove)
-	return err
 }
 
 // List implements volume.Backend.
@@ -326,14 +300,14 @@ func (b *Backend) look(ctx context.Context, id, name string, rec *volume.Record)
 	}
 	lv := g.Volume(name)
 	if rec == nil {
-		if lv == nil {
+		if lv == nil || isDeleted(lv) {
 			return g, nil, g.usable()
 		}
 		return g, lv, nil
 	}
 	byUUID := g.volumeByUUID(rec.LVM.LVUUID)
 	switch {
-	case lv == nil && byUUID == nil:
+	case lv == nil && byUUID == nil, byUUID != nil && isDeleted(byUUID) && isDeletedOf(byUUID, id):
 		return g, nil, g.usable()
 	case byUUID == nil:
 		return nil, nil, fmt.Errorf("volume %s/%s: %w: its UUID is %s, recorded is %s",
@@ -358,6 +332,14 @@ func (b *Backend) node(ctx context.Context, g *Group, lv *LogicalVolume) (volume
 			return loc, nil
 		}
 		op := &operation{verb: verbActivate, name: lv.Name, uuid: lv.UUID}
+		if origin := g.volumeByUUID(lv.OriginUUID); lv.isThickSnapshot() && origin != nil {
+			// They are active together. Where only the origin is, lvm was killed after it had made
+			// the snapshot, which begins when the origin is refreshed.
+			op.name, op.uuid = origin.Name, origin.UUID
+			if _, active, err = b.nodes.Find(ctx, NodeID{GroupName: g.Name, GroupUUID: g.UUID, Name: origin.Name, UUID: origin.UUID}); err != nil {
+				return volume.Location{}, fmt.Errorf("find the device of %s: %w", origin.Name, err)
+			}
+		}
 		if active {
 			op.verb = verbRefresh
 		}

@@ -29,7 +29,7 @@ func (g *Group) capacity(t terms) volume.Capacity {
 		// What volumes have and can get: not what their legs take.
 		var sizes int64
 		for i := range g.LVs {
-			sizes += g.extentsFor(g.LVs[i].SizeBytes)
+			sizes += g.extentsFor(g.LVs[i].takesBytes())
 		}
 		c.AllocatedBytes = g.bytes(sizes)
 		c.TotalBytes = c.AllocatedBytes + c.FreeBytes

@@ -15,20 +15,20 @@ import (
 // The suite of all backends, over the fake of lvm.
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	conform(t, false, false, lvmtest.NewVG)
+	conform(t, false, true, lvmtest.NewVG)
 }
 
 // The same where each loss of power leaves half of the metadata behind that was not
 // flushed.
 func TestConformanceTorn(t *testing.T) {
 	t.Parallel()
-	conform(t, true, false, lvmtest.NewVG)
+	conform(t, true, true, lvmtest.NewVG)
 }
 
 // The same with volumes that lie in stripes on two disks.
 func TestConformanceStriped(t *testing.T) {
 	t.Parallel()
-	conform(t, false, false, func(t testing.TB, sizeBytes int64) *lvmtest.VG { return lvmtest.NewStripedVG(t, 2, sizeBytes) })
+	conform(t, false, true, func(t testing.TB, sizeBytes int64) *lvmtest.VG { return lvmtest.NewStripedVG(t, 2, sizeBytes) })
 }
 
 // The same with volumes of each redundant layout.
@@ -105,17 +105,25 @@ func TestConformanceThinTorn(t *testing.T) {
 	conform(t, true, true, lvmtest.NewThinVG)
 }
 
-func conform(t *testing.T, torn, thin bool, newVG func(testing.TB, int64) *lvmtest.VG) {
+func conform(t *testing.T, torn, snapshots bool, newVG func(testing.TB, int64) *lvmtest.VG) {
 	t.Helper()
-	const volumeBytes, volumes = 2 * lvmtest.ExtentBytes, 4
+	const volumeBytes = 2 * lvmtest.ExtentBytes
+	thin, volumes := newVG(t, 8*volumeBytes).Thin != nil, 4
+	if snapshots && !thin {
+		volumes = 6 // a clone is copied from a snapshot
+	}
 	volumetest.Run(t, volumetest.Harness{
 		Access:  []volume.Access{volume.AccessFilesystem, volume.AccessBlock},
-		CanGrow: true, CanSnapshot: thin,
+		CanGrow: true, CanSnapshot: snapshots, CanSnapshotGroup: thin,
 		New: func(t *testing.T) *volumetest.Place {
-			vg := newVG(t, volumes*volumeBytes)
+			vg := newVG(t, int64(volumes)*volumeBytes)
 			vg.SetTearing(torn)
+			vg.Snapshots = &lvm.SnapshotPolicy{InitialPercent: 100, ThresholdPercent: 70, ExtendPercent: 20}
+			backend := vg.Backend()
 			return &volumetest.Place{
-				Backend:     vg.Backend(),
+				Backend: backend,
+				// Where it fails, what is left shows.
+				Settle:      func(t *testing.T) { _ = backend.Sweep(t.Context()) },
 				VolumeBytes: volumeBytes,
 				Volumes:     volumes,
 				Reboot: func(*testing.T) volume.Backend {
@@ -123,7 +131,8 @@ func conform(t *testing.T, torn, thin bool, newVG func(testing.TB, int64) *lvmte
 					if vg.ThinPool != nil {
 						vg.Activate(vg.Name, vg.ThinPool.Name)
 					}
-					return vg.Backend()
+					backend = vg.Backend()
+					return backend
 				},
 				Tamper: func(_ *testing.T, id string, _ volume.Record) {
 					vg.Edit(vg.Name, func(e *lvmtest.Editor) { e.Replace(id) })

@@ -4,6 +4,7 @@
 package lvm_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -95,6 +96,37 @@ func (w *world) create(t *testing.T, n int) volume.Record {
 	return rec
 }
 
+func (w *world) must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+func (w *world) snapshotOf(ctx context.Context, n int) error {
+	_, err := w.backend.Snapshot(ctx, volume.SnapshotSpec{ID: id(n), Name: "snapshot", VolumeID: id(2), Volume: w.rec, Wipe: volume.WipeZero})
+	return err
+}
+
+func (w *world) trySnapshot(t *testing.T, n int) error {
+	t.Helper()
+	return w.snapshotOf(t.Context(), n)
+}
+
+func (w *world) mustSnapshot(n int) { w.must(w.snapshotOf(context.Background(), n)) }
+
+func (w *world) wantSnapshots(t *testing.T, ids ...string) {
+	t.Helper()
+	found, err := w.backend.ListSnapshots(t.Context())
+	if err != nil || len(found) != len(ids) {
+		t.Fatalf("the snapshots are %+v (%v), want %q", found, err, ids)
+	}
+	for i, f := range found {
+		if f.ID != ids[i] || f.Record.SizeBytes != 2*extent {
+			t.Errorf("there is %+v, want %s", f, ids[i])
+		}
+	}
+}
+
 // sizes returns the sizes of all volumes and snapshots.
 func (w *world) sizes(t *testing.T) map[string]int64 {
 	t.Helper()
@@ -133,6 +165,20 @@ func TestFaultMatrix(t *testing.T) {
 	}
 }
 
+// The same of snapshots and copies of thick volumes.
+func TestFaultMatrixOfThickCopies(t *testing.T) {
+	t.Parallel()
+	for name, vg := range map[string]func(t *testing.T) *lvmtest.VG{
+		"linear":  func(t *testing.T) *lvmtest.VG { return lvmtest.NewVG(t, 16*extent) },
+		"striped": func(t *testing.T) *lvmtest.VG { return lvmtest.NewStripedVG(t, 2, 16*extent) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			runFaults(t, func(t *testing.T) *world { t.Helper(); return newWorldIn(t, vg(t)) }, faultedThickOperations)
+		})
+	}
+}
+
 // faulted is an operation in whose commands something goes wrong.
 type faulted struct {
 	name     string
@@ -142,6 +188,8 @@ type faulted struct {
 	want     map[string]int64
 	// between may be there too, before it is repeated.
 	between map[string]int64
+	// check looks at more than the volumes in the end.
+	check func(t *testing.T, w *world)
 }
 
 var faultedOperations = []faulted{
@@ -266,6 +314,9 @@ func runFaults(t *testing.T, newWorld func(t *testing.T) *world, operations []fa
 							t.Errorf("the volume holds %q", w.reads(t, 2, w.rec))
 						}
 						w.checkNodes(t)
+						if op.check != nil {
+							op.check(t, w)
+						}
 					})
 				}
 			}
@@ -308,4 +359,76 @@ func equal(a, b map[string]int64) bool {
 		}
 	}
 	return true
+}
+
+// Snapshots and copies of volumes that have their extents for themselves.
+var faultedThickOperations = []faulted{
+	{
+		name: "snapshot", commands: []string{"lvcreate", "lvremove", "lvconvert", "lvchange", "lvs", "pvs"},
+		run:   func(t *testing.T, w *world) error { return w.trySnapshot(t, 5) },
+		want:  map[string]int64{"snapshot " + id(5): 2 * extent, id(2): 2 * extent, id(3): 2 * extent},
+		check: func(t *testing.T, w *world) { w.wantSnapshots(t, id(5)) },
+	},
+	{
+		name: "delete snapshot", commands: []string{"lvconvert", "lvchange", "lvremove", "lvs", "pvs"},
+		prepare: func(_ *testing.T, w *world) { w.mustSnapshot(5) },
+		run:     func(t *testing.T, w *world) error { return w.backend.DeleteSnapshot(t.Context(), id(5), nil) },
+		want:    map[string]int64{id(2): 2 * extent, id(3): 2 * extent},
+		check:   func(t *testing.T, w *world) { w.wantSnapshots(t) },
+	},
+	{
+		name: "delete before snapshot", commands: []string{"lvchange", "lvrename", "lvs", "pvs"},
+		prepare: func(_ *testing.T, w *world) { w.mustSnapshot(5) },
+		run: func(t *testing.T, w *world) error {
+			return w.backend.Delete(t.Context(), id(2), &w.rec, volume.WipeZero)
+		},
+		want: map[string]int64{"snapshot " + id(5): 2 * extent, id(3): 2 * extent},
+		check: func(t *testing.T, w *world) {
+			w.wantSnapshots(t, id(5))
+			if all, waiting, err := w.backend.Deleted(t.Context()); all != 1 || waiting != 1 || err != nil {
+				t.Errorf("%d are deleted, and %d wait (%v)", all, waiting, err)
+			}
+		},
+	},
+	{
+		name: "sweep", commands: []string{"lvremove", "lvs", "pvs"},
+		prepare: func(_ *testing.T, w *world) {
+			w.mustSnapshot(5)
+			w.must(w.backend.Delete(context.Background(), id(2), &w.rec, volume.WipeZero))
+			w.must(w.backend.DeleteSnapshot(context.Background(), id(5), nil))
+		},
+		run:  func(t *testing.T, w *world) error { return w.backend.Sweep(t.Context()) },
+		want: map[string]int64{id(3): 2 * extent},
+		check: func(t *testing.T, w *world) {
+			if c, err := w.backend.Capacity(t.Context()); err != nil || c.AllocatedBytes != 2*extent {
+				t.Errorf("something is left: %+v (%v)", c, err)
+			}
+		},
+	},
+	{
+		name: "clone", commands: []string{"lvcreate", "lvconvert", "lvchange", "lvremove", "lvs", "pvs"},
+		run: func(t *testing.T, w *world) error {
+			_, err := w.backend.Create(t.Context(), copySpec(1, 4*extent, volume.Source{ID: id(2), Record: w.rec}))
+			return err
+		},
+		want: map[string]int64{id(1): 4 * extent, id(2): 2 * extent, id(3): 2 * extent},
+		check: func(t *testing.T, w *world) {
+			if c, err := w.backend.Capacity(t.Context()); err != nil || c.AllocatedBytes != 8*extent {
+				t.Errorf("something is left of the copy: %+v (%v)", c, err)
+			}
+		},
+	},
+	{
+		name: "restore", commands: []string{"lvcreate", "lvchange", "lvs", "pvs"},
+		prepare: func(_ *testing.T, w *world) { w.mustSnapshot(5) },
+		run: func(t *testing.T, w *world) error {
+			found, err := w.backend.ListSnapshots(t.Context())
+			if err != nil || len(found) != 1 {
+				return fmt.Errorf("the snapshots are %+v: %w", found, err)
+			}
+			_, err = w.backend.Create(t.Context(), copySpec(1, 2*extent, volume.Source{ID: id(5), Record: found[0].Record, Snapshot: true}))
+			return err
+		},
+		want: map[string]int64{"snapshot " + id(5): 2 * extent, id(1): 2 * extent, id(2): 2 * extent, id(3): 2 * extent},
+	},
 }

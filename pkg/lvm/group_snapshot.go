@@ -30,6 +30,10 @@ func (b *Backend) SnapshotGroup(ctx context.Context, spec volume.GroupSnapshotSp
 	if err := b.checkGroup(spec); err != nil {
 		return volume.GroupSnapshot{}, err
 	}
+	if b.queue.thin == nil {
+		return volume.GroupSnapshot{}, fmt.Errorf("group snapshot %s: %w: only the volumes of a thin pool can be taken at one instant, and those of %s are thick: take a snapshot of each",
+			spec.Name, volume.ErrInvalid, b.group.GroupName)
+	}
 	// What two calls at once would take, neither could tell.
 	select {
 	case b.grouping <- struct{}{}:

@@ -22,6 +22,15 @@ const (
 	TagVolume = "berth.dev/volume="
 	// TagSnapshot + the snapshot's name marks a logical volume as a snapshot of ours.
 	TagSnapshot = "berth.dev/snapshot="
+	// TagFilling + a wipe policy marks a volume that is being filled with a copy, and was
+	// handed to nobody.
+	TagFilling = "berth.dev/filling="
+	// TagCopy + a wipe policy marks the snapshot that a volume is being filled from.
+	TagCopy = "berth.dev/copy="
+	// TagDeleted + a wipe policy marks a volume that was deleted and is not wiped yet.
+	TagDeleted = "berth.dev/deleted="
+	// TagWipe + a wipe policy says what happens to what a thick snapshot has kept.
+	TagWipe = "berth.dev/wipe="
 	// TagInstant + a time marks the snapshots of a group that were all taken then.
 	TagInstant = "berth.dev/instant="
 )
@@ -80,8 +89,47 @@ const snapshotPrefix = "snap-"
 // ownedSnapshot reports whether a logical volume is a snapshot of ours: it carries our tag
 // and its name holds a snapshot's ID.
 func ownedSnapshot(lv *LogicalVolume) bool {
-	id, ok := strings.CutPrefix(lv.Name, snapshotPrefix)
-	return ok && volume.ValidateID(id) == nil && hasTag(lv, TagSnapshot)
+	return ownedAs(lv, snapshotPrefix, TagSnapshot)
+}
+
+const (
+	// copyPrefix + the ID of a volume is the name of the snapshot that it is filled from,
+	// and deletedPrefix + that ID the name of a volume that was deleted.
+	copyPrefix    = "copy-"
+	deletedPrefix = "deleted-"
+)
+
+// ownedAs reports whether a logical volume is one that we have named and tagged so.
+func ownedAs(lv *LogicalVolume, prefix, tag string) bool {
+	id, ok := strings.CutPrefix(lv.Name, prefix)
+	return ok && volume.ValidateID(id) == nil && hasTag(lv, tag)
+}
+
+// ownedCopy reports whether a logical volume is a snapshot that a volume is filled from.
+func ownedCopy(lv *LogicalVolume) bool { return ownedAs(lv, copyPrefix, TagCopy) }
+
+// ownedDeleted reports whether a logical volume is one that was deleted.
+func ownedDeleted(lv *LogicalVolume) bool { return ownedAs(lv, deletedPrefix, TagDeleted) }
+
+// isDeleted reports whether a logical volume is one that was deleted, also when it has its
+// former name still, or its former tag.
+func isDeleted(lv *LogicalVolume) bool {
+	return ownedDeleted(lv) || ownedAs(lv, deletedPrefix, TagVolume) || ownedAs(lv, "", TagDeleted) && !hasTag(lv, TagVolume)
+}
+
+// isDeletedOf reports whether a volume that was deleted was the one with that ID.
+func isDeletedOf(lv *LogicalVolume, id string) bool {
+	return lv.Name == id || lv.Name == deletedPrefix+id
+}
+
+// ownedFilling reports whether a logical volume is being filled with a copy.
+func ownedFilling(lv *LogicalVolume) bool {
+	return ownedAs(lv, "", TagFilling) && !hasTag(lv, TagVolume)
+}
+
+// owned reports whether a logical volume is ours to remove.
+func owned(lv *LogicalVolume) bool {
+	return ownedVolume(lv) || ownedSnapshot(lv) || ownedCopy(lv) || ownedDeleted(lv) || ownedFilling(lv)
 }
 
 // ownedVolume reports whether a logical volume is one of ours: it carries our tag
@@ -95,10 +143,8 @@ func ownedVolume(lv *LogicalVolume) bool {
 
 // title is how people know a volume: the name in its tag.
 func (lv *LogicalVolume) title() string {
-	for _, tag := range lv.Tags {
-		if name, ok := strings.CutPrefix(tag, TagVolume); ok && name != "" {
-			return name
-		}
+	if name := lv.tagged(TagVolume); name != "" {
+		return name
 	}
 	return lv.Name
 }
@@ -112,6 +158,16 @@ func (lv *LogicalVolume) called() string {
 		return "the data of the thin pool"
 	}
 	return "volume " + lv.title()
+}
+
+// tagged returns what follows a prefix in the first tag that has it.
+func (lv *LogicalVolume) tagged(prefix string) string {
+	for _, tag := range lv.Tags {
+		if text, ok := strings.CutPrefix(tag, prefix); ok && text != "" {
+			return text
+		}
+	}
+	return ""
 }
 
 func hasTag(lv *LogicalVolume, prefix string) bool {

@@ -46,6 +46,13 @@ type Nodes interface {
 	HoldThinMetadata(ctx context.Context, pool NodeID) error
 	ReleaseThinMetadata(ctx context.Context, pool NodeID) error
 	ThinMetadataPath(ctx context.Context, pool NodeID) (string, error)
+	// Snapshot returns how full a thick snapshot is. ok is false when it is not active; that is
+	// proven, an error is not.
+	Snapshot(ctx context.Context, id NodeID) (status dm.Snapshot, ok bool, err error)
+	// Copy writes what is on one volume to the beginning of another, durably, and makes the
+	// ends of the rest read as zeroes. Nobody else may have the second. progress is told the
+	// bytes done.
+	Copy(ctx context.Context, from, to volume.Location, progress func(doneBytes int64)) error
 	// Raid returns how a volume with legs is. ok is false when it is not active; that is
 	// proven, an error is not.
 	Raid(ctx context.Context, id NodeID) (status dm.Raid, ok bool, err error)
@@ -270,6 +277,37 @@ func (h HostNodes) ThinPool(ctx context.Context, id NodeID) (dm.ThinPool, bool, 
 		return usage, err == nil, err
 	}
 	return dm.ThinPool{}, false, nil
+}
+
+// Snapshot implements Nodes.
+func (h HostNodes) Snapshot(ctx context.Context, id NodeID) (dm.Snapshot, bool, error) {
+	if err := ctx.Err(); err != nil {
+		return dm.Snapshot{}, false, err
+	}
+	status, err := (dm.Control{Root: h.Root}).Status(dmUUID(id.GroupUUID, id.UUID))
+	if errors.Is(err, volume.ErrNotFound) || err == nil && len(status) == 0 {
+		return dm.Snapshot{}, false, nil
+	}
+	if err != nil {
+		return dm.Snapshot{}, false, err
+	}
+	s, err := dm.SnapshotOf(status)
+	return s, err == nil, err
+}
+
+// Copy implements Nodes, by pkg/block.
+func (h HostNodes) Copy(ctx context.Context, from, to volume.Location, progress func(doneBytes int64)) (err error) {
+	source, err := block.OpenReadOnly(h.path(from.Device))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, source.Close()) }()
+	target, err := block.OpenExclusive(h.path(to.Device))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, target.Close()) }()
+	return block.Copy(ctx, source, target, from.SizeBytes, to.SizeBytes, progress)
 }
 
 func (h HostNodes) path(parts ...string) string {

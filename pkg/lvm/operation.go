@@ -65,6 +65,16 @@ const (
 	verbAbortMove verb = "abort the move of extents of"
 	// verbTakeOut takes an empty device out of the group.
 	verbTakeOut verb = "take a device out of"
+	// verbFill makes the volume that a copy is going to be written to, and verbHandOut makes a
+	// volume of it when it is.
+	verbFill    verb = "make room for the copy"
+	verbHandOut verb = "hand out"
+	// verbQuarantine gives a volume that is deleted another name and tag.
+	verbQuarantine verb = "quarantine"
+	// verbSplit makes what a thick snapshot has kept a volume that can be wiped.
+	verbSplit verb = "split"
+	// verbArea gives a thick snapshot more room for what it keeps.
+	verbArea verb = "extend snapshot"
 	// verbWhenFull changes what a thin pool does with writes when it is full.
 	verbWhenFull verb = "set when-full of"
 )
@@ -95,8 +105,12 @@ type operation struct {
 	runs []run
 	// mostMissing legs are left by verbRepair.
 	mostMissing int
-	// tag is set at creation, and by verbMark.
-	tag string
+	// tag is set at creation, and by verbMark, verbHandOut and verbQuarantine; wipe is what
+	// TagWipe says of a new thick snapshot.
+	tag  string
+	wipe volume.WipePolicy
+	// newName for verbQuarantine.
+	newName string
 	// group for verbInstant.
 	group *volume.GroupSnapshotSpec
 
@@ -129,7 +143,16 @@ func (op *operation) met(g *Group) bool {
 	case verbClone:
 		return lv != nil && ownedVolume(lv)
 	case verbSnapshot:
-		return lv != nil && ownedSnapshot(lv)
+		return lv != nil && (ownedSnapshot(lv) || ownedCopy(lv)) && lv.stands()
+	case verbFill:
+		return lv != nil && ownedFilling(lv) && lv.SizeBytes >= op.sizeBytes
+	case verbHandOut:
+		return lv != nil && lv.UUID == op.uuid && ownedVolume(lv) && !hasTag(lv, TagFilling)
+	case verbQuarantine:
+		moved := g.volumeByUUID(op.uuid)
+		return moved != nil && moved.Name == op.newName && ownedDeleted(moved) && !hasTag(moved, TagVolume)
+	case verbArea:
+		return lv != nil && lv.UUID == op.uuid && lv.AreaBytes >= op.sizeBytes
 	case verbGrow:
 		return lv != nil && lv.UUID == op.uuid && lv.SizeBytes >= op.sizeBytes
 	case verbMark:
@@ -167,8 +190,9 @@ func (op *operation) met(g *Group) bool {
 		// Absence in a group whose devices are not all there is not proven: a missing
 		// device may hold newer metadata (I4).
 		return g.State() == StateReady && lv == nil && g.volumeByUUID(op.uuid) == nil
-	case verbActivate, verbRefresh, verbInstant:
-		// Not in the metadata: the caller looks at the device node, or was told.
+	case verbActivate, verbRefresh, verbInstant, verbSplit:
+		// Not in the metadata, or not all of it: the caller looks at the device node, or was
+		// told.
 	}
 	return false
 }
@@ -191,7 +215,8 @@ func (op *operation) allowed(g *Group) error {
 func (op *operation) check(g *Group, lv *LogicalVolume) error {
 	where := fmt.Sprintf("%s %s/%s", op.verb, g.Name, op.name)
 	switch {
-	case (op.verb == verbCreate || op.verb == verbTend) && lv == nil, op.verb == verbTakeBack, op.verb == verbDropMissing, op.verb == verbDropSpare:
+	case (op.verb == verbCreate || op.verb == verbFill || op.verb == verbTend) && lv == nil,
+		op.verb == verbTakeBack, op.verb == verbDropMissing, op.verb == verbDropSpare:
 		return nil
 	case op.name == "":
 		return op.checkDevice(g)
@@ -213,14 +238,25 @@ func (op *operation) check(g *Group, lv *LogicalVolume) error {
 		return fmt.Errorf("%s: %w: the volume with UUID %s has another name", where, volume.ErrIdentity, op.uuid)
 	case op.verb == verbCreate && !ownedVolume(lv):
 		return fmt.Errorf("%s: %w: a volume of that name has no tag %s", where, volume.ErrExists, TagVolume)
-	case op.verb != verbCreate && lv.UUID != op.uuid:
+	case op.verb == verbFill && !ownedFilling(lv):
+		return fmt.Errorf("%s: %w: a volume of that name has no tag %s", where, volume.ErrExists, TagFilling)
+	case op.verb != verbCreate && op.verb != verbFill && lv.UUID != op.uuid:
 		return fmt.Errorf("%s: %w: its UUID is %s, recorded is %s", where, volume.ErrIdentity, lv.UUID, op.uuid)
-	case op.verb == verbRemove && !ownedVolume(lv) && !ownedSnapshot(lv) && !isHalfPool(lv):
+	case op.verb == verbRemove && !owned(lv) && !isHalfPool(lv):
 		return fmt.Errorf("%s: %w: it has no tag %s", where, volume.ErrIdentity, TagVolume)
 	case op.verb == verbMark && !ownedSnapshot(lv):
 		return fmt.Errorf("%s: %w: it is no snapshot of ours (tags %v)", where, volume.ErrIdentity, lv.Tags)
 	case op.verb == verbRepair && !mendable(lv):
 		return fmt.Errorf("%s: %w: it is no volume of ours with legs (layout %v, tags %v)", where, volume.ErrIdentity, lv.Layout, lv.Tags)
+	case op.verb == verbHandOut && !ownedFilling(lv), op.verb == verbQuarantine && !ownedVolume(lv) && !isDeleted(lv):
+		return fmt.Errorf("%s: %w: it is no volume of ours (tags %v)", where, volume.ErrIdentity, lv.Tags)
+	case (op.verb == verbSplit || op.verb == verbArea) && !ownedSnapshot(lv) && !ownedCopy(lv):
+		return fmt.Errorf("%s: %w: it is no snapshot of ours (tags %v)", where, volume.ErrIdentity, lv.Tags)
+	case op.verb == verbQuarantine && lv.Name != op.newName && g.Volume(op.newName) != nil:
+		return fmt.Errorf("%s: %w: volume %s", where, volume.ErrExists, op.newName)
+	case (op.verb == verbGrow || op.verb == verbCreate) && lv.isThickOrigin():
+		// lvm: "Snapshot origin volumes can be resized only while inactive".
+		return fmt.Errorf("%s: %w: a thick volume cannot grow while it has snapshots: delete %s", where, volume.ErrInUse, namesOf(g.snapshotsOf(lv)))
 	case lv.Unfinished && op.verb != verbRemove:
 		return fmt.Errorf("%s: %w", where, errUnfinished)
 	case op.verb == verbRemove && !plain(lv):
@@ -268,6 +304,8 @@ func (op *operation) checkParts(g *Group) error {
 func (op *operation) checkCopy(g *Group, lv *LogicalVolume) error {
 	source := g.volumeByUUID(op.source)
 	switch {
+	case lv != nil && (ownedSnapshot(lv) || ownedCopy(lv)):
+		return fmt.Errorf("%s %s/%s: %w", op.verb, g.Name, op.name, errUnfinished)
 	case lv != nil:
 		return fmt.Errorf("%s %s/%s: %w: a volume of that name is not ours", op.verb, g.Name, op.name, volume.ErrExists)
 	case source == nil:
@@ -275,7 +313,9 @@ func (op *operation) checkCopy(g *Group, lv *LogicalVolume) error {
 	case !ownedVolume(source) && !ownedSnapshot(source):
 		return fmt.Errorf("%s %s/%s: %w: %s has no tag of ours", op.verb, g.Name, op.name, volume.ErrIdentity, source.Name)
 	case source.PoolUUID == "":
-		return fmt.Errorf("%s %s/%s: %w: only thin volumes can be copied, and %s is %v", op.verb, g.Name, op.name, volume.ErrInvalid, source.Name, source.Layout)
+		if err := canHaveThick(source); err != nil {
+			return fmt.Errorf("%s %s/%s: %w", op.verb, g.Name, op.name, err)
+		}
 	}
 	return nil
 }
@@ -287,7 +327,7 @@ func plain(lv *LogicalVolume) bool {
 	if slices.Equal(lv.Layout, thinLayout) {
 		return lv.PoolUUID != "" && !slices.ContainsFunc(lv.Role, func(role string) bool { return !slices.Contains(thinRoles, role) })
 	}
-	return layoutOf(lv) != "" && len(lv.Role) == 1 && lv.Role[0] == "public"
+	return layoutOf(lv) != "" && (slices.Equal(lv.Role, plainRole) || slices.Equal(lv.Role, thickSnapshotRole))
 }
 
 func changeCommand(groupUUID, lvUUID string, change ...string) []string {
@@ -325,7 +365,8 @@ var removable = func() string {
 	for _, name := range slices.Sorted(maps.Keys(shapes)) {
 		layouts = append(layouts, "lv_layout=["+strings.Join(shapes[name].layout, ",")+"]")
 	}
-	return "((" + strings.Join(layouts, "||") + ")&&lv_role=[public]||lv_layout=[thin,sparse])&&"
+	roles := "(lv_role=[" + strings.Join(plainRole, ",") + "]||lv_role=[" + strings.Join(thickSnapshotRole, ",") + "])"
+	return "((" + strings.Join(layouts, "||") + ")&&" + roles + "||lv_layout=[thin,sparse])&&"
 }()
 
 // errUnfinished: lvm was killed while it made the volume, or a leg of it. It was never

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/berth-dev/berth/pkg/volume"
 )
@@ -62,7 +63,7 @@ func (p *plan) backUpOnce() {
 		if command[0] == "lvchange" && !changesMetadata(command) {
 			continue
 		}
-		if seen {
+		if seen && command[0] != "lvconvert" { // which does not know the option
 			p.commands[i] = slices.Insert(command, 1, "--autobackup", "n")
 		}
 		seen = true
@@ -72,7 +73,7 @@ func (p *plan) backUpOnce() {
 // changesMetadata reports whether an lvchange does: activation does not.
 func changesMetadata(lvchange []string) bool {
 	return slices.ContainsFunc(lvchange, func(word string) bool {
-		return word == "--errorwhenfull" || word == "--addtag" || word == "--deltag"
+		return word == "--errorwhenfull" || word == "--addtag" || word == "--deltag" || word == "--permission"
 	})
 }
 
@@ -111,8 +112,16 @@ func (p *plan) add(op *operation) {
 		p.act(op, changeCommand(p.group.UUID, op.uuid, p.activating("--activate", "y")...))
 	case verbRefresh:
 		p.act(op, changeCommand(p.group.UUID, op.uuid, p.activating("--refresh")...))
-	case verbCreate, verbGrow:
+	case verbCreate, verbGrow, verbFill:
 		p.allocate(op, lv)
+	case verbArea:
+		p.extendArea(op, lv)
+	case verbHandOut:
+		p.act(op, changeCommand(p.group.UUID, op.uuid, append(untag(lv, TagFilling), "--addtag", op.tag)...))
+	case verbQuarantine:
+		p.quarantine(op, lv)
+	case verbSplit:
+		p.split(op, lv)
 	case verbClone, verbSnapshot:
 		p.copy(op)
 	case verbTend:
@@ -152,6 +161,10 @@ func (p *plan) add(op *operation) {
 // filesystem that is mounted from it.
 func (p *plan) copy(op *operation) {
 	source := p.group.volumeByUUID(op.source)
+	if source.PoolUUID == "" {
+		p.snapshotThick(op, source)
+		return
+	}
 	needs := p.group.extentsFor(max(op.sizeBytes, source.SizeBytes))
 	if _, fits := p.room.take(needs); !fits {
 		if len(p.removed) > 0 {
@@ -292,7 +305,11 @@ func (p *plan) changes() int {
 		case !op.changes():
 		case op.verb == verbPoolParts:
 			n += changesOfParts
-		case p.terms.thin != nil, p.terms.layout.Redundant():
+		case op.verb == verbQuarantine, op.verb == verbSplit:
+			n += changesOfName
+		case p.terms.thin != nil, p.terms.layout.Redundant(), op.verb == verbSnapshot:
+			n += 2
+		case op.verb == verbRemove && p.isThickSnapshot(op):
 			n += 2
 		case op.verb == verbEndMove, op.verb == verbAbortMove:
 			n += changesOfMove
@@ -308,7 +325,7 @@ func (p *plan) changes() int {
 func (p *plan) settings() []string {
 	switch {
 	case p.terms.thin != nil:
-	case p.terms.layout.Redundant():
+	case p.terms.layout.Redundant(), slices.ContainsFunc(p.acting, p.isAboutThickSnapshot):
 		return []string{"monitoring=0"}
 	default:
 		return nil
@@ -319,6 +336,16 @@ func (p *plan) settings() []string {
 	pool, _ := p.group.thinPool() // a foreign one was refused
 	threshold := strconv.FormatInt(p.group.threshold(pool, *p.terms.thin), 10)
 	return []string{"monitoring=0", "thin_pool_autoextend_threshold=" + threshold}
+}
+
+// untag is how lvchange takes tags off a volume.
+func untag(lv *LogicalVolume, prefix string) (change []string) {
+	for _, tag := range lv.Tags {
+		if strings.HasPrefix(tag, prefix) {
+			change = append(change, "--deltag", tag)
+		}
+	}
+	return change
 }
 
 func (p *plan) act(op *operation, command []string) {

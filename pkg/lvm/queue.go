@@ -28,9 +28,11 @@ type queue struct {
 	// thin is nil where volumes are thick.
 	thin func() ThinPolicy
 	// pool is somebody else's thin pool, nil for one of ours.
-	pool  *ThinPoolID
-	nodes Nodes
-	seqno SeqnoReader
+	pool *ThinPoolID
+	// snapshots is how much room thick snapshots get.
+	snapshots func() SnapshotPolicy
+	nodes     Nodes
+	seqno     SeqnoReader
 	// instants takes group snapshots.
 	instants Instants
 	// journal is nil where no way back is kept.
@@ -371,7 +373,10 @@ func (q *queue) isLatest(g *Group) error {
 
 // terms are what decides now over what the group has room for.
 func (q *queue) terms(ctx context.Context, g *Group) (terms, error) {
-	t := terms{reserveBytes: max(0, q.reserve(g.Extents*g.ExtentBytes)), layout: q.layout}
+	t := terms{reserveBytes: max(0, q.reserve(g.Extents*g.ExtentBytes)), layout: q.layout, snapshots: q.snapshots()}
+	if err := t.snapshots.Check(); err != nil {
+		return terms{}, err
+	}
 	if q.thin == nil {
 		return t, nil
 	}
@@ -404,11 +409,13 @@ func (q *queue) terms(ctx context.Context, g *Group) (terms, error) {
 }
 
 // changes reports whether the operation changes the metadata.
-func (op *operation) changes() bool { return op.verb != verbObserve && op.inMetadata() }
+func (op *operation) changes() bool {
+	return op.verb != verbObserve && op.inMetadata() || op.verb == verbSplit
+}
 
 // inMetadata reports whether the effect of the operation shows in the metadata.
 func (op *operation) inMetadata() bool {
-	return op.verb != verbActivate && op.verb != verbRefresh
+	return op.verb != verbActivate && op.verb != verbRefresh && op.verb != verbSplit
 }
 
 func (op *operation) answer(g *Group, err error) {

@@ -40,6 +40,8 @@ type rig struct {
 	group  *lvm.Group
 	// thin is true where volumes lie in a thin pool.
 	thin bool
+	// snapshots is how much room thick snapshots get.
+	snapshots lvm.SnapshotPolicy
 
 	// boot, blind, countdown and dead stand behind the hooks of volumetest.Place.
 	boot      atomic.Int64
@@ -71,6 +73,8 @@ func newRigOf(t testing.TB, layout lvm.Layout) *rig {
 		t.Fatal(err)
 	}
 	r := &rig{disks: disks[:layout.MinDevices()], layout: layout, host: host, countdown: -1}
+	// As much as the volume, so that what fits can be counted.
+	r.snapshots = lvm.SnapshotPolicy{InitialPercent: 100, ThresholdPercent: 70, ExtendPercent: 20}
 	t.Cleanup(func() { _ = host.Close() })
 	client := lvm.NewClient(host, lvm.DiskFlusher("/"))
 	r.group, err = client.CreateGroup(context.Background(), lvm.GroupSpec{
@@ -104,9 +108,10 @@ func (r *rig) backend(t testing.TB, roomBytes int64) *lvm.Backend {
 	boot := r.boot.Load()
 	b, err := lvm.NewBackend(lvm.NewClient(rigRunner{r, boot}, lvm.DiskFlusher("/")), lvm.Options{
 		GroupName: r.group.Name, GroupUUID: r.group.UUID,
-		Devices: func() []string { return r.disks },
-		Layout:  r.layout,
-		Thin:    r.policy(),
+		Devices:   func() []string { return r.disks },
+		Layout:    r.layout,
+		Thin:      r.policy(),
+		Snapshots: func() lvm.SnapshotPolicy { return r.snapshots },
 		Seqno: func(path string) (string, uint64, bool, error) {
 			if r.blind.Load() {
 				return "", 0, false, errors.New("input/output error")
@@ -248,6 +253,16 @@ func (n rigNodes) Wipe(ctx context.Context, loc volume.Location, policy volume.W
 	return n.r.step()
 }
 
+func (n rigNodes) Copy(ctx context.Context, from, to volume.Location, progress func(doneBytes int64)) error {
+	if err := n.r.step(); err != nil {
+		return err
+	}
+	if err := n.HostNodes.Copy(ctx, from, to, progress); err != nil {
+		return err
+	}
+	return n.r.step()
+}
+
 // The suite of all backends, over the real lvm and the real kernel.
 func TestKernelConformance(t *testing.T) { conformOnKernel(t, lvm.LayoutLinear, false) }
 
@@ -282,20 +297,30 @@ func rawBytes(layout lvm.Layout, volumes int64) int64 {
 }
 
 func conformOnKernel(t *testing.T, layout lvm.Layout, thin bool) {
-	const volumeBytes, volumes = 8 * mib, 4
+	const volumeBytes = 8 * mib
+	volumes, snapshots := 4, thin
+	if !thin && !layout.Redundant() {
+		volumes, snapshots = 6, true // a clone is copied from a snapshot
+	}
 	volumetest.Run(t, volumetest.Harness{
 		Access:  []volume.Access{volume.AccessFilesystem, volume.AccessBlock},
-		CanGrow: true, CanSnapshot: thin,
+		CanGrow: true, CanSnapshot: snapshots, CanSnapshotGroup: thin,
 		New: func(t *testing.T) *volumetest.Place {
 			r := newRigOf(t, layout)
 			r.thin = thin
-			room := rawBytes(layout, volumes)
+			room := rawBytes(layout, int64(volumes))
 			if thin {
-				room = volumes * volumeBytes
+				room = int64(volumes) * volumeBytes
 			}
-			fresh := func() volume.Backend { return r.backend(t, room) }
+			backend := r.tend(t, r.backend(t, room))
+			fresh := func() volume.Backend {
+				backend = r.backend(t, room)
+				return backend
+			}
 			return &volumetest.Place{
-				Backend:     r.tend(t, r.backend(t, room)),
+				Backend: backend,
+				// Where it fails, what is left shows.
+				Settle:      func(t *testing.T) { _ = backend.Sweep(t.Context()) },
 				VolumeBytes: volumeBytes,
 				Volumes:     volumes,
 				Reboot: func(t *testing.T) volume.Backend {

@@ -91,6 +91,9 @@ type LogicalVolume struct {
 	Name      string
 	UUID      string
 	SizeBytes int64
+	// AreaBytes is the size of what a thick snapshot keeps, whose SizeBytes are its origin's;
+	// 0 for others.
+	AreaBytes int64
 	Tags      []string
 	Layout    []string
 	Role      []string
@@ -288,6 +291,7 @@ func (r *Report) complete(volumes []LogicalVolume) error {
 		if err := g.attachLegs(); err != nil {
 			return err
 		}
+		g.sizeSnapshots()
 	}
 	return nil
 }

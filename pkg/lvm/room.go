@@ -14,6 +14,8 @@ type terms struct {
 	layout       Layout
 	// thin is nil for a group whose volumes have their extents for themselves.
 	thin *thinTerms
+	// snapshots is how much room thick snapshots get.
+	snapshots SnapshotPolicy
 }
 
 // room is what a group has for new volumes and for growth. It is what the capacity is
@@ -23,7 +25,9 @@ type room struct {
 	// extents that may be handed out, with the reserve taken off; of a thin pool those
 	// that may be promised.
 	extents int64
-	thin    bool
+	// reserved are those beside them that what keeps a snapshot from overflowing may have.
+	reserved int64
+	thin     bool
 	// devices with the most free extents first.
 	devices []deviceRoom
 }
@@ -38,7 +42,9 @@ func (g *Group) room(t terms) *room {
 		_, left := g.thinRoom(*t.thin)
 		return &room{layout: LayoutLinear, extents: left, thin: true}
 	}
-	r := &room{layout: t.layout, extents: max(0, g.openExtents()-g.extentsFor(t.reserveBytes))}
+	open := g.openExtents()
+	r := &room{layout: t.layout, extents: max(0, open-g.extentsFor(t.reserveBytes))}
+	r.reserved = open - r.extents
 	for _, pv := range g.PVs {
 		if pv.Path != "" && pv.FreeExtents > 0 && !pv.Closed {
 			r.devices = append(r.devices, deviceRoom{pv.Path, pv.FreeExtents})

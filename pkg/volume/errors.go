@@ -37,6 +37,8 @@ var (
 	ErrInvalid = errors.New("invalid request")
 	// ErrToolMissing: a program that the host must provide is not installed.
 	ErrToolMissing = errors.New("host program not installed")
+	// ErrLost: a snapshot has lost what it held. Its volume has not.
+	ErrLost = errors.New("content lost")
 	// ErrKey: an encrypted volume needs a passphrase, and none was given, or none that opens
 	// it. Nothing was changed.
 	ErrKey = errors.New("no passphrase that opens the volume")

@@ -21,10 +21,18 @@ type Snapshotter interface {
 	// proven absent) promise that nothing was made.
 	Snapshot(ctx context.Context, spec SnapshotSpec) (Record, error)
 
+	// A snapshot outlives its volume, and keeps its room until it is deleted. Where snapshots
+	// keep what is overwritten in a room of their own, one whose room is full is lost, and
+	// the volume is not.
+
 	// DeleteSnapshot gives the room of a snapshot back. rec may be nil when nothing was
 	// ever recorded. It returns nil when the snapshot is proven absent. Volumes that were
 	// made of it stand for themselves.
 	DeleteSnapshot(ctx context.Context, id string, rec *Record) error
+
+	// AbandonCopy removes what a Create with a Source has left that came to no end, which was
+	// handed to nobody; nil when there is nothing. It does not touch volumes.
+	AbandonCopy(ctx context.Context, id string) error
 
 	// ListSnapshots returns every snapshot of ours that is in this place, from a successful
 	// and complete observation.
@@ -77,6 +85,9 @@ type SnapshotSpec struct {
 	// VolumeID and Volume are the volume to copy and the record it is known by.
 	VolumeID string
 	Volume   Record
+	// Wipe is the volume's policy: what a snapshot keeps of it is wiped by it. Empty where it
+	// is not known, and then nothing is.
+	Wipe WipePolicy
 }
 
 // Source is what a new volume begins as a copy of. The volume has its bytes and at least
@@ -87,4 +98,12 @@ type Source struct {
 	Record Record
 	// Snapshot is true for a snapshot.
 	Snapshot bool
+	// Wipe is the policy by which what was copied is wiped when the copy is given up.
+	Wipe WipePolicy
+	// Secured, if not nil, is called when the source need not be kept from changing or from
+	// being deleted any more, once at least in a call that succeeds. Where a copy takes long
+	// that is before it is done.
+	Secured func()
+	// Progress, if not nil, is told how much has been copied, where that takes long.
+	Progress func(doneBytes, totalBytes int64)
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,17 +26,30 @@ func (h *Host) activate(g *group, lv *logicalVolume) {
 		h.activateRaid(g, lv)
 		return
 	}
+	if lv.thickOf != nil {
+		h.activate(g, lv.thickOf) // and with it all its snapshots
+		return
+	}
+	for _, snapshot := range g.snapshotsOf(lv) {
+		snapshot.node = h.shownFile(snapshot)
+	}
 	if lv.node != "" {
 		h.resizeNode(g, lv)
 		return
 	}
-	lv.node = filepath.Join(h.dir, "node-"+lv.name)
+	lv.node = h.nodeFile(g, lv)
 	out := h.create(lv.node)
 	defer h.close(out)
 	for i, e := range lv.extents {
 		h.load(out, int64(i), g, e)
 	}
 	h.truncate(out, int64(len(lv.extents))*g.extent)
+}
+
+// nodeFile ends as device-mapper's names do.
+func (h *Host) nodeFile(g *group, lv *logicalVolume) string {
+	double := func(s string) string { return strings.ReplaceAll(s, "-", "--") }
+	return filepath.Join(h.dir, "node-"+lv.uuid+"-"+double(g.name)+"-"+double(lv.name))
 }
 
 // resizeNode brings extents that the volume has got into its node.
@@ -56,7 +70,14 @@ func (h *Host) resizeNode(g *group, lv *logicalVolume) {
 }
 
 func (h *Host) deactivate(lv *logicalVolume) {
-	if lv.thin != nil || lv.isThinPool() || len(lv.legs) > 0 {
+	for _, g := range h.groups {
+		for _, snapshot := range g.snapshotsOf(lv) {
+			h.snapshotStatus(g, snapshot)
+			snapshot.node = ""
+		}
+	}
+	lv.stale = false
+	if lv.thin != nil || lv.isThinPool() || len(lv.legs) > 0 || lv.thickOf != nil {
 		lv.node = "" // its bytes stay where they are
 		for _, part := range lv.parts {
 			part.node = ""

@@ -125,6 +125,9 @@ func (g *group) clone() *group {
 		if lv.thin != nil {
 			lv.thin = c.volume(lv.thin.name)
 		}
+		if lv.thickOf != nil {
+			lv.thickOf = c.volume(lv.thickOf.name)
+		}
 	}
 	return &c
 }

@@ -20,10 +20,15 @@ func (p *process) change(c command, within func() error) (said string, err error
 	case "lvextend":
 		return p.lvextend(c, within)
 	case "lvconvert":
-		if c.has("--type") {
+		switch {
+		case c.has("--type"):
 			return p.joinPool(c, within)
+		case c.has("--splitsnapshot"):
+			return p.split(c, within)
 		}
 		return p.repair(c, within)
+	case "lvrename":
+		return p.rename(c, within)
 	case "pvmove":
 		return p.pvmove(c, within)
 	case "lvremove":
@@ -36,6 +41,10 @@ func (p *process) change(c command, within func() error) (said string, err error
 			}
 			if lv.node != "" && p.h.held[lv.node] {
 				return fmt.Sprintf("Logical volume %s/%s in use.", g.name, lv.name), nil
+			}
+			if lv.thickOf != nil {
+				p.h.makePlain(g, lv)
+				g.seqno++
 			}
 			p.h.deactivate(lv)
 			if err := within(); err != nil {
@@ -58,14 +67,22 @@ func (p *process) change(c command, within func() error) (said string, err error
 				g.seqno++
 				return "", within()
 			}
+			if c.has("--permission") {
+				lv.readOnly = c.value("--permission") == "r"
+				g.seqno++
+				return "", within()
+			}
 			if c.has("--refresh") {
 				lv.unmarked = false
 			}
 			if c.value("--activate") == "n" {
+				if lv.node != "" && p.h.held[lv.node] {
+					return fmt.Sprintf("Logical volume %s/%s in use.", g.name, lv.name), nil
+				}
 				p.h.deactivate(lv)
 				return "", within()
 			}
-			if lv.node == "" && c.has("--refresh") || lv.unfinished {
+			if lv.node == "" && c.has("--refresh") || lv.unfinished || lv.thickOf != nil {
 				return "", nil
 			}
 			if !lv.canActivate(c.value("--activationmode")) {
@@ -124,11 +141,16 @@ func (p *process) lvcreate(c command, within func() error) (string, error) {
 	if c.has("--snapshot") {
 		return p.createCopy(c, within)
 	}
+	if c.value("--type") == "snapshot" {
+		return p.createThickSnapshot(c, within)
+	}
 	g, refused := p.writable(c, c.args[0])
 	if refused != "" {
 		return refused, nil
 	}
 	switch c.value("--type") {
+	case "snapshot":
+		return "lvmtest: it needs a volume to be of", nil
 	case "thin-pool":
 		return p.createThinPool(g, c, within)
 	case "thin":
@@ -184,6 +206,12 @@ func (p *process) lvextend(c command, within func() error) (string, error) {
 		return p.extendThin(g, lv, c, within)
 	}
 	extents, _ := strconv.Atoi(c.value("--extents"))
+	if len(g.snapshotsOf(lv)) > 0 {
+		return "Snapshot origin volumes can be resized only while inactive: try lvchange -an.", nil
+	}
+	if lv.thickOf != nil {
+		extents = min(extents, g.mostCow(lv.thickOf))
+	}
 	more := extents - len(lv.extents)
 	if more <= 0 {
 		return fmt.Sprintf("New size given (%d extents) not larger than existing size (%d extents)", extents, len(lv.extents)), nil
@@ -197,7 +225,7 @@ func (p *process) lvextend(c command, within func() error) (string, error) {
 	if err := within(); err != nil {
 		return "", err
 	}
-	if lv.node != "" {
+	if lv.node != "" && lv.thickOf == nil {
 		p.h.resizeNode(g, lv)
 	}
 	return "", nil
@@ -212,7 +240,7 @@ func (p *process) eachSelected(c command, do func(*group, *logicalVolume) (strin
 		}
 		for _, lv := range slices.Clone(g.volumes) {
 			ok, err := matches(c.value("--select"), map[string]string{
-				"vg_uuid": g.uuid, "lv_uuid": lv.uuid, "lv_layout": lv.layoutName(), "lv_role": strings.Join(lv.role, ","),
+				"vg_uuid": g.uuid, "lv_uuid": lv.uuid, "lv_layout": lv.layoutName(), "lv_role": strings.Join(g.roleOf(lv), ","),
 				"lv_health_status": lv.health(),
 			})
 			if err != nil {

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/berth-dev/berth/pkg/lvm"
+	"github.com/berth-dev/berth/pkg/volume"
 )
 
 // Host is a host with disks and lvm. It is safe for concurrent use.
@@ -49,6 +50,10 @@ type Host struct {
 	noThinDump   bool
 	// otherTransaction: the metadata of thin pools are not of the one that lvm expects.
 	otherTransaction bool
+	// onCopy is called in the middle of each copy.
+	onCopy func()
+	// onWipe is called at the start of each wipe, without the lock.
+	onWipe func(policy volume.WipePolicy)
 
 	processes int
 	commands  []string
@@ -128,6 +133,13 @@ type logicalVolume struct {
 	unfinished bool
 	// suspended: its legs, or it itself, wait to be resumed.
 	suspended bool
+	// thickOf is the origin of a thick snapshot, lost is set when that was full, and most is
+	// how many chunks it has kept.
+	thickOf *logicalVolume
+	lost    bool
+	most    int
+	// readOnly volumes cannot be wiped; a stale one has its former device below it.
+	readOnly, stale bool
 	// number of a thin volume in its pool.
 	number int64
 	// node is the file that stands for the device node, "" when inactive. Its size
@@ -436,6 +448,9 @@ func (g *group) freeOn(d *disk) []extent {
 func (lv *logicalVolume) layoutName() string { return cmp.Or(lv.layout, "linear") }
 
 func (h *Host) drop(g *group, lv *logicalVolume) {
+	for _, snapshot := range g.snapshotsOf(lv) {
+		h.drop(g, snapshot)
+	}
 	h.deactivate(lv)
 	h.forgetThin(lv)
 	if !g.isPart(lv) {

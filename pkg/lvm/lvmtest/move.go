@@ -186,7 +186,7 @@ func (h *Host) copyOver(g *group, from, to extent) {
 // writeThrough brings what is in the node of an active volume to its disks, so that it is
 // there also where the volume comes from.
 func (h *Host) writeThrough(g *group, lv *logicalVolume) {
-	if lv.node == "" || lv.thin != nil || lv.isThinPool() || len(lv.legs) > 0 {
+	if lv.node == "" || lv.thin != nil || lv.isThinPool() || len(lv.legs) > 0 || lv.thickOf != nil {
 		return
 	}
 	in := h.open(lv.node)
@@ -251,7 +251,7 @@ func (g *group) owners() map[extent]owner {
 				put(owner{fmt.Sprintf("[%s_rmeta_%d]", lv.name, l.number), lv.shownName(), "private,raid,metadata", "linear"}, l.meta)
 			}
 		default:
-			put(owner{lv.name, "", strings.Join(lv.role, ","), lv.layoutName()}, lv.extents...)
+			put(owner{lv.name, "", strings.Join(g.roleOf(lv), ","), lv.layoutName()}, lv.extents...)
 		}
 	}
 	if m := g.moving; m != nil {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/berth-dev/berth/pkg/block"
@@ -56,12 +57,21 @@ func (n nodes) Clear(ctx context.Context, loc volume.Location) error {
 // Wipe implements lvm.Nodes.
 func (n nodes) Wipe(ctx context.Context, loc volume.Location, policy volume.WipePolicy) (err error) {
 	n.h.mu.Lock()
+	onWipe := n.h.onWipe
+	n.h.mu.Unlock()
+	if onWipe != nil {
+		onWipe(policy)
+	}
+	n.h.mu.Lock()
 	defer n.h.mu.Unlock()
 	if err := n.h.alive(ctx, n.boot); err != nil {
 		return err
 	}
 	if n.h.held[loc.Device] {
 		return fmt.Errorf("open %s: %w", loc.Device, volume.ErrInUse)
+	}
+	if policy != volume.WipeNone && n.h.isReadOnly(loc.Device) {
+		return fmt.Errorf("open %s: %w", loc.Device, fs.ErrPermission)
 	}
 	if err := n.h.step(); err != nil {
 		return err
@@ -87,6 +97,19 @@ func (n nodes) WipeThin(ctx context.Context, loc volume.Location, policy volume.
 		policy = volume.WipeNone
 	}
 	return n.Wipe(ctx, loc, policy)
+}
+
+// isReadOnly reports whether lvm would have the kernel refuse writes, or writes would go to
+// what is about to be removed.
+func (h *Host) isReadOnly(device string) bool {
+	for _, g := range h.groups {
+		for _, lv := range g.volumes {
+			if lv.node == device {
+				return lv.readOnly || lv.stale
+			}
+		}
+	}
+	return false
 }
 
 func (h *Host) zeroEnds(f *os.File, size int64) {

@@ -91,6 +91,7 @@ func (p *process) run(ctx context.Context, boot int, cmd hostexec.Command, lines
 	if cmd.Name == "thin_dump" {
 		return p.thinDump(cmd)
 	}
+	p.h.settle()
 	if cmd.Name != "lvm" {
 		return fmt.Errorf("lvmtest: there is no program %q", cmd.Name)
 	}

@@ -82,10 +82,14 @@ func cloneLegs(legs []*leg) (c []*leg) {
 func (h *Host) raidFile(lv *logicalVolume) string { return filepath.Join(h.dir, "raid-"+lv.uuid) }
 
 func (h *Host) activateRaid(g *group, lv *logicalVolume) {
-	lv.node, lv.suspended = h.raidFile(lv), false
-	f, err := os.OpenFile(lv.node, os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(h.raidFile(lv), os.O_CREATE|os.O_RDWR, 0o600)
 	h.must(err)
 	h.close(f)
+	lv.node, lv.suspended = h.nodeFile(g, lv), false
+	if err := os.Remove(lv.node); !errors.Is(err, fs.ErrNotExist) {
+		h.must(err)
+	}
+	h.must(os.Link(h.raidFile(lv), lv.node))
 	h.resizeNode(g, lv)
 	lv.follow()
 }

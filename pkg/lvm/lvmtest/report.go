@@ -79,7 +79,7 @@ func lvFields(g *group, lv *logicalVolume) map[string]string {
 		"vg_uuid": g.uuid, "vg_seqno": strconv.FormatUint(g.seqno, 10),
 		"lv_uuid": lv.uuid, "lv_name": lv.name, "lv_tags": strings.Join(lv.tags, ","),
 		"lv_size":   strconv.FormatInt(lv.size()*g.extent, 10),
-		"lv_layout": lv.layoutName(), "lv_role": strings.Join(lv.role, ","),
+		"lv_layout": lv.layoutName(), "lv_role": strings.Join(g.roleOf(lv), ","),
 		"pool_lv_uuid": lv.poolUUID(), "origin_uuid": lv.originUUID(g), "lv_metadata_size": lv.metadataSize(),
 		"lv_when_full": lv.whenFull(), "thin_id": lv.thinNumber(), "zero": lv.zeroes(),
 	}

@@ -47,6 +47,9 @@ func (lv *logicalVolume) poolUUID() string {
 }
 
 func (lv *logicalVolume) originUUID(g *group) string {
+	if lv.thickOf != nil {
+		return lv.thickOf.uuid
+	}
 	if lv.origin == nil || g.volume(lv.origin.name) == nil {
 		return ""
 	}

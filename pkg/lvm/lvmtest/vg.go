@@ -28,6 +28,8 @@ type VG struct {
 	Thin *lvm.ThinPolicy
 	// ThinPool is a thin pool of somebody else, for Thin; nil for one of ours.
 	ThinPool *lvm.ThinPoolID
+	// Snapshots is how much room its thick snapshots get; nil for the default.
+	Snapshots *lvm.SnapshotPolicy
 }
 
 // NewVG returns a volume group in which volumes of sizeBytes together have room.
@@ -102,6 +104,14 @@ func (v *VG) Policy() func() lvm.ThinPolicy {
 	return func() lvm.ThinPolicy { return *v.Thin }
 }
 
+// SnapshotPolicy is what lvm.Options.Snapshots is for the group.
+func (v *VG) SnapshotPolicy() func() lvm.SnapshotPolicy {
+	if v.Snapshots == nil {
+		return nil
+	}
+	return func() lvm.SnapshotPolicy { return *v.Snapshots }
+}
+
 func newVG(t testing.TB, layout lvm.Layout, sizesBytes ...int64) *VG {
 	t.Helper()
 	h := NewHost(t)
@@ -127,7 +137,7 @@ func (v *VG) Backend() *lvm.Backend {
 		GroupName: v.Name, GroupUUID: v.UUID,
 		Devices: func() []string { return v.Devices },
 		Layout:  v.Layout,
-		Thin:    v.Policy(), ThinPool: v.ThinPool,
+		Thin:    v.Policy(), ThinPool: v.ThinPool, Snapshots: v.SnapshotPolicy(),
 		Nodes: v.Nodes(),
 		Seqno: v.Seqno, Instants: v.Instants(),
 		Journal: v.Journal(), Metadata: v.Metadata(),

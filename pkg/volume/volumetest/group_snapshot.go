@@ -16,7 +16,7 @@ import (
 func (b *bench) grouper(t *testing.T) volume.GroupSnapshotter {
 	t.Helper()
 	s, ok := b.Backend.(volume.GroupSnapshotter)
-	if !ok || !b.snapshots {
+	if !ok || !b.groups {
 		t.Skip("this backend makes no group snapshots")
 	}
 	return s

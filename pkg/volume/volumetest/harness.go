@@ -23,6 +23,8 @@ type Harness struct {
 	// CanSnapshot is true for a volume.Snapshotter or volume.GroupSnapshotter whose places have snapshots. A snapshot
 	// then takes as much room as its volume, and volumes of twice VolumeBytes can be made.
 	CanSnapshot bool
+	// CanSnapshotGroup is true for a volume.GroupSnapshotter whose places have groups.
+	CanSnapshotGroup bool
 }
 
 // Place is storage with a backend over it, and the hooks by which the suite does
@@ -99,6 +101,9 @@ func Run(t *testing.T, h Harness) {
 		{"Snapshot", s.testSnapshot},
 		{"SnapshotRefused", s.testSnapshotRefused},
 		{"CopyGrows", s.testCopyGrows},
+		{"DeleteBeforeSnapshot", s.testDeleteBeforeSnapshot},
+		{"CrashInClone", s.testCrashInClone},
+		{"CrashInCloneThenDelete", s.testCrashInCloneThenDelete},
 		{"CrashInSnapshot", s.testCrashInSnapshot},
 		{"CrashInCopy", s.testCrashInCopy},
 		{"CrashInDeleteSnapshot", s.testCrashInDeleteSnapshot},

@@ -21,6 +21,7 @@ type bench struct {
 	*Place
 	access    volume.Access
 	snapshots bool
+	groups    bool
 }
 
 func (s suite) place(t *testing.T) *bench {
@@ -32,7 +33,7 @@ func (s suite) place(t *testing.T) *bench {
 	case p.VolumeBytes <= 0 || p.Volumes < 3:
 		t.Fatal("the harness must offer room for at least 3 volumes")
 	}
-	return &bench{Place: p, access: s.access(), snapshots: s.CanSnapshot}
+	return &bench{Place: p, access: s.access(), snapshots: s.CanSnapshot, groups: s.CanSnapshotGroup}
 }
 
 func (b *bench) spec(n int) volume.Spec {

@@ -22,7 +22,7 @@ func (b *bench) snapshotter(t *testing.T) volume.Snapshotter {
 }
 
 func (b *bench) snapshotSpec(n, of int, rec volume.Record) volume.SnapshotSpec {
-	return volume.SnapshotSpec{ID: ID(n), Name: fmt.Sprintf("snap-%d", n), VolumeID: ID(of), Volume: rec}
+	return volume.SnapshotSpec{ID: ID(n), Name: fmt.Sprintf("snap-%d", n), VolumeID: ID(of), Volume: rec, Wipe: volume.WipeZero}
 }
 
 func (b *bench) snapshot(t *testing.T, n, of int, rec volume.Record) volume.Record {
@@ -122,6 +122,7 @@ func (s suite) testSnapshot(t *testing.T) {
 	b.deleteSnapshot(t, 5, &snap)
 	b.deleteSnapshot(t, 5, &snap)
 	b.deleteSnapshot(t, 5, nil)
+	b.settle(t)
 	b.wantSnapshots(t, nil)
 	if !hasMark(t, b.locate(t, 2, restored), "before") {
 		t.Fatal("a restored volume went with its snapshot")
@@ -171,11 +172,63 @@ func (s suite) testCopyGrows(t *testing.T) {
 		wantError(t, "Create of a copy without room", err, volume.ErrNoSpace)
 	})
 	b.wantCopy(t, b.copyOf(2, source, 2*b.VolumeBytes), "before", "")
-	b.unchanged(t, func() {
-		_, err := b.snapshotter(t).Snapshot(t.Context(), b.snapshotSpec(6, 1, origin))
+	for n, room := 10, true; room; n++ {
+		_, err := b.Backend.Create(t.Context(), b.spec(n))
+		if room = err == nil; !room {
+			wantError(t, "Create without room", err, volume.ErrNoSpace)
+		}
+	}
+	// Where volumes are striped, there may be room for what is not.
+	taken := map[int]volume.Record{5: snap}
+	for n := 20; ; n++ {
+		capacity := b.capacity(t)
+		more, err := b.snapshotter(t).Snapshot(t.Context(), b.snapshotSpec(n, 1, origin))
+		if err == nil {
+			taken[n] = more
+			continue
+		}
 		wantError(t, "Snapshot without room", err, volume.ErrNoSpace)
-	})
-	b.wantSnapshots(t, map[int]volume.Record{5: snap})
+		if got := b.capacity(t); got != capacity {
+			t.Errorf("Capacity moved from %+v to %+v", capacity, got)
+		}
+		break
+	}
+	b.wantSnapshots(t, taken)
+}
+
+// A volume that is deleted before its snapshots is gone for everybody, and its snapshots are
+// not.
+func (s suite) testDeleteBeforeSnapshot(t *testing.T) {
+	b := s.place(t)
+	b.snapshotter(t)
+	empty := b.capacity(t)
+	origin := b.create(t, 1)
+	writeMark(t, b.locate(t, 1, origin), "before")
+	first := b.snapshot(t, 5, 1, origin)
+	writeMark(t, b.locate(t, 1, origin), "after")
+	second := b.snapshot(t, 6, 1, origin)
+	b.delete(t, 1, &origin)
+	for range 2 {
+		b.wantList(t, nil)
+		b.wantSnapshots(t, map[int]volume.Record{5: first, 6: second})
+		_, err := b.Backend.Locate(t.Context(), ID(1), origin)
+		wantError(t, "Locate of a deleted volume", err, volume.ErrNotFound)
+		_, err = b.snapshotter(t).Snapshot(t.Context(), b.snapshotSpec(7, 1, origin))
+		wantError(t, "Snapshot of a deleted volume", err, volume.ErrNotFound)
+		b.delete(t, 1, &origin)
+		b.delete(t, 1, nil)
+		b.reboot(t)
+	}
+	restored := b.wantCopy(t, b.copyOf(2, volume.Source{ID: ID(5), Record: first, Snapshot: true}, b.VolumeBytes), "before", "after")
+	b.delete(t, 2, &restored)
+	b.deleteSnapshot(t, 5, &first)
+	restored = b.wantCopy(t, b.copyOf(2, volume.Source{ID: ID(6), Record: second, Snapshot: true}, b.VolumeBytes), "after", "before")
+	b.delete(t, 2, &restored)
+	b.deleteSnapshot(t, 6, &second)
+	b.settle(t)
+	if got := b.capacity(t); got != empty {
+		t.Fatalf("something has leaked: Capacity is %+v, was %+v", got, empty)
+	}
 }
 
 // crashSnapshots kills act at each of its steps; converge must then bring the place to what want says
@@ -244,6 +297,26 @@ func (s suite) testCrashInCopy(t *testing.T) {
 		spec.Fresh = true
 		_, err := b.Backend.Create(t.Context(), spec)
 		return err
+	})
+}
+
+func (s suite) testCrashInClone(t *testing.T) {
+	s.crashSnapshots(t, true, true, true, func(t *testing.T, b *bench, origin, _ volume.Record) error {
+		spec := b.copyOf(3, volume.Source{ID: ID(1), Record: origin, Wipe: volume.WipeZero}, b.VolumeBytes)
+		_, err := b.Backend.Create(t.Context(), spec)
+		return err
+	})
+}
+
+// A copy that is given up leaves nothing, and its source as it is.
+func (s suite) testCrashInCloneThenDelete(t *testing.T) {
+	s.crashSnapshots(t, true, true, false, func(t *testing.T, b *bench, origin, _ volume.Record) error {
+		spec := b.copyOf(3, volume.Source{ID: ID(1), Record: origin, Wipe: volume.WipeZero}, b.VolumeBytes)
+		rec, err := b.Backend.Create(t.Context(), spec)
+		if err != nil {
+			return err
+		}
+		return b.Backend.Delete(t.Context(), ID(3), &rec, volume.WipeZero)
 	})
 }
 
