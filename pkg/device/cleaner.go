@@ -45,7 +45,7 @@ type WipeObserver interface {
 	WipeStarted(diskName string, policy volume.WipePolicy)
 	// WipeProgress tells how many of the disk's bytes are done.
 	WipeProgress(diskName string, doneBytes, sizeBytes int64)
-	// WipeEnded tells how it ended; nil is clean.
+	// WipeEnded tells how it ended; nil is clean. The registry knows it by then.
 	WipeEnded(diskName string, policy volume.WipePolicy, err error)
 }
 
@@ -221,7 +221,6 @@ func (c *Cleaner) work(ctx context.Context, disk ReleasedDisk) {
 			c.Log.Info("disk is clean", "disk", disk.Name, "policy", disk.Policy)
 		}
 	}
-	c.Observer.WipeEnded(disk.Name, disk.Policy, err)
 
 	var plan retryPlan
 	switch {
@@ -237,6 +236,7 @@ func (c *Cleaner) work(ctx context.Context, disk ReleasedDisk) {
 		plan = c.nextPlan(disk.Token)
 		plan.parked = errors.Is(err, volume.ErrNotFound)
 	}
+	c.Observer.WipeEnded(disk.Name, disk.Policy, err)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.working, disk.Name)
