@@ -226,3 +226,40 @@ func TestRedundantThinPool(t *testing.T) {
 		}
 	}
 }
+
+// A pool that can be used again says so to whoever publishes its room and waits for it: no
+// volume has come or gone.
+func TestRecoveredPoolIsPublished(t *testing.T) {
+	t.Parallel()
+	h := newPoolHost(t, "a", "b")
+	h.apply(poolSet(mirrorSet))
+	h.settle()
+	h.wantHealthy("a", "b")
+	touched := 0
+	h.backends.OnTouch(func(pool string) {
+		if pool == "fast" {
+			touched++
+		}
+	})
+	h.lose("b")
+	h.settle()
+	h.want(v1alpha1.PoolDegraded, v1alpha1.ReasonVGPartial)
+	if touched == 0 {
+		t.Error("its room is still published")
+	}
+	touched = 0
+	h.disks["b"].missing = false
+	for _, g := range h.groups {
+		g.missing = 0
+	}
+	h.settle()
+	h.wantHealthy("a", "b")
+	if touched == 0 {
+		t.Error("its room is not published again")
+	}
+	touched = 0
+	h.settle()
+	if touched > 0 {
+		t.Errorf("told %d times though nothing has changed", touched)
+	}
+}

@@ -65,9 +65,21 @@ func (r *PoolReconciler) publish(ctx context.Context, pool *v1alpha1.Pool, view 
 	p.numbersWritten = time.Now()
 	if words {
 		r.announcePool(p, base, pool)
+		if readiness(base) != readiness(pool) {
+			r.Backends.Touch(pool.Spec.PoolSetName) // what is published of its room, and who waits for it
+		}
 		r.Log.Info("Pool", "pool", pool.Name, "state", pool.Status.State, "reason", view.reason, "message", view.message)
 	}
 	return result, nil
+}
+
+// readiness is whether volumes can be made in a pool, and why not.
+func readiness(pool *v1alpha1.Pool) string {
+	c := meta.FindStatusCondition(pool.Status.Conditions, v1alpha1.PoolReady)
+	if c == nil {
+		return ""
+	}
+	return string(c.Status) + " " + c.Reason
 }
 
 func (r *PoolReconciler) patch(ctx context.Context, pool, base *v1alpha1.Pool, status bool) error {
