@@ -83,6 +83,7 @@ deps: ## Install the Debian packages of hack/apt-packages.txt that are missing
 .PHONY: unit
 unit: ## Run the unit tests and csi-sanity with the race detector
 	@CGO_ENABLED=1 go run ./hack/testreport run --name unit -- go test -race -timeout 20m $(UNIT_PACKAGES)
+	@go run ./hack/testreport run --name unit-no-race -- go test -timeout 20m -run 'Conformance|FaultMatrix' ./pkg/lvm
 
 .PHONY: sanity
 sanity: ## Run csi-sanity alone

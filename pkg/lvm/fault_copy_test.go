@@ -44,6 +44,7 @@ func (w *world) copyInto(t *testing.T, sizeBytes int64, source volume.Source) er
 
 // The same for what is made of snapshots.
 func TestFaultMatrixOfCopies(t *testing.T) {
+	skipUnderRace(t)
 	t.Parallel()
 	both := map[string]int64{id(2): 2 * extent, id(3): 2 * extent}
 	with := func(name string, sizeBytes int64, snapshot bool) map[string]int64 {

@@ -159,6 +159,9 @@ func TestFaultMatrix(t *testing.T) {
 		"thin":    func(t *testing.T) *lvmtest.VG { return lvmtest.NewThinVG(t, 16*extent) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			if name != "linear" {
+				skipUnderRace(t)
+			}
 			t.Parallel()
 			runFaults(t, func(t *testing.T) *world { t.Helper(); return newWorldIn(t, vg(t)) }, faultedOperations)
 		})
@@ -173,6 +176,7 @@ func TestFaultMatrixOfThickCopies(t *testing.T) {
 		"striped": func(t *testing.T) *lvmtest.VG { return lvmtest.NewStripedVG(t, 2, 16*extent) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			skipUnderRace(t)
 			t.Parallel()
 			runFaults(t, func(t *testing.T) *world { t.Helper(); return newWorldIn(t, vg(t)) }, faultedThickOperations)
 		})
