@@ -38,7 +38,7 @@ demo: deps ## Start a cluster, install Berth, make a volume in each mode, write 
 
 .PHONY: test
 test: deps ## Run all tests: unit, csi-sanity, integration, end to end
-	@hack/test.sh unit integration e2e
+	@hack/test.sh unit layouts integration e2e
 
 .PHONY: verify
 verify: deps ## Check what is no test: generated files, format, lint, docs, scripts
@@ -83,7 +83,6 @@ deps: ## Install the Debian packages of hack/apt-packages.txt that are missing
 .PHONY: unit
 unit: ## Run the unit tests and csi-sanity with the race detector
 	@CGO_ENABLED=1 go run ./hack/testreport run --name unit -- go test -race -timeout 20m $(UNIT_PACKAGES)
-	@go run ./hack/testreport run --name unit-no-race -- go test -timeout 20m -run 'Conformance|FaultMatrix' ./pkg/lvm
 
 .PHONY: sanity
 sanity: ## Run csi-sanity alone

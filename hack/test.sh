@@ -4,7 +4,7 @@
 #
 # Runs stages of the tests and closes with one count of all of them:
 #
-#   hack/test.sh unit integration e2e
+#   hack/test.sh unit layouts integration e2e
 #   hack/test.sh soak
 #
 # A testbed that it starts it takes down again, whatever happens; one that was up
@@ -64,6 +64,8 @@ suite() {
 stage() {
   case $1 in
     unit) make --no-print-directory unit ;;
+    # What the unit tests leave out under the race detector.
+    layouts) report run --name layouts -- go test -timeout 20m -run 'Conformance|FaultMatrix' ./pkg/lvm ;;
     integration)
       KUBEBUILDER_ASSETS=$(go run ./hack/assets) || return
       export KUBEBUILDER_ASSETS

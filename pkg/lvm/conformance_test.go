@@ -13,7 +13,7 @@ import (
 )
 
 // skipUnderRace leaves out what differs from another test by the commands of lvm alone. make
-// unit runs it once more without the race detector.
+// test runs it once more without the race detector.
 func skipUnderRace(t *testing.T) {
 	t.Helper()
 	if raceDetector {

@@ -20,8 +20,8 @@ import (
 )
 
 // Disks of the test's own: the pool of the other specs stays as it is.
-var _ = Describe("A redundant pool", Label("pools", "raid"), Serial, func() {
-	It("goes on without a disk, takes it back, and rebuilds what was on one that is lost for good", func(ctx SpecContext) {
+var _ = Describe("A redundant pool", Label("pools", "raid"), func() {
+	It("goes on without a disk, takes it back, and rebuilds what was on one that is lost for good", Serial, func(ctx SpecContext) {
 		needs(CanPlugDisks)
 		needs(CanExec)
 		node := suite.nodes[0]
