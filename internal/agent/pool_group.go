@@ -375,7 +375,7 @@ func (r *PoolReconciler) lookAtGroup(ctx context.Context, rec *poolRecord, b Gro
 	}
 	if r.Metadata != nil && (g.State() == lvm.StateReady || g.State() == lvm.StatePartial) {
 		// Behind what is done now, so that a thin pool is active when it is dumped.
-		defer r.Metadata.Seen(rec.PoolSet, r.objectName(rec.PoolSet), b, g.UUID, g.Seqno, rec.Thin)
+		defer r.Metadata.Seen(rec.PoolSet, r.objectName(rec.PoolSet), b, g.UUID, g.Seqno, rec.Thin && rec.thinPool() == nil)
 	}
 	if state := g.State(); rec.layout().Redundant() && (state == lvm.StateReady || state == lvm.StatePartial) {
 		return r.lookAtRaid(ctx, rec, b, rebuild)

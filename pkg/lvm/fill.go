@@ -20,16 +20,9 @@ import (
 // snapshot, handing it out, and removing the snapshot.
 func (b *Backend) fill(ctx context.Context, spec volume.Spec) (volume.Record, error) {
 	source := spec.Source
-	name := source.ID
-	if source.Snapshot {
-		name = snapshotPrefix + source.ID
-	}
-	if err := b.checkRecordOf(source.ID, name, source.Record); err != nil {
+	name, err := b.sourceName(spec)
+	if err != nil {
 		return volume.Record{}, err
-	}
-	if source.Record.SizeBytes > spec.SizeBytes {
-		return volume.Record{}, fmt.Errorf("copy to %s/%s: %w: a volume of %d bytes has no room for the %d of its source",
-			b.group.GroupName, spec.ID, volume.ErrInvalid, spec.SizeBytes, source.Record.SizeBytes)
 	}
 	g, lv, err := b.look(ctx, spec.ID, spec.ID, nil)
 	if err != nil {

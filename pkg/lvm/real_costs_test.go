@@ -6,6 +6,7 @@ package lvm_test
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/berth-dev/berth/pkg/block"
 	"github.com/berth-dev/berth/pkg/lvm"
 	"github.com/berth-dev/berth/pkg/volume"
 )
@@ -180,6 +182,23 @@ func (r *rig) atOnce(t *testing.T, n int, f func(i int) error) {
 	}
 }
 
+// wantBlank fails the test unless nothing is on a disk that is about to be formatted.
+func wantBlank(t *testing.T, path string) {
+	t.Helper()
+	f, err := block.OpenExclusiveReadOnly(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, blank, err := block.BlankOnDisk(f, size); err != nil || !blank {
+		t.Fatalf("%s is not blank (%v): it is not touched", path, err)
+	}
+}
+
 // TestKernelDataPath prints what fio reaches on a volume beside what it reaches on a disk of
 // the same kind, in turn: the second of two disks. With BERTH_TEST_COSTS only.
 func TestKernelDataPath(t *testing.T) {
@@ -189,6 +208,7 @@ func TestKernelDataPath(t *testing.T) {
 		t.Skipf("needs a second disk in %s, to compare with", testDiskEnv)
 	}
 	raw := disks[1]
+	wantBlank(t, raw)
 	fmt.Fprintf(os.Stdout, "\n| fio | | on the volume | on the disk | ratio |\n|---|---|---|---|---|\n")
 	for _, thin := range []bool{false, true} {
 		t.Run(fmt.Sprintf("thin %v", thin), func(t *testing.T) {

@@ -153,20 +153,31 @@ func (b *Backend) ListSnapshots(ctx context.Context) ([]volume.Found, error) {
 	return found, nil
 }
 
-// clone makes a volume of a snapshot or of another volume, and grows it where more is
-// asked for.
-func (b *Backend) clone(ctx context.Context, spec volume.Spec) (volume.Record, error) {
+// sourceName is what the logical volume is called that a volume begins as a copy of. It proves
+// that the volume has room for it.
+func (b *Backend) sourceName(spec volume.Spec) (string, error) {
 	source := spec.Source
 	name := source.ID
 	if source.Snapshot {
 		name = snapshotPrefix + source.ID
 	}
 	if err := b.checkRecordOf(source.ID, name, source.Record); err != nil {
-		return volume.Record{}, err
+		return "", err
 	}
 	if source.Record.SizeBytes > spec.SizeBytes {
-		return volume.Record{}, fmt.Errorf("clone %s/%s: %w: a volume of %d bytes has no room for the %d of its source",
+		return "", fmt.Errorf("copy to %s/%s: %w: a volume of %d bytes has no room for the %d of its source",
 			b.group.GroupName, spec.ID, volume.ErrInvalid, spec.SizeBytes, source.Record.SizeBytes)
+	}
+	return name, nil
+}
+
+// clone makes a volume of a snapshot or of another volume, and grows it where more is
+// asked for.
+func (b *Backend) clone(ctx context.Context, spec volume.Spec) (volume.Record, error) {
+	source := spec.Source
+	name, err := b.sourceName(spec)
+	if err != nil {
+		return volume.Record{}, err
 	}
 	g, lv, err := b.look(ctx, spec.ID, spec.ID, nil)
 	if err != nil {

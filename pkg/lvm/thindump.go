@@ -47,7 +47,8 @@ const (
 // volume.ErrBusy: the group is being changed, or somebody else holds such a snapshot, of
 // which a pool has only one; nothing was done. volume.ErrToolMissing: the host has no
 // thin_dump. volume.ErrPoolUnavailable: the pool is not there, not active, or its metadata
-// cannot be changed. ErrStillHeld: call ReleaseThinPool.
+// cannot be changed. volume.ErrInvalid: the pool is somebody else's, and is not touched.
+// ErrStillHeld: call ReleaseThinPool.
 func (b *Backend) DumpThinPool(ctx context.Context, holding func() error, out io.Writer) (ThinDump, error) {
 	dump, pool, err := b.holdThinPool(ctx, holding)
 	if err != nil {
@@ -113,7 +114,12 @@ func (b *Backend) holdThinPool(ctx context.Context, holding func() error) (dump 
 	return dump, pool, nil
 }
 
+// thinPoolOf returns our thin pool. One of somebody else is only used: what the kernel holds of
+// it is written into its metadata.
 func (b *Backend) thinPoolOf(g *Group) (NodeID, error) {
+	if b.queue.pool != nil {
+		return NodeID{}, fmt.Errorf("volume group %s: %w: the thin pool %s is not Berth's", g.Name, volume.ErrInvalid, b.queue.pool.Name)
+	}
 	pool, err := g.thinPool()
 	if err != nil {
 		return NodeID{}, err

@@ -6,6 +6,7 @@ package lvm_test
 import (
 	"bytes"
 	"errors"
+	"io"
 	"strings"
 	"testing"
 
@@ -156,5 +157,20 @@ func TestDumpOfThickVolumes(t *testing.T) {
 	}
 	if err := b.ReleaseThinPool(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// A dump holds a snapshot in the pool's own metadata: none is made of a pool of somebody else.
+func TestNoDumpOfAdoptedThinPool(t *testing.T) {
+	t.Parallel()
+	vg := foreignPool(t, "linear")
+	b := vg.Backend()
+	held := false
+	_, err := b.DumpThinPool(t.Context(), func() error { held = true; return nil }, io.Discard)
+	if !errors.Is(err, volume.ErrInvalid) || held {
+		t.Errorf("got %v, held %t", err, held)
+	}
+	if err := b.ReleaseThinPool(t.Context()); !errors.Is(err, volume.ErrInvalid) {
+		t.Errorf("release: %v", err)
 	}
 }
