@@ -138,6 +138,21 @@ func (h *Host) hasData(f *os.File, at, length int64) bool {
 	return next < at+length
 }
 
+// nextData returns where the first data of any of the files are at or behind at, and
+// end where none has any.
+func (h *Host) nextData(end, at int64, files ...*os.File) int64 {
+	first := end
+	for _, f := range files {
+		next, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			continue
+		}
+		h.must(err)
+		first = min(first, next)
+	}
+	return first
+}
+
 func (h *Host) create(path string) *os.File {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|os.O_TRUNC, 0o600)
 	h.must(err)

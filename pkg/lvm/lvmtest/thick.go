@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -61,8 +60,8 @@ func (g *group) roleOf(lv *logicalVolume) []string {
 // most is how many extents a snapshot of so many can use.
 func (g *group) mostCow(origin *logicalVolume) int {
 	chunks := origin.size() * g.extent / thickChunk
-	bytes := (1 + chunks + (chunks+255)/256) * thickChunk
-	return int((bytes + g.extent - 1) / g.extent)
+	sizeBytes := (1 + chunks + (chunks+255)/256) * thickChunk
+	return int((sizeBytes + g.extent - 1) / g.extent)
 }
 
 func (p *process) createThickSnapshot(c command, within func() error) (string, error) {
@@ -165,19 +164,22 @@ func (h *Host) kept(lv *logicalVolume) (chunks [][]byte) {
 	defer h.close(now)
 	info, err := shown.Stat()
 	h.must(err)
-	before, after := make([]byte, thickChunk), make([]byte, thickChunk)
-	const step = 64 << 10
-	for at := int64(0); at < info.Size(); at += step {
-		if !h.hasData(shown, at, step) && !h.hasData(now, at, step) {
+	// Compared by much more than a chunk, for this runs with every command.
+	const step = 256 << 10
+	before, after := make([]byte, step), make([]byte, step)
+	for at := h.nextData(info.Size(), 0, shown, now); at < info.Size(); at = h.nextData(info.Size(), at+step, shown, now) {
+		at -= at % step
+		length := min(step, info.Size()-at)
+		_, err := shown.ReadAt(before[:length], at)
+		h.must(err)
+		_, err = now.ReadAt(after[:length], at)
+		h.must(err)
+		if bytes.Equal(before[:length], after[:length]) {
 			continue
 		}
-		for chunk := at; chunk < at+step && chunk < info.Size(); chunk += thickChunk {
-			_, err := shown.ReadAt(before, chunk)
-			h.must(err)
-			_, err = now.ReadAt(after, chunk)
-			h.must(err)
-			if !slices.Equal(before, after) {
-				chunks = append(chunks, slices.Clone(before))
+		for chunk := int64(0); chunk < length; chunk += thickChunk {
+			if old := before[chunk : chunk+thickChunk]; !bytes.Equal(old, after[chunk:chunk+thickChunk]) {
+				chunks = append(chunks, bytes.Clone(old))
 			}
 		}
 	}

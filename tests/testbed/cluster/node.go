@@ -237,10 +237,11 @@ func (c *Cluster) boot(ctx context.Context, node kube.Node, s nodeState) error {
 	if err != nil {
 		return err
 	}
-	// QEMU refuses a command line at once.
+	// QEMU refuses a command line at once, in the last line of its log.
 	select {
 	case <-started.Exited:
-		return &LogError{Err: fmt.Errorf("%s: QEMU ended at once", node.Name), Log: c.logPath(node.Name)}
+		why := strings.TrimSpace(string(Tail(c.logPath(node.Name), 1)))
+		return &LogError{Err: fmt.Errorf("%s: QEMU ended at once: %q", node.Name, why), Log: c.logPath(node.Name)}
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-time.After(300 * time.Millisecond):
