@@ -130,7 +130,8 @@ func Find(pidPath string) (*Process, error) {
 	return &Process{Identity: identity}, nil
 }
 
-// Alive tells whether this very process runs. A zombie does not.
+// Alive tells whether this very process runs. A zombie does not, once all its threads
+// have ended.
 func (i Identity) Alive() bool {
 	now, err := identify(i.PID)
 	return err == nil && now == i
@@ -234,7 +235,10 @@ func parseStat(stat string) (startTicks uint64, err error) {
 	if len(fields) < 20 {
 		return 0, fmt.Errorf("stat of a process with %d fields", len(fields)+2)
 	}
-	if fields[0] == "Z" || fields[0] == "X" {
+	// A killed process with threads is a zombie as soon as its first thread has ended,
+	// and has its files, locks and network interfaces until the last one has: field 20
+	// (proc_pid_stat(5)) counts the threads.
+	if fields[0] == "X" || fields[0] == "Z" && (fields[17] == "0" || fields[17] == "1") {
 		return 0, os.ErrProcessDone
 	}
 	return strconv.ParseUint(fields[19], 10, 64)

@@ -6,8 +6,10 @@ package process
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -116,6 +118,64 @@ func TestFindTakesATornPIDFileForNone(t *testing.T) {
 	}
 }
 
+// leaderEnds names what a process of this test does: its first thread ends and another
+// one lives on, as it is for a moment when a process with threads is killed.
+const leaderEnds = "TESTBED_PROCESS_LEADER_ENDS"
+
+func init() { // runs in the first thread
+	if os.Getenv(leaderEnds) == "" {
+		return
+	}
+	// A system call that blocks has a thread of its own.
+	go syscall.Pause()
+	runtime.Gosched()
+	syscall.RawSyscall(syscall.SYS_EXIT, 0, 0, 0)
+}
+
+// QEMU had its disks' locks and its tap when the first of its threads had ended, and the
+// next one was refused them.
+func TestZombieWithThreadsIsAlive(t *testing.T) {
+	t.Parallel()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	spec := Spec{
+		Name: "half", Argv: []string{self}, Env: []string{leaderEnds + "=1"},
+		LogPath: filepath.Join(dir, "log"), PIDPath: filepath.Join(dir, "half.pid"),
+	}
+	running, err := Start(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { Stop(context.Background(), spec.PIDPath, 0) })
+	tick := time.Tick(5 * time.Millisecond)
+	for deadline := time.Now().Add(5 * time.Second); ; <-tick {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", running.PID))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(stat), ") Z ") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the first thread did not end: %s", stat)
+		}
+	}
+	if !running.Alive() {
+		syscall.Kill(running.PID, syscall.SIGKILL)
+		t.Fatal("gone while a thread lives")
+	}
+	if err := Stop(t.Context(), spec.PIDPath, 0); err != nil {
+		t.Fatal(err)
+	}
+	<-running.Exited
+	if running.Alive() {
+		t.Error("alive after stop")
+	}
+}
+
 func TestParseStat(t *testing.T) {
 	t.Parallel()
 	rest := " S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20 21"
@@ -126,7 +186,8 @@ func TestParseStat(t *testing.T) {
 	}{
 		"plain":               {"12 (etcd)" + rest, 4242, false},
 		"parenthesis in name": {"12 (a) S 7 (b)" + rest, 4242, false},
-		"zombie":              {"12 (etcd)" + strings.Replace(rest, " S ", " Z ", 1), 0, true},
+		"zombie":              {"12 (etcd)" + strings.NewReplacer(" S ", " Z ", " 17 18", " 1 18").Replace(rest), 0, true},
+		"zombie with threads": {"12 (etcd)" + strings.Replace(rest, " S ", " Z ", 1), 4242, false},
 		"short":               {"12 (etcd) S 1", 0, true},
 		"no name":             {"12", 0, true},
 		"empty":               {"", 0, true},
