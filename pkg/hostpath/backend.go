@@ -12,6 +12,7 @@ import (
 	"os"
 	"path"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -40,6 +41,9 @@ type Options struct {
 	Quotas Quotas
 	// Trash bounds and observes the removal of deleted volumes.
 	Trash TrashOptions
+	// Elapsed is how long this process runs, whatever becomes of the time of day; nil
+	// means the monotonic clock.
+	Elapsed func() time.Duration
 	// Log receives what goes on in the background; nil means slog.Default.
 	Log *slog.Logger
 }
@@ -53,9 +57,14 @@ type Backend struct {
 	Options
 	// accounting is held from the reading of what was promised to the next promise.
 	accounting sync.Mutex
-	promises   promises
+	promises   *records[promise]
 	projects   projects
 	kick       chan struct{}
+	// retaining is held for reading while a volume is moved to what is kept, and for
+	// writing while what is kept is gone through.
+	retaining sync.RWMutex
+	retained  *records[retained]
+	clock     clock
 	// step is called before each step that changes something; tests end the process
 	// there.
 	step func(name string) error
@@ -80,11 +89,18 @@ func New(o Options) (*Backend, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
+	if o.Elapsed == nil {
+		began := time.Now()
+		o.Elapsed = func() time.Duration { return time.Since(began) }
+	}
 	o.Trash.setDefaults()
 	return &Backend{
-		Options: o,
-		kick:    make(chan struct{}, 1),
-		step:    func(string) error { return nil },
+		Options:  o,
+		promises: newPromises(),
+		retained: newRecords(retainedRecordDir, isEntry, readRetained),
+		clock:    clock{elapsed: o.Elapsed, since: o.Elapsed()},
+		kick:     make(chan struct{}, 1),
+		step:     func(string) error { return nil },
 	}, nil
 }
 
@@ -148,7 +164,8 @@ func (b *Backend) List(ctx context.Context) ([]volume.Found, error) {
 }
 
 // Capacity implements volume.Backend. What is free is the less of what was not
-// promised yet and what the filesystem has left, for others may write to it too.
+// promised yet and what the filesystem has left, for others may write to it too. What is
+// kept of deleted volumes counts as promised, and not as volumes.
 func (b *Backend) Capacity(ctx context.Context) (volume.Capacity, error) {
 	root, err := b.open(ctx)
 	if err != nil {
@@ -178,6 +195,14 @@ func (b *Backend) capacity(root *os.Root) (volume.Capacity, error) {
 	c := volume.Capacity{TotalBytes: max(0, total-reserve), Volumes: len(promised)}
 	for _, p := range promised {
 		c.AllocatedBytes += p.SizeBytes
+	}
+	// What is kept of deleted volumes has its place as before.
+	kept, err := b.allRetained(root)
+	if err != nil {
+		return volume.Capacity{}, fmt.Errorf("read what %s keeps of deleted volumes: %w", b.Root, err)
+	}
+	for _, r := range kept {
+		c.AllocatedBytes += r.Volume.SizeBytes
 	}
 	c.FreeBytes = max(0, min(avail-reserve, c.TotalBytes-c.AllocatedBytes))
 	c.MaxVolumeBytes = c.FreeBytes

@@ -32,9 +32,8 @@ func (b *Backend) Create(ctx context.Context, spec volume.Spec) (volume.Record, 
 	switch {
 	case err == nil:
 	case errors.Is(err, volume.ErrNotFound):
-		if root, err = b.open(ctx); err == nil {
-			p, err = promise{ID: spec.ID, Name: spec.Name, Created: time.Now().UTC().Truncate(time.Second)}, nil
-		}
+		root, err = b.open(ctx)
+		p = newPromise(spec)
 	}
 	if err != nil {
 		return volume.Record{}, fmt.Errorf("create volume %s: %w", spec.Name, err)
@@ -53,20 +52,29 @@ func (b *Backend) Create(ctx context.Context, spec volume.Spec) (volume.Record, 
 		return volume.Record{}, fmt.Errorf("create volume %s: %w", spec.Name, err)
 	}
 	if err := b.makeDir(root, p); err != nil {
-		return volume.Record{}, fmt.Errorf("create volume %s: %w", spec.Name, b.takeBack(root, spec.ID, err))
+		return volume.Record{}, fmt.Errorf("create volume %s: %w", spec.Name, b.takeBack(root, p, err))
 	}
 	return b.record(p), nil
+}
+
+func newPromise(spec volume.Spec) promise {
+	return promise{
+		ID: spec.ID, Name: spec.Name, Created: time.Now().UTC().Truncate(time.Second),
+		// Rounded up: it is kept no shorter than asked for.
+		RetainSeconds: int64((spec.RetainFor + time.Second - 1) / time.Second), Claim: spec.Claim,
+	}
 }
 
 // takeBack removes the promise of a volume for whose directory the filesystem had
 // no room, for ErrNoSpace means that nothing was made. Any other error is
 // returned as it is, and so is this one, without its sentinel, when the promise
 // cannot be removed.
-func (b *Backend) takeBack(root *os.Root, id string, err error) error {
+func (b *Backend) takeBack(root *os.Root, p promise, err error) error {
 	if !errors.Is(err, volume.ErrNoSpace) {
 		return err
 	}
-	if backErr := b.discard(root, id); backErr != nil {
+	p.RetainSeconds = 0 // nobody has written to it
+	if backErr := b.discard(root, p); backErr != nil {
 		return fmt.Errorf("%s; take the promise back: %s", err.Error(), backErr.Error())
 	}
 	return err

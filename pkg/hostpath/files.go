@@ -7,7 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
+	"path"
 
 	"golang.org/x/sys/unix"
 
@@ -113,4 +116,47 @@ func room(root *os.Root) (totalBytes, availBytes int64, err error) {
 		unit = st.Bsize
 	}
 	return int64(st.Blocks) * unit, int64(st.Bavail) * unit, nil
+}
+
+// withRealDir is withDir for a directory at the top of the root that must be one, and no
+// link, and on the root's filesystem.
+func withRealDir(root *os.Root, dir string, f func(fd int) error) error {
+	return withDir(root, ".", func(top int) error {
+		fd, err := openDir(top, dir)
+		if err != nil {
+			return fmt.Errorf("open %s: %w", dir, err)
+		}
+		defer closeFD(fd)
+		return f(fd)
+	})
+}
+
+// isEmpty reports whether nothing is in a directory of a directory at the top of the root.
+func isEmpty(root *os.Root, parent, name string) (empty bool, err error) {
+	err = withRealDir(root, parent, func(parentFD int) error {
+		fd, err := openDir(parentFD, name)
+		if err != nil {
+			return fmt.Errorf("open %s/%s: %w", parent, name, err)
+		}
+		dir := os.NewFile(uintptr(fd), name)
+		names, err := dir.Readdirnames(1)
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		empty = len(names) == 0
+		return errors.Join(err, dir.Close())
+	})
+	return empty && err == nil, err
+}
+
+// ensureDir makes a directory of the root for root alone, unless it is there.
+func ensureDir(root *os.Root, dir string) error {
+	err := root.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return outOfSpace(err)
+	}
+	return syncDir(root, path.Dir(dir))
 }

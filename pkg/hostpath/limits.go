@@ -95,6 +95,13 @@ func (b *Backend) chooseProject(root *os.Root, p promise) (_ promise, release fu
 	for _, o := range promised {
 		others[o.Project] = o.ID != p.ID || others[o.Project]
 	}
+	kept, err := b.allRetained(root)
+	if err != nil {
+		return p, none, err
+	}
+	for _, r := range kept {
+		others[r.Volume.Project] = true
+	}
 	err = withDir(root, volumesDir, func(dir int) error {
 		project, err := b.freeProject(dir, p, others)
 		p.moved, p.Project = p.Project != project, project

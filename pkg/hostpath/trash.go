@@ -33,6 +33,9 @@ type TrashObserver interface {
 	TrashRemoved(root string, entries int)
 	// TrashFailed tells of a volume that could not be removed.
 	TrashFailed(root string, err error)
+	// RetainedChanged tells that something is not kept any more, so that what it was
+	// promised can be promised again.
+	RetainedChanged(root string)
 }
 
 func (o *TrashOptions) setDefaults() {
@@ -59,13 +62,13 @@ func (b *Backend) Kick() {
 }
 
 // Run removes what is in the trash until the context ends, beginning with what an
-// earlier process has left. It wakes up for kicks and retries, and for nothing
-// else.
+// earlier process has left. It wakes up for kicks, for retries and for what is kept of
+// deleted volumes, and for nothing else.
 func (b *Backend) Run(ctx context.Context) error {
 	retry := b.Trash.RetryMin
 	for ctx.Err() == nil {
-		var wait time.Duration
-		if err := b.emptyTrash(ctx); err == nil {
+		wait, err := b.tendRetained(ctx)
+		if err = errors.Join(err, b.emptyTrash(ctx)); err == nil {
 			retry = b.Trash.RetryMin
 		} else if ctx.Err() == nil {
 			b.Log.Warn("the trash could not be emptied", "root", b.Root, "retryAfter", retry, "error", err)
@@ -74,14 +77,17 @@ func (b *Backend) Run(ctx context.Context) error {
 		}
 		b.sleep(ctx, wait)
 	}
+	if err := b.saveClock(context.WithoutCancel(ctx)); err != nil {
+		b.Log.Info("What is kept of deleted volumes is kept a little longer", "root", b.Root, "cause", err)
+	}
 	return nil
 }
 
-// sleep waits for a kick and, if it is not 0, for the time of the retry.
-func (b *Backend) sleep(ctx context.Context, retry time.Duration) {
+// sleep waits for a kick and, if it is not 0, for the time of the next look.
+func (b *Backend) sleep(ctx context.Context, next time.Duration) {
 	var wait <-chan time.Time
-	if retry > 0 {
-		timer := time.NewTimer(retry)
+	if next > 0 {
+		timer := time.NewTimer(next)
 		defer timer.Stop()
 		wait = timer.C
 	}
@@ -153,3 +159,4 @@ type noObserver struct{}
 func (noObserver) TrashWaiting(string, int)  {}
 func (noObserver) TrashRemoved(string, int)  {}
 func (noObserver) TrashFailed(string, error) {}
+func (noObserver) RetainedChanged(string)    {}

@@ -300,6 +300,7 @@ func (o *observer) TrashWaiting(_ string, volumes int) {
 }
 func (o *observer) TrashRemoved(_ string, entries int) { o.removed += entries }
 func (o *observer) TrashFailed(string, error)          {}
+func (o *observer) RetainedChanged(string)             {}
 
 // The removal keeps to its rate, within a volume and over many.
 func TestTrashRate(t *testing.T) {
@@ -342,3 +343,4 @@ type counter int
 func (*counter) TrashWaiting(string, int)             {}
 func (c *counter) TrashRemoved(_ string, entries int) { *c += counter(entries) }
 func (*counter) TrashFailed(string, error)            {}
+func (*counter) RetainedChanged(string)               {}
