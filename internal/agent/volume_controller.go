@@ -316,6 +316,12 @@ func wishOf(lv *v1alpha1.LocalVolume) Wish {
 	if w.Wipe == "" {
 		w.Wipe = volume.WipeZero
 	}
+	if d := lv.Spec.RetainFor; d != nil {
+		w.RetainFor = d.Duration
+	}
+	if c := lv.Spec.ClaimRef; c != nil {
+		w.Claim = c.Namespace + "/" + c.Name
+	}
 	if s := lv.Spec.Source; s != nil {
 		w.CopyOf = &CopyOf{Snapshot: s.Kind == v1alpha1.SourceSnapshot, Name: s.Name, UID: string(s.UID)}
 	}

@@ -239,6 +239,8 @@ func (c *Controller) same(ctx context.Context, existing *berth.LocalVolume, want
 		differs = fmt.Sprintf("it is of mode %s, pool %q, volume mode %s, filesystem %q, wipe %s", have.Mode, have.Pool, have.VolumeMode, have.FSType, have.Wipe)
 	case have.RequireQuota != spec.RequireQuota:
 		differs = fmt.Sprintf("its requireQuota is %t", have.RequireQuota)
+	case provision.RetentionOf(have) != provision.RetentionOf(spec):
+		differs = fmt.Sprintf("its retainFor is %s", provision.RetentionOf(have))
 	case have.Encryption != spec.Encryption:
 		differs = fmt.Sprintf("it has the encryption %q", have.Encryption)
 	case !provision.SameLimits(have.Limits, want.limits):

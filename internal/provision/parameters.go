@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
@@ -32,6 +33,8 @@ const (
 	ParameterEncryption = "encryption"
 	// ParameterRequireQuota is true or false.
 	ParameterRequireQuota = "requireQuota"
+	// ParameterRetainFor is a duration, as 72h.
+	ParameterRetainFor = "retainFor"
 	// ParameterDeviceSelector is the YAML or JSON text of a DeviceSelector.
 	ParameterDeviceSelector = "deviceSelector"
 
@@ -43,7 +46,7 @@ const (
 const defaultFSType = "ext4"
 
 var (
-	allowedParameters = []string{ParameterMode, ParameterPool, ParameterFSType, ParameterMkfsOptions, ParameterWipe, ParameterEncryption, ParameterRequireQuota, ParameterDeviceSelector}
+	allowedParameters = []string{ParameterMode, ParameterPool, ParameterFSType, ParameterMkfsOptions, ParameterWipe, ParameterEncryption, ParameterRequireQuota, ParameterRetainFor, ParameterDeviceSelector}
 	allowedModes      = []string{string(berth.ModeLVM), string(berth.ModeDevice), string(berth.ModeHostpath)}
 	allowedFSTypes    = []string{"ext4", "xfs", "btrfs"}
 	allowedEncryption = []string{string(berth.EncryptionLUKS2)}
@@ -56,6 +59,7 @@ var (
 		"volgroup": ParameterPool, "vgpattern": ParameterPool, "device-class": ParameterPool,
 		"encrypted": ParameterEncryption, "luks": ParameterEncryption, "encrypt": ParameterEncryption,
 		"quota": ParameterRequireQuota, "xfsquota": ParameterRequireQuota, "ext4quota": ParameterRequireQuota,
+		"retention": ParameterRetainFor, "keepfor": ParameterRetainFor, "retainperiod": ParameterRetainFor,
 		"type": ParameterMode, "storage": ParameterMode, "castype": ParameterMode,
 		"devicename": ParameterDeviceSelector, "selector": ParameterDeviceSelector,
 	}
@@ -75,6 +79,8 @@ type Parameters struct {
 	Encryption berth.Encryption
 	// RequireQuota takes only pools of mode hostpath that enforce sizes.
 	RequireQuota bool
+	// RetainFor keeps what deleted volumes of mode hostpath hold for that long; 0 not at all.
+	RetainFor time.Duration
 	// DeviceSelector narrows the disks of mode device; nil takes any usable one.
 	DeviceSelector *berth.DeviceSelector
 }
@@ -136,6 +142,7 @@ func ParseParameters(params map[string]string) (Parameters, error) {
 
 	problems = append(problems, out.setEncryption(params)...)
 	problems = append(problems, out.setQuota(params)...)
+	problems = append(problems, out.setRetention(params)...)
 
 	if text, ok := params[ParameterDeviceSelector]; ok {
 		selector, err := parseDeviceSelector(text)
@@ -167,6 +174,28 @@ func (p *Parameters) setQuota(params map[string]string) (problems []string) {
 		return []string{fmt.Sprintf("parameter %s: %q is not allowed; it is one of true, false", ParameterRequireQuota, text)}
 	}
 	p.RequireQuota = text == "true"
+	return nil
+}
+
+// maxRetainFor is as long as anybody may mean; a longer one is a slip of the pen.
+const maxRetainFor = 87600 * time.Hour
+
+// setRetention reads for how long deleted volumes are kept, and says what is wrong with it.
+func (p *Parameters) setRetention(params map[string]string) (problems []string) {
+	text, set := params[ParameterRetainFor]
+	if !set {
+		return nil
+	}
+	if p.Mode != berth.ModeHostpath && slices.Contains(allowedModes, string(p.Mode)) {
+		return []string{fmt.Sprintf("parameter %s is for mode hostpath: a deleted volume of mode %s is wiped (parameter %s), and nothing of it is kept; remove it, or use reclaimPolicy: Retain",
+			ParameterRetainFor, p.Mode, ParameterWipe)}
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 0 || d > maxRetainFor || d%time.Second != 0 {
+		return []string{fmt.Sprintf("parameter %s: %q is not allowed; it is a duration in whole seconds from 0s to %s, as 72h (a week is 168h)",
+			ParameterRetainFor, text, strings.TrimSuffix(maxRetainFor.String(), "0m0s"))}
+	}
+	p.RetainFor = d
 	return nil
 }
 

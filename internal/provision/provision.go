@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
@@ -197,6 +198,9 @@ func (p Parameters) Spec(node string, sizeBytes int64, mode berth.VolumeMode) be
 		Encryption:     p.Encryption,
 		RequireQuota:   p.RequireQuota,
 		DeviceSelector: p.DeviceSelector,
+	}
+	if p.RetainFor > 0 {
+		spec.RetainFor = &metav1.Duration{Duration: p.RetainFor}
 	}
 	if mode == berth.VolumeBlock {
 		spec.FSType, spec.MkfsOptions = "", nil

@@ -61,7 +61,7 @@ type Backend struct {
 	projects   projects
 	kick       chan struct{}
 	// retaining is held for reading while a volume is moved to what is kept, and for
-	// writing while what is kept is gone through.
+	// writing while one of what is kept is looked at or taken back.
 	retaining sync.RWMutex
 	retained  *records[retained]
 	clock     clock

@@ -23,8 +23,6 @@ func (b *Backend) tendRetained(ctx context.Context) (next time.Duration, err err
 		return 0, err
 	}
 	defer closeRoot(root)
-	b.retaining.Lock()
-	defer b.retaining.Unlock()
 	all, err := b.allRetained(root)
 	if err != nil {
 		return 0, err
@@ -39,7 +37,7 @@ func (b *Backend) tendRetained(ctx context.Context) (next time.Duration, err err
 		if ctx.Err() != nil {
 			return 0, ctx.Err()
 		}
-		left, err := b.tend(root, r, counted)
+		left, err := b.tend(root, r.Entry, counted)
 		if err != nil {
 			failed = append(failed, fmt.Errorf("%s, of volume %s: %w", path.Join(b.Root, r.dir(), r.Entry), r.Volume.Name, err))
 			left = clockInterval
@@ -56,10 +54,7 @@ func (b *Backend) tendRetained(ctx context.Context) (next time.Duration, err err
 		}
 	}
 	if waiting > 0 && b.clock.isDue(counted) {
-		if err := b.step("write clock"); err != nil {
-			return next, err
-		}
-		failed = append(failed, b.clock.write(root, counted))
+		failed = append(failed, b.writeClock(root, counted))
 	}
 	if changed {
 		b.Trash.Observer.RetainedChanged(b.Root)
@@ -68,8 +63,17 @@ func (b *Backend) tendRetained(ctx context.Context) (next time.Duration, err err
 }
 
 // tend looks at one thing that is kept and returns for how long it is to be left alone, 0
-// when it is gone.
-func (b *Backend) tend(root *os.Root, r retained, counted time.Duration) (left time.Duration, err error) {
+// when it is gone. Deletions and whoever takes something back wait for no more than that.
+func (b *Backend) tend(root *os.Root, entry string, counted time.Duration) (left time.Duration, err error) {
+	b.retaining.Lock()
+	defer b.retaining.Unlock()
+	r, err := readRetained(root, entry) // it may have been taken back meanwhile
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
 	where, err := b.whereIs(root, r)
 	switch {
 	case err != nil:
@@ -112,6 +116,8 @@ func (b *Backend) forgetRetained(root *os.Root, r retained) error {
 
 // dropUnfinished removes records that killed calls have not renamed into place.
 func (b *Backend) dropUnfinished(root *os.Root) error {
+	b.retaining.Lock()
+	defer b.retaining.Unlock()
 	names, err := readNames(root, retainedRecordDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -148,6 +154,10 @@ func (b *Backend) saveClock(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return b.writeClock(root, counted)
+}
+
+func (b *Backend) writeClock(root *os.Root, counted time.Duration) error {
 	if err := b.step("write clock"); err != nil {
 		return err
 	}
