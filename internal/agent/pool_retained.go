@@ -33,7 +33,9 @@ const shownRetained = 64
 
 // retainedView is what is kept of a pool's deleted volumes.
 type retainedView struct {
-	count     int32
+	count int32
+	// bytes that are promised to them.
+	bytes     int64
 	last      []v1alpha1.RetainedVolume
 	takenBack []v1alpha1.TakenBackVolume
 	// again is set when something could not be taken back that can be later.
@@ -66,6 +68,9 @@ func (r *PoolReconciler) retained(ctx context.Context, pool *v1alpha1.Pool, b vo
 		return cmp.Or(y.Deleted.Compare(x.Deleted), strings.Compare(x.Entry, y.Entry))
 	})
 	view.count = int32(min(len(all), 1<<31-1))
+	for _, k := range all {
+		view.bytes += k.SizeBytes
+	}
 	for _, k := range all[:min(len(all), shownRetained)] {
 		shown := v1alpha1.RetainedVolume{
 			Entry: k.Entry, Volume: k.Name, Claim: k.Claim, Capacity: *resource.NewQuantity(k.SizeBytes, resource.BinarySI),

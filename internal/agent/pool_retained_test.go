@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -48,6 +49,16 @@ func TestRetainedVolumes(t *testing.T) {
 		if got := s.Retained[0]; got.Volume != "pvc-69" || got.Claim != "shop/db" || got.Capacity.Value() != mib ||
 			got.KeptUntil == nil || got.KeptUntil.Sub(got.Deleted.Time) != 72*time.Hour || !strings.HasPrefix(got.Path, "/srv/berth/.retained/") {
 			t.Errorf("the last that was deleted is shown as %+v", got)
+		}
+		const metrics = `# HELP berth_pool_retained_bytes What is promised to them.
+# TYPE berth_pool_retained_bytes gauge
+berth_pool_retained_bytes{pool="fast"} 7.340032e+07
+# HELP berth_pool_retained_volumes Deleted volumes that are kept, those that were taken back too.
+# TYPE berth_pool_retained_volumes gauge
+berth_pool_retained_volumes{pool="fast"} 70
+`
+		if err := testutil.CollectAndCompare(h.pools, strings.NewReader(metrics), "berth_pool_retained_volumes", "berth_pool_retained_bytes"); err != nil {
+			t.Error(err)
 		}
 		h.writes = 0
 		h.settle()

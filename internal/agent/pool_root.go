@@ -105,7 +105,10 @@ func (r *PoolReconciler) bringUpRoot(ctx context.Context, pool *v1alpha1.Pool, r
 func (r *PoolReconciler) rootBackend(rec *poolRecord, p *livePool) (volume.Backend, error) {
 	b, err := r.Roots.Backend(hostpath.Options{
 		Where: r.where(rec), RootID: rec.RootID, PoolUID: rec.PoolUID, Reserve: p.reserve.bytes, Log: r.Log,
-		Trash: hostpath.TrashOptions{Observer: rootObserver{changed: func() { r.Backends.Touch(rec.PoolSet) }}},
+		Trash: hostpath.TrashOptions{
+			EntriesPerSecond: r.TrashEntriesPerSecond,
+			Observer:         rootObserver{trash: &p.trash, changed: func() { r.Backends.Touch(rec.PoolSet) }},
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the root %s: %w", rec.Path, err)
@@ -119,21 +122,3 @@ func (r *PoolReconciler) rootBackend(rec *poolRecord, p *livePool) (volume.Backe
 	}()
 	return b, nil
 }
-
-// rootObserver hears how the removal of a root's deleted volumes goes.
-type rootObserver struct {
-	// changed is called when there is more room than before.
-	changed func()
-}
-
-// TrashWaiting implements hostpath.TrashObserver.
-func (o rootObserver) TrashWaiting(string, int) {}
-
-// TrashRemoved implements hostpath.TrashObserver.
-func (o rootObserver) TrashRemoved(string, int) {}
-
-// TrashFailed implements hostpath.TrashObserver.
-func (o rootObserver) TrashFailed(string, error) {}
-
-// RetainedChanged implements hostpath.TrashObserver.
-func (o rootObserver) RetainedChanged(string) { o.changed() }

@@ -60,6 +60,7 @@ type Backend struct {
 	promises   *records[promise]
 	projects   projects
 	kick       chan struct{}
+	trash      trashView
 	// retaining is held for reading while a volume is moved to what is kept, and for
 	// writing while one of what is kept is looked at or taken back.
 	retaining sync.RWMutex

@@ -15,7 +15,8 @@ import (
 // TrashOptions bound and observe the removal of deleted volumes.
 type TrashOptions struct {
 	// EntriesPerSecond is how many files and directories are removed in a second at
-	// most, so that the neighbours on the filesystem keep theirs; 0 means 10,000.
+	// most, so that the neighbours on the filesystem keep theirs; 0 means
+	// DefaultEntriesPerSecond.
 	EntriesPerSecond int
 	// RetryMin and RetryMax bound the time until what could not be removed is tried
 	// again; it doubles from one to the other. 0 means 10 s and 15 min.
@@ -27,8 +28,8 @@ type TrashOptions struct {
 // TrashObserver is told how the removal goes, for metrics. Its methods must not
 // block.
 type TrashObserver interface {
-	// TrashWaiting tells how many deleted volumes are in the trash of a root.
-	TrashWaiting(root string, volumes int)
+	// TrashWaiting tells what is in the trash of a root, as it changes.
+	TrashWaiting(root string, state TrashState)
 	// TrashRemoved tells of files and directories that are gone.
 	TrashRemoved(root string, entries int)
 	// TrashFailed tells of a volume that could not be removed.
@@ -38,9 +39,12 @@ type TrashObserver interface {
 	RetainedChanged(root string)
 }
 
+// DefaultEntriesPerSecond removes a million files in two minutes.
+const DefaultEntriesPerSecond = 10_000
+
 func (o *TrashOptions) setDefaults() {
 	if o.EntriesPerSecond <= 0 {
-		o.EntriesPerSecond = 10_000
+		o.EntriesPerSecond = DefaultEntriesPerSecond
 	}
 	if o.RetryMin <= 0 {
 		o.RetryMin = 10 * time.Second
@@ -116,7 +120,8 @@ func (b *Backend) emptyTrash(ctx context.Context) error {
 		if err != nil {
 			return errors.Join(append(failed, err)...)
 		}
-		b.Trash.Observer.TrashWaiting(b.Root, len(names))
+		b.trash.look(b, root, names)
+		b.tellTrash(root, &b.trash)
 		fresh := 0
 		for _, name := range names {
 			if tried[name] {
@@ -126,6 +131,11 @@ func (b *Backend) emptyTrash(ctx context.Context) error {
 			if err := b.removeFromTrash(ctx, root, name, pace); err != nil {
 				tried[name] = true
 				failed = append(failed, err)
+			} else {
+				delete(b.trash.entries, name)
+			}
+			if time.Since(b.trash.told) >= tellInterval {
+				b.tellTrash(root, &b.trash)
 			}
 			if err := ctx.Err(); err != nil {
 				return err
@@ -144,8 +154,13 @@ func (b *Backend) removeFromTrash(ctx context.Context, root *os.Root, name strin
 		}
 		r := remover{
 			trash: trash, entry: name, step: b.step,
-			pace:    pace,
-			removed: func(entries int) { b.Trash.Observer.TrashRemoved(b.Root, entries) },
+			pace: pace,
+			removed: func(entries int) {
+				b.Trash.Observer.TrashRemoved(b.Root, entries)
+				if time.Since(b.trash.told) >= tellInterval {
+					b.tellTrash(root, &b.trash)
+				}
+			},
 		}
 		if err := r.remove(ctx, trash, name, 0); err != nil {
 			return fmt.Errorf("remove %s: %w", path.Join(b.Root, trashDir, name), err)
@@ -156,7 +171,7 @@ func (b *Backend) removeFromTrash(ctx context.Context, root *os.Root, name strin
 
 type noObserver struct{}
 
-func (noObserver) TrashWaiting(string, int)  {}
-func (noObserver) TrashRemoved(string, int)  {}
-func (noObserver) TrashFailed(string, error) {}
-func (noObserver) RetainedChanged(string)    {}
+func (noObserver) TrashWaiting(string, TrashState) {}
+func (noObserver) TrashRemoved(string, int)        {}
+func (noObserver) TrashFailed(string, error)       {}
+func (noObserver) RetainedChanged(string)          {}
