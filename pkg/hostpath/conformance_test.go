@@ -46,15 +46,30 @@ func newRetainingPool(t *testing.T) *pool {
 
 const retainFor = 72 * time.Hour
 
-// retaining has everything kept that it makes.
-type retaining struct {
-	*hostpath.Backend
-	retainFor time.Duration
+// The same where volumes lie at paths of their own, two levels deep, and some are kept.
+func TestConformanceWithNames(t *testing.T) {
+	t.Parallel()
+	conform(t, newNamingPool)
 }
 
-func (r retaining) Create(ctx context.Context, spec volume.Spec) (volume.Record, error) {
-	spec.RetainFor, spec.Claim = r.retainFor, "shop/db"
-	return r.Backend.Create(ctx, spec)
+func newNamingPool(t *testing.T) *pool {
+	t.Helper()
+	q := newQuotas(t.TempDir())
+	return startPool(t, &pool{root: path.Join(q.top, "pool"), used: map[string]bool{}, quotas: q, retainFor: retainFor, named: true})
+}
+
+// asking is a backend that is asked for more than the suite does.
+type asking struct {
+	*hostpath.Backend
+	p *pool
+}
+
+func (a asking) Create(ctx context.Context, spec volume.Spec) (volume.Record, error) {
+	spec.RetainFor, spec.Claim = a.p.retainFor, "shop/db"
+	if a.p.named {
+		spec.Directory = "shop/of/" + spec.Name
+	}
+	return a.Backend.Create(ctx, spec)
 }
 
 func conform(t *testing.T, newPool func(*testing.T) *pool) {
@@ -65,12 +80,12 @@ func conform(t *testing.T, newPool func(*testing.T) *pool) {
 		New: func(t *testing.T) *volumetest.Place {
 			p := newPool(t)
 			return &volumetest.Place{
-				Backend:     retaining{p.backend, p.retainFor},
+				Backend:     asking{p.backend, p},
 				VolumeBytes: volumeBytes,
 				Volumes:     5,
 				Reboot: func(t *testing.T) volume.Backend {
 					p.restart(t)
-					return retaining{p.backend, p.retainFor}
+					return asking{p.backend, p}
 				},
 				Settle: p.settle,
 				Tamper: func(t *testing.T, _ string, rec volume.Record) {
@@ -105,6 +120,8 @@ type pool struct {
 	stop    func()
 	// retainFor is how long what is deleted is kept.
 	retainFor time.Duration
+	// named volumes lie at paths of their own.
+	named bool
 	// elapsed is what the process takes for the time that it runs.
 	elapsed atomic.Int64
 

@@ -40,7 +40,7 @@ func (b *Backend) Delete(ctx context.Context, id string, rec *volume.Record, _ v
 
 func (b *Backend) discard(root *os.Root, p promise) error {
 	id := p.ID
-	err := requireDir(root, id)
+	err := requireDir(root, p)
 	switch {
 	case err == nil:
 		if err := b.moveAway(root, p); err != nil {
@@ -48,6 +48,11 @@ func (b *Backend) discard(root *os.Root, p promise) error {
 		}
 	case !errors.Is(err, volume.ErrNotFound): // else it is in the trash, or was never made
 		return err
+	}
+	if p.Path != "" {
+		if err := b.removeParents(root, p.Path); err != nil {
+			return err
+		}
 	}
 	if err := b.step("remove promise"); err != nil {
 		return err
@@ -67,11 +72,12 @@ func (b *Backend) discard(root *os.Root, p promise) error {
 // moveAway moves a volume's directory to where it is kept, if it is retained, and into
 // the trash otherwise.
 func (b *Backend) moveAway(root *os.Root, p promise) error {
-	if err := b.requireUnused(volumeDir(p.ID)); err != nil {
+	if err := b.requireUnused(p.dir()); err != nil {
 		return err
 	}
+	parent, name := p.parent()
 	if p.RetainSeconds > 0 {
-		switch empty, err := isEmpty(root, volumesDir, p.ID); {
+		switch empty, err := isEmpty(root, parent, name); {
 		case err != nil:
 			return err
 		case !empty:
@@ -81,7 +87,7 @@ func (b *Backend) moveAway(root *os.Root, p promise) error {
 	if err := b.step("move to trash"); err != nil {
 		return err
 	}
-	return b.move(root, volumesDir, p.ID, trashDir, trashName(p.ID))
+	return b.move(root, parent, name, trashDir, trashName(p.ID))
 }
 
 // requireUnused returns ErrInUse when a directory of the root is mounted somewhere, or
@@ -103,7 +109,15 @@ func (b *Backend) requireUnused(dir string) error {
 func (b *Backend) move(root *os.Root, from, name, to, newName string) error {
 	err := withRealDir(root, from, func(fromFD int) error {
 		return withRealDir(root, to, func(toFD int) error {
-			return renameNew(fromFD, name, toFD, newName)
+			if err := renameNew(fromFD, name, toFD, newName); err != nil {
+				return err
+			}
+			if err := b.step("sync the move"); err != nil {
+				return err
+			}
+			// The new name first: between the two the directory has both, never none. By their
+			// descriptors: who is empty now may be removed already.
+			return errors.Join(unix.Fsync(toFD), unix.Fsync(fromFD))
 		})
 	})
 	switch {
@@ -114,11 +128,7 @@ func (b *Backend) move(root *os.Root, from, name, to, newName string) error {
 	case err != nil:
 		return fmt.Errorf("move %s to %s: %w", path.Join(from, name), path.Join(to, newName), err)
 	}
-	if err := b.step("sync the move"); err != nil {
-		return err
-	}
-	// The new name first: between the two the directory has both, never none.
-	return errors.Join(syncDir(root, to), syncDir(root, from))
+	return nil
 }
 
 // renameNew renames to a name that must be new (EEXIST). Not every filesystem can say so

@@ -118,8 +118,8 @@ func room(root *os.Root) (totalBytes, availBytes int64, err error) {
 	return int64(st.Blocks) * unit, int64(st.Bavail) * unit, nil
 }
 
-// withRealDir is withDir for a directory at the top of the root that must be one, and no
-// link, and on the root's filesystem.
+// withRealDir is withDir for a path of directories that must be some, and no links, and on
+// the root's filesystem.
 func withRealDir(root *os.Root, dir string, f func(fd int) error) error {
 	return withDir(root, ".", func(top int) error {
 		fd, err := openDir(top, dir)
@@ -131,22 +131,33 @@ func withRealDir(root *os.Root, dir string, f func(fd int) error) error {
 	})
 }
 
-// isEmpty reports whether nothing is in a directory of a directory at the top of the root.
+// isEmpty reports whether nothing is in a directory of the root.
 func isEmpty(root *os.Root, parent, name string) (empty bool, err error) {
 	err = withRealDir(root, parent, func(parentFD int) error {
 		fd, err := openDir(parentFD, name)
 		if err != nil {
 			return fmt.Errorf("open %s/%s: %w", parent, name, err)
 		}
-		dir := os.NewFile(uintptr(fd), name)
-		names, err := dir.Readdirnames(1)
-		if errors.Is(err, io.EOF) {
-			err = nil
-		}
-		empty = len(names) == 0
-		return errors.Join(err, dir.Close())
+		defer closeFD(fd)
+		empty, err = isEmptyDir(fd)
+		return err
 	})
 	return empty && err == nil, err
+}
+
+// isEmptyDir reports whether nothing is in an open directory.
+func isEmptyDir(fd int) (bool, error) {
+	// By a descriptor of its own: where it was read to is the descriptor's.
+	own, err := openDir(fd, ".")
+	if err != nil {
+		return false, err
+	}
+	dir := os.NewFile(uintptr(own), ".")
+	names, err := dir.Readdirnames(1)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return len(names) == 0, errors.Join(err, dir.Close())
 }
 
 // ensureDir makes a directory of the root for root alone, unless it is there.

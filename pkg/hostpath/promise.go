@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path"
 	"time"
 
 	"github.com/berth-dev/berth/pkg/volume"
@@ -27,6 +28,11 @@ type promise struct {
 	// Claim is the namespace and the name of the claim that the volume was made for, with a
 	// slash between them.
 	Claim string `json:"claim,omitempty"`
+	// Path is where the volume lies below namedDir; empty where it lies at its ID.
+	Path string `json:"path,omitempty"`
+	// Identity of the directory at Path: what is there under that name may be another one.
+	// Empty as long as nobody but us could open it.
+	Identity string `json:"identity,omitempty"`
 
 	// moved: it has another project than is written down.
 	moved bool
@@ -34,6 +40,17 @@ type promise struct {
 
 func promiseFile(id string) string { return promiseDir + "/" + id + recordSuffix }
 func volumeDir(id string) string   { return volumesDir + "/" + id }
+
+// dir is where the volume lies in the root.
+func (p promise) dir() string {
+	if p.Path != "" {
+		return namedDir + "/" + p.Path
+	}
+	return volumeDir(p.ID)
+}
+
+// parent is the directory in which dir is a name.
+func (p promise) parent() (parent, name string) { return path.Dir(p.dir()), path.Base(p.dir()) }
 
 // readPromise returns what the volume was promised, fs.ErrNotExist when it was
 // promised nothing.
@@ -46,7 +63,7 @@ func readPromise(root *os.Root, id string) (promise, error) {
 	if err := json.Unmarshal(data, &p); err != nil {
 		return promise{}, fmt.Errorf("read %s: %w", promiseFile(id), err)
 	}
-	if p.ID != id || p.SizeBytes <= 0 || p.RetainSeconds < 0 {
+	if p.ID != id || p.SizeBytes <= 0 || p.RetainSeconds < 0 || p.Path != "" && ValidatePath(p.Path) != nil {
 		return promise{}, fmt.Errorf("read %s: it is the promise of %q over %d bytes: %w", promiseFile(id), p.ID, p.SizeBytes, volume.ErrIdentity)
 	}
 	return p, nil

@@ -134,7 +134,8 @@ func (b *Backend) retain(root *os.Root, p promise) error {
 	if err := b.step("move to what is kept"); err != nil {
 		return err
 	}
-	if err := b.move(root, volumesDir, p.ID, retainedDir, r.Entry); err != nil {
+	parent, name := p.parent()
+	if err := b.move(root, parent, name, retainedDir, r.Entry); err != nil {
 		return err
 	}
 	b.Log.Info("A deleted volume is kept", "root", b.Root, "volume", p.Name, "claim", p.Claim, "until", r.KeptUntil, "entry", r.Entry)

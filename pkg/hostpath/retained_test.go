@@ -26,7 +26,7 @@ func keep(t *testing.T, p *pool, n int) {
 
 func makeRetained(t *testing.T, p *pool, n int) volume.Record {
 	t.Helper()
-	rec, err := retaining{p.backend, p.retainFor}.Create(t.Context(), spec(n, mib))
+	rec, err := asking{p.backend, p}.Create(t.Context(), spec(n, mib))
 	must(t, err)
 	writeFile(t, path.Join(p.root, rec.Hostpath.Directory, "file"), "precious")
 	return rec
@@ -105,7 +105,7 @@ func TestNotRetained(t *testing.T) {
 	t.Parallel()
 	p := newRetainingPool(t)
 	p.stop()
-	rec, err := retaining{p.backend, retainFor}.Create(t.Context(), spec(1, mib))
+	rec, err := asking{p.backend, p}.Create(t.Context(), spec(1, mib))
 	must(t, err)
 	must(t, p.backend.Delete(t.Context(), volumetest.ID(1), &rec, volume.WipeZero))
 	rec, err = p.backend.Create(t.Context(), spec(2, mib))

@@ -26,6 +26,7 @@ const (
 	volumesDir = "volumes"
 	trashDir   = ".trash"
 	// What follows is made when it is needed first, so that older roots get it too.
+	namedDir          = "named"
 	retainedDir       = ".retained"
 	takenBackDir      = "taken-back"
 	retainedRecordDir = ".berth/retained"

@@ -70,6 +70,10 @@ type Spec struct {
 	// Limited makes a volume that can hold more than its size ErrInvalid. Only of hostpath
 	// mode: other volumes end where their device does.
 	Limited bool
+	// Directory is where the volume lies below the place's root, instead of at a name of the
+	// backend's own; empty for that. Only of hostpath mode: other backends ignore it.
+	// ErrInvalid when it is no such path, or another volume lies at, above or below it.
+	Directory string
 	// RetainFor keeps what the volume holds for that long after it was deleted; 0 not at all.
 	// Only of hostpath mode: other backends ignore it.
 	RetainFor time.Duration
