@@ -69,6 +69,8 @@ type Wish struct {
 	SelectDisk func(volume.Disk) bool
 	// RequireQuota makes the volume only where its size is enforced.
 	RequireQuota bool
+	// Directory is where a volume of mode hostpath lies; empty for its ID.
+	Directory string
 	// RetainFor keeps what the volume holds for that long after it was deleted.
 	RetainFor time.Duration
 	// Claim is the namespace and the name of the claim, with a slash between them; empty for
@@ -252,6 +254,9 @@ func validate(w Wish) error {
 	if w.RetainFor < 0 || w.RetainFor > 0 && w.Mode != volume.ModeHostpath {
 		return fmt.Errorf("retainFor %s in mode %s: %w", w.RetainFor, w.Mode, volume.ErrInvalid)
 	}
+	if w.Directory != "" && w.Mode != volume.ModeHostpath {
+		return fmt.Errorf("directory %q in mode %s: %w", w.Directory, w.Mode, volume.ErrInvalid)
+	}
 	if err := validateEncryption(w); err != nil {
 		return err
 	}
@@ -322,7 +327,7 @@ func (c *Carver) carve(ctx context.Context, b volume.Backend, e ledger.Entry, w 
 	}
 	rec, err := b.Create(ctx, volume.Spec{
 		ID: w.UID, Name: w.Name, SizeBytes: w.SizeBytes, Access: w.Access, SelectDisk: w.SelectDisk, Fresh: e.Fresh, Source: from,
-		Limited: w.RequireQuota, RetainFor: w.RetainFor, Claim: w.Claim,
+		Limited: w.RequireQuota, Directory: w.Directory, RetainFor: w.RetainFor, Claim: w.Claim,
 	})
 	if err := letGo(); err != nil {
 		return e, fmt.Errorf("let the source of volume %s go on: %w", w.Name, err)

@@ -127,18 +127,19 @@ func (w *specWatcher) Create(ctx context.Context, spec volume.Spec) (volume.Reco
 }
 
 // What the class says comes to the backend, with whose volume it is.
-func TestRetainForIsHandedOn(t *testing.T) {
+func TestWishesForDirectoriesAreHandedOn(t *testing.T) {
 	t.Parallel()
 	lv := localVolume()
 	lv.Spec.Mode, lv.Spec.Pool, lv.Spec.FSType = v1alpha1.ModeHostpath, "dirs", ""
 	lv.Spec.RetainFor = &metav1.Duration{Duration: 72 * time.Hour}
+	lv.Spec.Directory = "shop/db"
 	lv.Spec.ClaimRef = &v1alpha1.ClaimReference{Namespace: "shop", Name: "db"}
 	h := newHost(t, volume.ModeHostpath, lv)
 	watcher := &specWatcher{Backend: h.memory}
 	h.backends.Set(PoolBackend{Name: "dirs", Mode: volume.ModeHostpath, Backend: watcher})
 	h.settle()
 	h.wantCondition(metav1.ConditionTrue, v1alpha1.ReasonCarved)
-	if watcher.asked.RetainFor != 72*time.Hour || watcher.asked.Claim != "shop/db" {
+	if watcher.asked.RetainFor != 72*time.Hour || watcher.asked.Claim != "shop/db" || watcher.asked.Directory != "shop/db" {
 		t.Errorf("asked for %+v", watcher.asked)
 	}
 }

@@ -310,8 +310,8 @@ func wishOf(lv *v1alpha1.LocalVolume) Wish {
 		Wipe:        volume.WipePolicy(lv.Spec.Wipe),
 		SizeBytes:   lv.Spec.SizeBytes + encryptionFormat(lv.Spec.Encryption).OverheadBytes(),
 		Encryption:  encryptionFormat(lv.Spec.Encryption), Sealed: encryptionOf(lv.Status.Encryption),
-		RequireQuota: lv.Spec.RequireQuota,
-		Recorded:     recordOf(lv), Formatted: lv.Status.Formatted, FSUUID: lv.Status.FilesystemUUID, MachineID: lv.Status.MachineID,
+		RequireQuota: lv.Spec.RequireQuota, Directory: lv.Spec.Directory,
+		Recorded: recordOf(lv), Formatted: lv.Status.Formatted, FSUUID: lv.Status.FilesystemUUID, MachineID: lv.Status.MachineID,
 	}
 	if w.Wipe == "" {
 		w.Wipe = volume.WipeZero

@@ -83,7 +83,8 @@ func TestRefusals(t *testing.T) {
 		"kept of a logical volume": {func(lv *v1alpha1.LocalVolume) {
 			lv.Spec.RetainFor = &metav1.Duration{Duration: time.Hour}
 		}, nil, v1alpha1.ReasonInvalid},
-		"no filesystem": {func(lv *v1alpha1.LocalVolume) { lv.Spec.FSType = "" }, nil, v1alpha1.ReasonInvalid},
+		"directory of a logical volume": {func(lv *v1alpha1.LocalVolume) { lv.Spec.Directory = "shop/db" }, nil, v1alpha1.ReasonInvalid},
+		"no filesystem":                 {func(lv *v1alpha1.LocalVolume) { lv.Spec.FSType = "" }, nil, v1alpha1.ReasonInvalid},
 		"bad selector": {func(lv *v1alpha1.LocalVolume) {
 			lv.Spec.Mode, lv.Spec.Pool, lv.Spec.DeviceSelector = "device", "", &v1alpha1.DeviceSelector{Serials: []string{"["}}
 		}, nil, v1alpha1.ReasonInvalid},

@@ -112,6 +112,9 @@ func parseCreation(req *csi.CreateVolumeRequest) (creation, error) {
 		return want, err
 	}
 	want.params = params
+	if params.PathTemplate != nil {
+		return want, fmt.Errorf("%w: parameter %s is filled in by Berth's own provisioner, from a claim, which CreateVolume does not know; remove it", volume.ErrInvalid, provision.ParameterPathTemplate)
+	}
 	if want.limits, err = provision.ParseLimits(withoutMetadata(req.GetMutableParameters())); err != nil {
 		return want, err
 	}

@@ -33,6 +33,8 @@ const (
 	ParameterEncryption = "encryption"
 	// ParameterRequireQuota is true or false.
 	ParameterRequireQuota = "requireQuota"
+	// ParameterPathTemplate is where volumes lie, as {{.PVC.Namespace}}/{{.PVC.Name}}.
+	ParameterPathTemplate = "pathTemplate"
 	// ParameterRetainFor is a duration, as 72h.
 	ParameterRetainFor = "retainFor"
 	// ParameterDeviceSelector is the YAML or JSON text of a DeviceSelector.
@@ -46,7 +48,7 @@ const (
 const defaultFSType = "ext4"
 
 var (
-	allowedParameters = []string{ParameterMode, ParameterPool, ParameterFSType, ParameterMkfsOptions, ParameterWipe, ParameterEncryption, ParameterRequireQuota, ParameterRetainFor, ParameterDeviceSelector}
+	allowedParameters = []string{ParameterMode, ParameterPool, ParameterFSType, ParameterMkfsOptions, ParameterWipe, ParameterEncryption, ParameterRequireQuota, ParameterRetainFor, ParameterPathTemplate, ParameterDeviceSelector}
 	allowedModes      = []string{string(berth.ModeLVM), string(berth.ModeDevice), string(berth.ModeHostpath)}
 	allowedFSTypes    = []string{"ext4", "xfs", "btrfs"}
 	allowedEncryption = []string{string(berth.EncryptionLUKS2)}
@@ -60,6 +62,7 @@ var (
 		"encrypted": ParameterEncryption, "luks": ParameterEncryption, "encrypt": ParameterEncryption,
 		"quota": ParameterRequireQuota, "xfsquota": ParameterRequireQuota, "ext4quota": ParameterRequireQuota,
 		"retention": ParameterRetainFor, "keepfor": ParameterRetainFor, "retainperiod": ParameterRetainFor,
+		"pathpattern": ParameterPathTemplate, "path": ParameterPathTemplate,
 		"type": ParameterMode, "storage": ParameterMode, "castype": ParameterMode,
 		"devicename": ParameterDeviceSelector, "selector": ParameterDeviceSelector,
 	}
@@ -81,6 +84,8 @@ type Parameters struct {
 	RequireQuota bool
 	// RetainFor keeps what deleted volumes of mode hostpath hold for that long; 0 not at all.
 	RetainFor time.Duration
+	// PathTemplate says where volumes of mode hostpath lie below the root of their pool.
+	PathTemplate PathTemplate
 	// DeviceSelector narrows the disks of mode device; nil takes any usable one.
 	DeviceSelector *berth.DeviceSelector
 }
@@ -143,6 +148,7 @@ func ParseParameters(params map[string]string) (Parameters, error) {
 	problems = append(problems, out.setEncryption(params)...)
 	problems = append(problems, out.setQuota(params)...)
 	problems = append(problems, out.setRetention(params)...)
+	problems = append(problems, out.setPathTemplate(params)...)
 
 	if text, ok := params[ParameterDeviceSelector]; ok {
 		selector, err := parseDeviceSelector(text)

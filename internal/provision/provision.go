@@ -140,7 +140,10 @@ func (p *Provisioner) provision(ctx context.Context, options controller.Provisio
 			return nil, controller.ProvisioningFinished, err
 		}
 	}
-	request := requestFor(options.PVName, node, claim, class, params)
+	request, err := requestFor(options.PVName, node, claim, class, params)
+	if err != nil {
+		return nil, controller.ProvisioningFinished, err
+	}
 	request.Spec.Limits = limits
 	request.GiveUp = options.SelectedNodeName != "" && copied == nil
 	if copied != nil {
@@ -178,10 +181,15 @@ func nodeFor(selected string, class *storagev1.StorageClass) (string, error) {
 		class.Name, berth.TopologyKeyNode)
 }
 
-func requestFor(name, node string, claim *corev1.PersistentVolumeClaim, class *storagev1.StorageClass, params Parameters) Request {
+func requestFor(name, node string, claim *corev1.PersistentVolumeClaim, class *storagev1.StorageClass, params Parameters) (Request, error) {
+	directory, err := params.PathTemplate.Fill(name, claim)
+	if err != nil {
+		return Request{}, err
+	}
 	spec := params.Spec(node, SizeBytes(claim), VolumeModeOf(claim))
 	spec.ClaimRef = &berth.ClaimReference{Namespace: claim.Namespace, Name: claim.Name, UID: claim.UID}
-	return Request{Name: name, Spec: spec, Labels: Labels(spec), Annotations: map[string]string{annotationClass: class.Name}}
+	spec.Directory = directory
+	return Request{Name: name, Spec: spec, Labels: Labels(spec), Annotations: map[string]string{annotationClass: class.Name}}, nil
 }
 
 // Spec of a volume of this class on that node.

@@ -196,6 +196,8 @@ func difference(cur *berth.LocalVolume, req Request) (how string, foreign bool) 
 		return fmt.Sprintf("its filesystem was made with %q, not %q", have.MkfsOptions, want.MkfsOptions), false
 	case have.RequireQuota != want.RequireQuota:
 		return fmt.Sprintf("its requireQuota is %t, not %t", have.RequireQuota, want.RequireQuota), false
+	case have.Directory != want.Directory:
+		return fmt.Sprintf("its directory is %q, not %q", have.Directory, want.Directory), false
 	case RetentionOf(have) != RetentionOf(want):
 		return fmt.Sprintf("its retainFor is %s, not %s", RetentionOf(have), RetentionOf(want)), false
 	case have.Encryption != want.Encryption:

@@ -9,6 +9,7 @@
 //	.berth/root.json           who owns the root: its ID and the pool's UID
 //	.berth/volumes/<id>.json   what was promised to a volume
 //	volumes/<id>/              the volume, mode 0777
+//	named/<path>/              the volume, where it was asked for at a path of its own
 //	.trash/<id>.<random>/      a deleted volume, being removed in the background
 //
 // and, where a deleted volume was to be kept for a while,
@@ -25,6 +26,13 @@
 //
 // A root is known by its marker, root.json. Where the marker is missing, the
 // filesystem that should be mounted there is not, and nothing is read or written.
+//
+// # Volumes at paths
+//
+// What is at a path is not always what was there, so a volume at one is known by its
+// directory's inode and the time that that was made, which the promise says before anybody
+// but root can open it. The directories above it are root's alone, are made with the first
+// volume below them and go with the last. No volume lies in another one.
 //
 // # Crashes
 //

@@ -47,6 +47,13 @@ func TestLocalVolumeValidation(t *testing.T) {
 		{"kept of a logical volume", func(v *v1alpha1.LocalVolume) {
 			v.Spec.RetainFor = &metav1.Duration{Duration: time.Hour}
 		}, "spec.retainFor is for mode hostpath"},
+		{"at a path", func(v *v1alpha1.LocalVolume) {
+			v.Spec.Mode, v.Spec.FSType, v.Spec.Directory = v1alpha1.ModeHostpath, "", "shop/db.main"
+		}, ""},
+		{"at a path that leads out", func(v *v1alpha1.LocalVolume) {
+			v.Spec.Mode, v.Spec.FSType, v.Spec.Directory = v1alpha1.ModeHostpath, "", "shop/../../db"
+		}, "spec.directory"},
+		{"logical volume at a path", func(v *v1alpha1.LocalVolume) { v.Spec.Directory = "shop/db" }, "spec.directory is for mode hostpath"},
 		{"no size", func(v *v1alpha1.LocalVolume) { v.Spec.SizeBytes = 0 }, "spec.sizeBytes"},
 		{"a key of a logical volume", func(v *v1alpha1.LocalVolume) { v.Spec.Wipe = v1alpha1.WipeCryptoErase }, "spec.wipe: cryptoErase is for mode device"},
 		{"a key of any disk", func(v *v1alpha1.LocalVolume) {
