@@ -50,6 +50,10 @@ type Options struct {
 	SystemNamespace string
 	// Output is table, wide or json; of support-bundle the file.
 	Output string
+	// Of forget-node. Confirm is the node's name once more; empty asks for it. DryRun changes
+	// nothing. DisksDestroyed says that none of the node's disks will ever be seen again.
+	Confirm                string
+	DryRun, DisksDestroyed bool
 }
 
 // Cluster is a connection to a cluster.
@@ -148,6 +152,10 @@ func subcommands() []subcommand {
 			run: (*plugin).why, least: 1, most: 1,
 		},
 		{
+			name: "forget-node", arguments: "NODE [--dry-run] [--confirm=NODE] [--disks-destroyed]",
+			summary: "Say what is lost with a node that will not come back, and remove what Berth has of it", run: (*plugin).forgetNode, least: 1, most: 1,
+		},
+		{
 			name: "support-bundle", arguments: "[-o FILE.tar.gz]", summary: "Collect what Berth's developers need to see, without secrets, into one file",
 			run: (*plugin).supportBundle, output: bundleOutput,
 		},
@@ -167,6 +175,9 @@ func Run(ctx context.Context, args []string, streams Streams, connect Connector)
 	flags.StringVarP(&o.Namespace, "namespace", "n", "", "namespace of the claim")
 	flags.StringVar(&o.SystemNamespace, "berth-namespace", "berth-system", "namespace that Berth is installed in")
 	flags.StringVarP(&o.Output, "output", "o", outputTable, "table, wide or json; of support-bundle the file, - for standard output")
+	flags.StringVar(&o.Confirm, "confirm", "", "of forget-node: the name of the node once more; without it the name is asked for")
+	flags.BoolVar(&o.DryRun, "dry-run", false, "of forget-node: say what is lost and removed, and change nothing")
+	flags.BoolVar(&o.DisksDestroyed, "disks-destroyed", false, "of forget-node: none of its disks will ever be seen again, so that no record of them is kept")
 	flags.Usage = func() { usage(streams.Err, flags) }
 	switch err := flags.Parse(args); {
 	case errors.Is(err, pflag.ErrHelp):
@@ -219,6 +230,9 @@ func choose(args []string, o Options) (subcommand, []string, error) {
 	}
 	if rest := len(args) - 1; rest < all[i].least || rest > all[i].most {
 		return subcommand{}, nil, fmt.Errorf("%w: kubectl berth %s %s", errUsage, all[i].name, all[i].arguments)
+	}
+	if (o.Confirm != "" || o.DryRun || o.DisksDestroyed) && all[i].name != "forget-node" {
+		return subcommand{}, nil, fmt.Errorf("%w: --confirm, --dry-run and --disks-destroyed are of forget-node only", errUsage)
 	}
 	check := all[i].output
 	if check == nil {
