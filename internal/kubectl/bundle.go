@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -32,7 +31,7 @@ const bundleReadme = `What Berth's developers need to see of a cluster, collecte
 
 versions.txt    of the plugin, the API server and Berth's images, and when this was collected
 errors.txt      what could not be read, and why; empty when all could be
-summary/        what kubectl berth status, disks, pools and volumes say
+summary/        what kubectl berth status, disks, pools, volumes and orphans list say
 berth/          Berth's own objects: PoolSets, Pools, BlockDevices, LocalVolumes, LocalSnapshots
 kubernetes/     StorageClasses, PersistentVolumes, claims and snapshots of the driver berth.dev, its CSIDriver, CSINodes
                 and CSIStorageCapacities; nodes with their labels, conditions and versions; events of all these
@@ -159,18 +158,26 @@ func (b *bundle) fail(what string, err error) {
 
 // addSummaries adds what the other commands say, which is what one reads first.
 func (b *bundle) addSummaries(ctx context.Context) error {
-	for _, sub := range subcommands() {
-		if !slices.Contains([]string{"status", "disks", "pools", "volumes"}, sub.name) {
-			continue
-		}
+	for _, summary := range []struct {
+		name string
+		run  func(*plugin, context.Context, []string) (bool, error)
+		args []string
+	}{
+		{"status", (*plugin).status, nil},
+		{"disks", (*plugin).disks, nil},
+		{"pools", (*plugin).pools, nil},
+		{"volumes", (*plugin).volumes, nil},
+		{"orphans", (*plugin).orphans, []string{"list"}},
+	} {
+		name := "summary/" + summary.name + ".txt"
 		var said strings.Builder
 		of := *b.plugin
-		of.out, of.o.Output = &said, "wide"
-		if _, err := sub.run(&of, ctx, nil); err != nil {
-			b.fail("summary/"+sub.name+".txt", err)
+		of.out, of.errs, of.o.Output = &said, &said, "wide"
+		if _, err := summary.run(&of, ctx, summary.args); err != nil {
+			b.fail(name, err)
 			continue
 		}
-		if err := b.add("summary/"+sub.name+".txt", []byte(redactText(said.String()))); err != nil {
+		if err := b.add(name, []byte(redactText(said.String()))); err != nil {
 			return err
 		}
 	}

@@ -152,6 +152,10 @@ func subcommands() []subcommand {
 			run: (*plugin).why, least: 1, most: 1,
 		},
 		{
+			name: "orphans", arguments: "list", summary: "List what is left over: volumes, disks and PersistentVolumes of which the other half is missing",
+			run: (*plugin).orphans, least: 1, most: 1,
+		},
+		{
 			name: "forget-node", arguments: "NODE [--dry-run] [--confirm=NODE] [--disks-destroyed]",
 			summary: "Say what is lost with a node that will not come back, and remove what Berth has of it", run: (*plugin).forgetNode, least: 1, most: 1,
 		},
