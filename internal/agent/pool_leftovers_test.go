@@ -184,3 +184,48 @@ func TestLeftOverSnapshots(t *testing.T) {
 		t.Errorf("found %+v, %v", found, err)
 	}
 }
+
+// A node that was forgotten (kubectl berth forget-node) comes back: its Pool and the claims on
+// its disks are gone. It takes up what it has, makes nothing anew, and tells of the volume.
+func TestPoolOfAForgottenNode(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newPoolHost(t, "a", "b")
+		defer func() { h.stop(); synctest.Wait() }()
+		h.apply(poolSet())
+		h.settle()
+		before := h.wantHealthy("a", "b")
+		memory := h.memory(before.Status.VGUUID)
+		if _, err := memory.Create(t.Context(), volume.Spec{ID: volumetest.ID(1), Name: "v", SizeBytes: mib, Access: volume.AccessBlock}); err != nil {
+			t.Fatal(err)
+		}
+		forgotten := before.DeepCopy()
+		forgotten.Finalizers = nil
+		if err := h.api.Update(t.Context(), forgotten); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.api.Delete(t.Context(), forgotten); err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range h.disks {
+			d.owner = ""
+		}
+
+		h.start()
+		h.settle()
+		after := h.wantHealthy("a", "b")
+		if after.UID == before.UID || after.Status.VGUUID != before.Status.VGUUID || h.creates != 1 {
+			t.Errorf("it is %s in %s after %d groups were made, and was %s in %s", after.UID, after.Status.VGUUID, h.creates, before.UID, before.Status.VGUUID)
+		}
+		if h.disks["a"].owner != "" || h.disks["b"].owner != "" {
+			t.Error("disks that are not blank were claimed")
+		}
+		h.lookAgain(leftOverGrace)
+		if got := h.leftOvers(); !slices.Equal(got, []string{"Volume " + volumetest.ID(1) + " "}) {
+			t.Errorf("told %s", got)
+		}
+		if found, err := memory.List(t.Context()); err != nil || len(found) != 1 {
+			t.Errorf("the volume is not kept: %v, %v", found, err)
+		}
+	})
+}
