@@ -30,10 +30,12 @@ var (
 	// plainNames are the fields of what refers to a secret that hold none.
 	plainNames = []string{"name", "namespace", "key", "path", "kind", "type", "apiVersion", "audience", "optional", "mountPath", "fieldPath"}
 
-	// assignment is a name that sounds like a secret's, and its value: in JSON, in JSON inside a
-	// string, in YAML, in flags.
-	assignment = regexp.MustCompile(`(?i)([\w./-]*(?:` + secretWords + `)[\w./-]*)(\\*["']?\s*[:=]\s*|\s+=\s*)((?:(?:bearer|basic)\s+)?(?:\\+"(?:[^"\\])*\\+"|"(?:[^"\\]|\\.)*"|'[^']*'|[^\s,;}"'\\]+))`)
-	flagValue  = regexp.MustCompile(`(?i)(--?[\w-]*(?:` + secretWords + `)[\w-]*)(\s+)([^\s-]\S*)`)
+	// assignment is a name that sounds like a secret's, and its value, which is quoted (also in
+	// JSON inside a string), or ends with the word: in flags, variables and logs.
+	assignment = regexp.MustCompile(`(?i)(` + secretField + `)(\\*["']?\s*[:=]\s*)((?:\\+"[^"\\]*\\+"|"(?:[^"\\]|\\.)*"|'[^']*'))|(` + secretField + `)(\s*=\s*)((?:(?:bearer|basic)\s+)?[^\s,;}"'\\]+)`)
+	// member is the same of YAML: a block of lines, a list, or whatever follows on the line.
+	member    = regexp.MustCompile(`(?i)(` + secretField + `)(["']?[ \t]*:\s*)([|>][+-]?\d?[ \t]*(?:\n[ \t]+[^\n]*)+|-[ \t]+[^\n]*(?:\n[ \t]*-[ \t]+[^\n]*)*|[^\s"'\\{}\[\]][^\n"'\\{}\[\]]*)`)
+	flagValue = regexp.MustCompile(`(?i)(--?[\w-]*(?:` + secretWords + `)[\w-]*)(\s+)([^\s-]\S*)`)
 
 	// shapes are what is a secret whatever it is called.
 	shapes = []*regexp.Regexp{
@@ -49,10 +51,16 @@ var (
 	userInfo = regexp.MustCompile(`(://)[^/\s:@"']*:[^/\s@"']+@`)
 )
 
+// secretField is the name of a field, flag or variable with one of those words.
+const secretField = `[\w./-]*(?:` + secretWords + `)[\w./-]*`
+
 // isSecretName says whether what is called so holds a secret, and not only its name.
 func isSecretName(name string) bool {
 	return secretName.MatchString(name) && !referenceName.MatchString(name)
 }
+
+// namedParts are a match and its three groups: name, what is between, and value.
+const namedParts = 4
 
 // redactText takes out of a text what is a secret by its shape or by what stands before it. It
 // takes out too much rather than too little.
@@ -61,10 +69,13 @@ func redactText(text string) string {
 		text = shape.ReplaceAllString(text, redacted)
 	}
 	text = userInfo.ReplaceAllString(text, "${1}"+redacted+"@")
-	for _, named := range []*regexp.Regexp{assignment, flagValue} {
+	for _, named := range []*regexp.Regexp{assignment, member, flagValue} {
 		text = named.ReplaceAllStringFunc(text, func(match string) string {
 			parts := named.FindStringSubmatch(match)
-			if !isSecretName(parts[1]) {
+			if parts[1] == "" && len(parts) > namedParts {
+				parts = parts[namedParts-1:] // the other alternative
+			}
+			if !isSecretName(parts[1]) || strings.HasPrefix(parts[3], redacted) {
 				return match
 			}
 			return parts[1] + parts[2] + redacted

@@ -44,6 +44,9 @@ var _ = Describe("kubectl berth", Label("kubectl"), func() {
 				Expect(said).To(ContainSubstring(part), command)
 			}
 		}
+		code, said, complained := run(ctx, "orphans", "list") // of whatever other specs leave behind
+		Expect(code).To(BeNumerically("<", 2), complained)
+		Expect(said).To(ContainSubstring("LACKS"))
 		for _, node := range suite.nodes {
 			_, said := ask(ctx, "why", "node/"+node)
 			Expect(said).To(ContainSubstring("registered with kubelet"))
@@ -53,7 +56,7 @@ var _ = Describe("kubectl berth", Label("kubectl"), func() {
 		class := newClass(ctx, map[string]string{"mode": "lvm", "pool": suite.description.LVMPool, "wipee": "none"})
 		_, err := space.CreateClaim(ctx, workload.Claim{Name: "misspelt", Class: class, Size: "32Mi"})
 		Expect(err).NotTo(HaveOccurred())
-		code, said := ask(ctx, "--namespace", space.Namespace, "why", "pvc/misspelt")
+		code, said = ask(ctx, "--namespace", space.Namespace, "why", "pvc/misspelt")
 		Expect(code).To(Equal(1))
 		Expect(said).To(And(ContainSubstring("wipee"), ContainSubstring("wipe")))
 
