@@ -42,6 +42,8 @@ type poolView struct {
 	// retained is what is kept of deleted volumes; nil for pools that are no directories, and
 	// when it is not known.
 	retained *retainedView
+	// leftOvers is nil when the pool was not looked through this time.
+	leftOvers *leftOverView
 	// again is when to look again at the latest; 0 leaves it to what happens.
 	again time.Duration
 }

@@ -133,6 +133,9 @@ func fillStatus(pool *v1alpha1.Pool, view poolView) {
 	if view.retained != nil {
 		s.TakenBack = view.retained.takenBack
 	}
+	if view.leftOvers != nil {
+		s.LeftOvers, s.LeftOverCount = view.leftOvers.all, view.leftOvers.count
+	}
 	message := view.message
 	const longest = 1024
 	if len(message) > longest {
