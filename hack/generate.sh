@@ -33,6 +33,21 @@ done
 echo "    filters of the ConfigMap berth-config"
 cp internal/discovery/default-filters.yaml "$root/deploy/base/filters.yaml"
 
+echo "    PrometheusRule from deploy/monitoring/rules.yaml"
+{
+  cat hack/boilerplate.yaml.txt
+  cat <<'EOF'
+# Generated from rules.yaml by make generate. Do not edit.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: berth
+  namespace: berth-system
+spec:
+EOF
+  sed -n '/^groups:$/,$ s/^/  /p' "$root/deploy/monitoring/rules.yaml"
+} >"$root/deploy/monitoring/prometheusrule.yaml"
+
 echo "    one-file install deploy/berth.yaml"
 {
   cat hack/boilerplate.yaml.txt

@@ -15,6 +15,7 @@ import (
 
 	csispec "github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -118,13 +119,16 @@ func (n *node) assemble(ctx context.Context) error {
 		Events: dm.Control{Root: n.hostRoot},
 		Roots:  agent.HostRoots{}, Recorder: recorder, Log: n.log.With("part", "pools"),
 	})
-	pools.Metadata = agent.NewMetadataKeeper(ctx, agent.MetadataOptions{
+	metadata := agent.NewMetadataKeeper(ctx, agent.MetadataOptions{
 		Client: n.manager.GetClient(), Live: n.manager.GetAPIReader(), Namespace: n.namespace, NodeName: n.nodeName,
 		Directory: filepath.Join(n.stateDir, metadataDirectory), HostDirectory: filepath.Join(n.options.stateDir, metadataDirectory),
 		Recorder: recorder, Log: n.log.With("part", "metadata"),
 	})
-	if err := metrics.Registry.Register(pools); err != nil {
-		return fmt.Errorf("register the metrics of pools: %w", err)
+	pools.Metadata = metadata
+	for _, collector := range []prometheus.Collector{pools, metadata} {
+		if err := metrics.Registry.Register(collector); err != nil {
+			return fmt.Errorf("register the metrics of pools: %w", err)
+		}
 	}
 	if err := pools.Restore(); err != nil { //nolint:contextcheck // it has the agent's own
 		return err
@@ -186,6 +190,9 @@ func (n *node) know(ctx context.Context, backends *agent.Backends) (*agent.Volum
 		return nil, fmt.Errorf("watch LocalVolumes: %w", err)
 	}
 	n.informers = append(n.informers, informer.HasSynced)
+	if err := metrics.Registry.Register(&agent.VolumeCollector{Cache: n.manager.GetClient(), CacheSynced: informer.HasSynced}); err != nil {
+		return nil, fmt.Errorf("register the metrics of volumes: %w", err)
+	}
 	return &agent.Volumes{
 		Ledger: n.ledger, Backends: backends, MachineID: n.machineID,
 		Cache: n.manager.GetClient(), CacheSynced: informer.HasSynced,
