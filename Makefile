@@ -155,11 +155,11 @@ verify-docs: ## Commands, paths, links, flags and manifests in the docs are real
 
 .PHONY: verify-monitoring
 verify-monitoring: ## Alert rules and the dashboard parse, fire when they should and use metrics that exist
-	go -C hack/monitoring test ./...
+	go -C hack/monitoring test -count=1 ./...
 
 .PHONY: verify-chart
 verify-chart: $(TOOLS)/kustomize ## The chart makes what deploy/ has, each value does what it says, the others are refused
-	go -C hack/chart test ./...
+	go -C hack/chart test -count=1 ./...
 
 # The tools are pinned by a module of their own each, so that their dependencies
 # meet neither each other's nor the product's.
