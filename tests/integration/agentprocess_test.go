@@ -111,12 +111,6 @@ func (a *agentProcess) end() {
 	_ = a.cmd.Wait() // it was killed
 }
 
-// hasRead reports whether it knows what the apiserver has.
-func (a *agentProcess) hasRead() bool {
-	// Nobody plays kubelet's registration here, which it asks about last.
-	return strings.Contains(a.get("/readyz"), "kubelet")
-}
-
 func (a *agentProcess) csi() csi.NodeClient {
 	a.t.Helper()
 	conn, err := grpc.NewClient("unix://"+a.socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
