@@ -42,7 +42,7 @@ test: deps ## Run all tests: unit, csi-sanity, integration, end to end
 
 .PHONY: verify
 verify: deps ## Check what is no test: generated files, format, lint, docs, scripts
-	@hack/steps.sh --keep-going verify-generated verify-format verify-tidy verify-vet verify-lint verify-shell verify-docs
+	@hack/steps.sh --keep-going verify-generated verify-format verify-tidy verify-vet verify-lint verify-shell verify-docs verify-vulnerabilities
 
 .PHONY: bench
 bench: deps ## Measure volumes per second, latency, requests and memory on the testbed
@@ -149,6 +149,10 @@ verify-shell: ## Shell scripts pass shellcheck
 .PHONY: verify-docs
 verify-docs: ## Commands, paths, links, flags and manifests in the docs are real
 	go run ./hack/checkdocs
+
+.PHONY: verify-vulnerabilities
+verify-vulnerabilities: ## govulncheck finds no known vulnerability in code that is called
+	@go run ./hack/vulncheck
 
 # The tools are pinned by a module of their own each, so that their dependencies
 # meet neither each other's nor the product's.
