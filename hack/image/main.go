@@ -66,7 +66,7 @@ func build(out, reference, version string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(strings.TrimSuffix(out, ".tar")+".spdx.json", document, 0o644); err != nil { //nolint:gosec // G306: for everybody
+	if err := os.WriteFile(strings.TrimSuffix(out, ".tar")+".spdx.json", document, 0o644); err != nil {
 		return err
 	}
 	if err := ociimage.WriteImage(out, reference, image, ociimage.Attestation{PredicateType: sbom.PredicateType, Predicate: document}); err != nil {

@@ -88,6 +88,14 @@ func (b *backup) restore() {
 	}
 }
 
+// forget takes objects out of etcd as if they had never been made.
+func forget(t *testing.T, prefix string) {
+	t.Helper()
+	for key := range backUp(t, prefix).values {
+		etcdCall(t, "deleterange", map[string]string{"key": key}, &struct{}{})
+	}
+}
+
 func encode(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
 
 // directories are the volumes on the agent's disk.
@@ -138,6 +146,7 @@ func TestAgentWhileTheAPIServerIsAway(t *testing.T) {
 	}
 
 	anHourAgo.restore()
+	forget(t, "pools/it-away-") // and of before the pool was made
 	a.wire.join()
 	a.eventually("the agent misses the object of a volume", func() bool {
 		return strings.Contains(a.log.String(), "A volume has no LocalVolume; it is kept as it is")
@@ -156,6 +165,10 @@ func TestAgentWhileTheAPIServerIsAway(t *testing.T) {
 		t.Error("a pod has got a volume whose data are gone")
 	}
 	a.awaitReady("it-away-kept", metav1.ConditionTrue, v1alpha1.ReasonCarved)
+	a.eventually("the pool is known again", func() bool {
+		pool := &v1alpha1.Pool{}
+		return exists(t, pool, "it-away-"+a.node) && pool.Status.State == v1alpha1.PoolHealthy
+	})
 
 	// The object reappears, as when a younger backup is found.
 	latest.restore()
