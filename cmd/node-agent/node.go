@@ -77,7 +77,7 @@ func (n *node) assemble(ctx context.Context) error {
 		Client: n.manager.GetClient(), Reader: n.manager.GetAPIReader(), Informers: n.manager.GetCache(),
 		Recorder: recorder, Runner: n.host,
 		Log: logr.FromSlogHandler(n.log.Handler()).WithName("discovery"), Registerer: metrics.Registry,
-		Holder: n.holder,
+		Holder: n.holder, PoolOf: agent.RecordedPools(filepath.Join(n.stateDir, "pools")).Of,
 		HolderChanged: func(holder berth.BlockDeviceClaimRef) {
 			if holder.Kind == device.OwnerVolume {
 				volumes.Doubt(holder.Name)

@@ -53,3 +53,18 @@ func (inv *Inventory) refuseUsurped(bd *v1alpha1.BlockDevice, ownerUID string) e
 	}
 	return nil
 }
+
+// refusePooled returns volume.ErrBusy if by the node's records the disk, which is to be
+// wiped, is part of a pool: its release begins with their end.
+func (inv *Inventory) refusePooled(name string) error {
+	if inv.opts.PoolOf == nil {
+		return nil
+	}
+	switch pool, err := inv.opts.PoolOf(name); {
+	case err != nil:
+		return fmt.Errorf("BlockDevice %s may be part of a pool: %w", name, err)
+	case pool != "":
+		return fmt.Errorf("BlockDevice %s is part of pool %s, by the records of the node: %w", name, pool, volume.ErrBusy)
+	}
+	return nil
+}

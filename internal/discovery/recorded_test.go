@@ -106,3 +106,31 @@ func TestObjectOlderThanTheData(t *testing.T) {
 		})
 	}
 }
+
+// TestWipeOfADiskOfAPool: etcd was restored to when the disk waited for a wipe, and a pool
+// has it since. A record that cannot be read forbids the wipe too.
+func TestWipeOfADiskOfAPool(t *testing.T) {
+	t.Parallel()
+	host := newFakeHost(t)
+	host.addDisk("vdb", "A", 16, 1<<30)
+	inv := newTestInventory(t, host, newFakeClient(t))
+	inv.start(t)
+	if _, err := inv.Claim(t.Context(), nameOf("A"), device.Owner{UID: "u", Name: "pvc", Kind: device.OwnerVolume}); err != nil {
+		t.Fatal(err)
+	}
+	token, err := inv.Release(t.Context(), nameOf("A"), "u", volume.WipeZero)
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged := errors.New("the record is damaged")
+	for _, c := range []struct {
+		pool      string
+		err, want error
+	}{{"fast", nil, volume.ErrBusy}, {"", damaged, damaged}, {"", nil, nil}} {
+		inv.opts.PoolOf = func(string) (string, error) { return c.pool, c.err }
+		now, err := inv.Resolve(t.Context(), nameOf("A"))
+		if !errors.Is(err, c.want) || c.want == nil && now.WipeToken != token {
+			t.Errorf("of pool %q (%v): %+v, %v", c.pool, c.err, now, err)
+		}
+	}
+}

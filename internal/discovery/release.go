@@ -39,6 +39,9 @@ func (inv *Inventory) Resolve(ctx context.Context, diskName string) (device.Clai
 	}
 	claimed := asClaimed(bd)
 	if stateOf(bd) == device.StateReleased && bd.Status.Wipe != nil {
+		if err := inv.refusePooled(diskName); err != nil {
+			return device.Claimed{}, err
+		}
 		claimed.WipeToken = bd.Status.Wipe.Token
 	}
 	if claimed.State != device.StateUnclaimed && bd.Status.MachineID != "" && bd.Status.MachineID != inv.opts.MachineID {
