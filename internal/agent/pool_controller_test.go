@@ -198,8 +198,17 @@ func TestRootWithoutQuotas(t *testing.T) {
 		t.Fatalf("room for what must be limited: %v", err)
 	}
 	class["requireQuota"] = "false"
-	if room, err := volumes.Room(t.Context(), class); err != nil || room.FreeBytes == 0 {
+	room, err := volumes.Room(t.Context(), class)
+	if err != nil || room.FreeBytes == 0 {
 		t.Fatalf("room for what need not be: %+v, %v", room, err)
+	}
+	class["pool"] = "elsewhere,fast"
+	if both, err := volumes.Room(t.Context(), class); err != nil || both != room {
+		t.Fatalf("room in the one of two pools that is here: %+v, %v, want %+v", both, err, room)
+	}
+	class["pool"] = "elsewhere,nowhere"
+	if _, err := volumes.Room(t.Context(), class); !errors.Is(err, capacity.ErrNoPlace) {
+		t.Fatalf("room in pools that are not here: %v", err)
 	}
 }
 

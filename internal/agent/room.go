@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/capacity"
 	"github.com/berth-dev/berth/internal/provision"
 	"github.com/berth-dev/berth/pkg/luks"
@@ -39,7 +40,31 @@ func (r *VolumeReconciler) Room(ctx context.Context, parameters map[string]strin
 	if !r.Carver.Backends.Synced() {
 		return volume.Capacity{}, capacity.ErrNotYet
 	}
-	b, err := r.Carver.Backends.ForNew(volume.Mode(p.Mode), p.Pool)
+	if p.Mode == v1alpha1.ModeDevice {
+		return r.roomIn(ctx, p, "")
+	}
+	// The provisioner chooses one of the pools for each volume.
+	var all volume.Capacity
+	var nowhere []error
+	for _, pool := range p.Pools {
+		c, err := r.roomIn(ctx, p, pool)
+		switch {
+		case errors.Is(err, capacity.ErrNoPlace):
+			nowhere = append(nowhere, err)
+		case err != nil:
+			return volume.Capacity{}, err
+		}
+		all = all.And(c)
+	}
+	if len(nowhere) == len(p.Pools) {
+		return volume.Capacity{}, errors.Join(nowhere...)
+	}
+	return all, nil
+}
+
+// roomIn is what the volumes may use in one pool, or of the node's disks.
+func (r *VolumeReconciler) roomIn(ctx context.Context, p provision.Parameters, pool string) (volume.Capacity, error) {
+	b, err := r.Carver.Backends.ForNew(volume.Mode(p.Mode), pool)
 	if err != nil {
 		return volume.Capacity{}, fmt.Errorf("%w: %w", capacity.ErrNoPlace, err)
 	}

@@ -191,7 +191,7 @@ func (w *creation) setNodes(requirement *csi.TopologyRequirement) error {
 func (w *creation) request(node, csiName string) provision.Request {
 	spec := w.params.Spec(node, w.leastBytes, w.access)
 	spec.Limits = w.limits
-	req := provision.Request{Name: w.name, Spec: spec, Labels: provision.Labels(spec)}
+	req := provision.Request{Name: w.name, Spec: spec, Pools: w.params.Pools, Labels: provision.Labels(spec)}
 	if csiName != w.name {
 		req.Annotations = map[string]string{annotationCSIName: csiName}
 	}
@@ -235,7 +235,7 @@ func (c *Controller) same(ctx context.Context, existing *berth.LocalVolume, want
 		differs = "it began as a copy of something else"
 	case len(want.nodes) > 0 && !slices.Contains(want.nodes, have.NodeName):
 		differs = "it is on node " + have.NodeName
-	case have.Mode != spec.Mode || have.Pool != spec.Pool || have.VolumeMode != spec.VolumeMode || have.FSType != spec.FSType || have.Wipe != spec.Wipe || !slices.Equal(have.MkfsOptions, spec.MkfsOptions):
+	case have.Mode != spec.Mode || have.Pool != "" && !slices.Contains(want.params.Pools, have.Pool) || have.VolumeMode != spec.VolumeMode || have.FSType != spec.FSType || have.Wipe != spec.Wipe || !slices.Equal(have.MkfsOptions, spec.MkfsOptions):
 		differs = fmt.Sprintf("it is of mode %s, pool %q, volume mode %s, filesystem %q, wipe %s", have.Mode, have.Pool, have.VolumeMode, have.FSType, have.Wipe)
 	case have.RequireQuota != spec.RequireQuota:
 		differs = fmt.Sprintf("its requireQuota is %t", have.RequireQuota)

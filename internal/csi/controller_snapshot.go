@@ -184,7 +184,7 @@ func (c *Controller) createCopy(ctx context.Context, want creation, csiName stri
 		return nil, fmt.Errorf("%w: what volume %s is to be a copy of is on node %s, which accessibility_requirements leave out", volume.ErrNoSpace, want.name, from.Node)
 	}
 	request := want.request(from.Node, csiName)
-	if err := from.Fill(&request.Spec); err != nil {
+	if err := from.Fill(&request); err != nil {
 		return nil, err
 	}
 	lv, err := c.volumes.Ensure(ctx, request)

@@ -139,24 +139,29 @@ func (a *Advisor) judgePool(ctx context.Context, class string, params Parameters
 	if err := a.Reader.List(ctx, sets); err != nil {
 		return "", fmt.Errorf("list PoolSets: %w", err)
 	}
+	missing := slices.Clone(params.Pools)
 	var others []string
 	for _, set := range sets.Items {
+		named, fits := slices.Contains(params.Pools, set.Name), string(set.Spec.Kind) == string(params.Mode)
 		switch {
-		case set.Name == params.Pool && string(set.Spec.Kind) == string(params.Mode):
-			return "", nil
-		case set.Name == params.Pool:
+		case named && fits:
+			missing = slices.DeleteFunc(missing, func(name string) bool { return name == set.Name })
+		case named:
 			return fmt.Sprintf("PoolSet %q is of kind %s and StorageClass %q asks it for mode %s; make the class anew with mode %s, or with another pool",
 				set.Name, set.Spec.Kind, class, params.Mode, set.Spec.Kind), nil
-		case string(set.Spec.Kind) == string(params.Mode):
+		case fits:
 			others = append(others, set.Name)
 		}
+	}
+	if len(missing) < len(params.Pools) {
+		return "", nil // its volumes are in the others
 	}
 	slices.Sort(others)
 	advice := "create it"
 	if len(others) > 0 {
 		advice = "create it or name one of: " + strings.Join(others, ", ")
 	}
-	return fmt.Sprintf("PoolSet %q of StorageClass %q does not exist%s; %s", params.Pool, class, strings.TrimSuffix(didYouMean(params.Pool, others), "?"), advice), nil
+	return fmt.Sprintf("PoolSet %q of StorageClass %q does not exist%s; %s", missing[0], class, strings.TrimSuffix(didYouMean(missing[0], others), "?"), advice), nil
 }
 
 // judgeCapacity says whether any node has published that the claim fits there.
@@ -200,7 +205,7 @@ func (a *Advisor) judgeCapacity(ctx context.Context, claim *corev1.PersistentVol
 		return problem{}, left, nil
 	}
 	text := fmt.Sprintf("no node has free space for StorageClass %q (mode %s%s); kubectl get %s shows why",
-		class.Name, params.Mode, ofPool(params.Pool), whereSpaceIs(params.Mode))
+		class.Name, params.Mode, ofPools(params.Pools), whereSpaceIs(params.Mode))
 	if params.DeviceSelector != nil {
 		// Its free disks may well be there, and none be meant.
 		wanted, err := json.Marshal(params.DeviceSelector)
@@ -220,11 +225,11 @@ func (a *Advisor) now() time.Time {
 	return time.Now()
 }
 
-func ofPool(pool string) string {
-	if pool == "" {
+func ofPools(pools []string) string {
+	if len(pools) == 0 {
 		return ""
 	}
-	return ", pool " + pool
+	return ", pool " + strings.Join(pools, " or ")
 }
 
 func nodeOf(offer *storagev1.CSIStorageCapacity) string {

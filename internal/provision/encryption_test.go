@@ -101,12 +101,18 @@ func TestCopyHasTheEncryptionOfItsSource(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	spec := berth.LocalVolumeSpec{Mode: berth.ModeLVM, Pool: "fast", VolumeMode: berth.VolumeBlock, SizeBytes: 8, Encryption: berth.EncryptionLUKS2}
-	if err := origin.Fill(&spec); err != nil {
+	request := provision.Request{
+		Spec:  berth.LocalVolumeSpec{Mode: berth.ModeLVM, VolumeMode: berth.VolumeBlock, SizeBytes: 8, Encryption: berth.EncryptionLUKS2},
+		Pools: []string{"other", "fast"},
+	}
+	if err := origin.Fill(&request); err != nil {
 		t.Error(err)
 	}
-	spec.Encryption = ""
-	if err := origin.Fill(&spec); !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), "parameter encryption") {
+	if request.Spec.Pool != "fast" {
+		t.Errorf("the copy is asked for in pool %q, and its source is in fast", request.Spec.Pool)
+	}
+	request.Spec.Encryption = ""
+	if err := origin.Fill(&request); !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), "parameter encryption") {
 		t.Errorf("a copy that is not encrypted: %v, want a refusal that names the parameter", err)
 	}
 }

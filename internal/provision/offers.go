@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	berth "github.com/berth-dev/berth/api/v1alpha1"
@@ -75,18 +76,25 @@ func (o Offers) pools(ctx context.Context, params *Parameters, add func(string, 
 	if err := o.Live.List(ctx, list); err != nil {
 		return fmt.Errorf("list Pools: %w", err)
 	}
-	for _, pool := range list.Items {
-		if params != nil && params.RequireQuota && pool.Status.Quota != berth.QuotaEnforced {
+	for i := range list.Items {
+		pool := &list.Items[i]
+		if params != nil && (!slices.Contains(params.Pools, pool.Spec.PoolSetName) || string(pool.Spec.Kind) != string(params.Mode)) {
 			continue
 		}
-		if params != nil && (pool.Spec.PoolSetName != params.Pool || string(pool.Spec.Kind) != string(params.Mode)) {
-			continue
-		}
-		if meta.IsStatusConditionTrue(pool.Status.Conditions, berth.PoolReady) && !pool.Status.ReadOnly && pool.Status.Free != nil {
-			add(pool.Spec.NodeName, pool.Status.Free.Value())
+		if free := usableRoom(pool, params != nil && params.RequireQuota); free != nil {
+			add(pool.Spec.NodeName, free.Value())
 		}
 	}
 	return nil
+}
+
+// usableRoom is what a pool has published for new volumes, nil when none is made there now.
+func usableRoom(pool *berth.Pool, requireQuota bool) *resource.Quantity {
+	if requireQuota && pool.Status.Quota != berth.QuotaEnforced ||
+		!meta.IsStatusConditionTrue(pool.Status.Conditions, berth.PoolReady) || pool.Status.ReadOnly {
+		return nil
+	}
+	return pool.Status.Free
 }
 
 func (o Offers) devices(ctx context.Context, params *Parameters, add func(string, int64)) error {

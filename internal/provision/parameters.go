@@ -20,7 +20,8 @@ import (
 const (
 	// ParameterMode is lvm, device or hostpath. Required.
 	ParameterMode = "mode"
-	// ParameterPool names a PoolSet. Required in the modes lvm and hostpath.
+	// ParameterPool names a PoolSet, or several with commas between. Required in the modes
+	// lvm and hostpath.
 	ParameterPool = "pool"
 	// ParameterFSType is ext4, xfs or btrfs, the key that every CSI driver shares.
 	ParameterFSType = reservedPrefix + "fstype"
@@ -64,8 +65,9 @@ var (
 // Parameters are what a StorageClass asks for.
 type Parameters struct {
 	Mode berth.Mode
-	// Pool is the PoolSet's name, empty in mode device.
-	Pool string
+	// Pools are the names of PoolSets, none in mode device. A volume is made in the one that
+	// has the most room on its node.
+	Pools []string
 	// FSType of filesystem volumes; empty in mode hostpath.
 	FSType string
 	// MkfsOptions of filesystem volumes, in words.
@@ -84,9 +86,9 @@ type Parameters struct {
 // behind. Every problem is named at once; the error is a Refusal.
 func ParseParameters(params map[string]string) (Parameters, error) {
 	out := Parameters{
-		Mode: berth.Mode(params[ParameterMode]),
-		Pool: params[ParameterPool],
-		Wipe: berth.WipePolicy(params[ParameterWipe]),
+		Mode:  berth.Mode(params[ParameterMode]),
+		Pools: poolNames(params[ParameterPool]),
+		Wipe:  berth.WipePolicy(params[ParameterWipe]),
 	}
 	problems := unknownKeys(params)
 	add := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
@@ -98,7 +100,7 @@ func ParseParameters(params map[string]string) (Parameters, error) {
 		add("parameter %s: unknown mode %q%s; it is one of %s", ParameterMode, out.Mode,
 			didYouMean(string(out.Mode), allowedModes), strings.Join(allowedModes, ", "))
 	default:
-		problems = append(problems, out.checkPool(params)...)
+		problems = append(problems, out.checkPools(params)...)
 	}
 
 	fsType, set := params[ParameterFSType]
@@ -189,8 +191,22 @@ func (p *Parameters) requireCryptoErase() (problems []string) {
 	return nil
 }
 
-// checkPool says what is wrong with the pool in a known mode.
-func (p Parameters) checkPool(params map[string]string) []string {
+// mostPools of a class: each of them is asked for its room whenever the room is published.
+const mostPools = 32
+
+// poolNames are the names in a list, as they stand there; none in an empty one.
+func poolNames(list string) (names []string) {
+	if list == "" {
+		return nil
+	}
+	for name := range strings.SplitSeq(list, ",") {
+		names = append(names, strings.TrimSpace(name))
+	}
+	return names
+}
+
+// checkPools says what is wrong with the pools in a known mode.
+func (p Parameters) checkPools(params map[string]string) (problems []string) {
 	_, set := params[ParameterPool]
 	if p.Mode == berth.ModeDevice {
 		if set {
@@ -199,13 +215,28 @@ func (p Parameters) checkPool(params map[string]string) []string {
 		}
 		return nil
 	}
-	if p.Pool == "" {
+	switch {
+	case len(p.Pools) == 0:
 		return []string{fmt.Sprintf("parameter %q is missing; mode %s needs the name of a PoolSet (kubectl get poolsets)", ParameterPool, p.Mode)}
+	case len(p.Pools) > mostPools:
+		return []string{fmt.Sprintf("parameter %s: it names %d PoolSets, and at most %d are allowed", ParameterPool, len(p.Pools), mostPools)}
 	}
-	if len(validation.IsDNS1123Label(p.Pool)) > 0 {
-		return []string{fmt.Sprintf("parameter %s: %q cannot be the name of a PoolSet (lower-case letters, digits and '-', at most 63)", ParameterPool, p.Pool)}
+	for i, name := range p.Pools {
+		if len(validation.IsDNS1123Label(name)) > 0 {
+			problems = append(problems, fmt.Sprintf("parameter %s: %q cannot be the name of a PoolSet (lower-case letters, digits and '-', at most 63)", ParameterPool, name))
+		} else if slices.Contains(p.Pools[:i], name) {
+			problems = append(problems, fmt.Sprintf("parameter %s: %q is there twice", ParameterPool, name))
+		}
 	}
-	return nil
+	return problems
+}
+
+// pool is the only one, "" where there are several to choose from or none.
+func (p Parameters) pool() string {
+	if len(p.Pools) == 1 {
+		return p.Pools[0]
+	}
+	return ""
 }
 
 // unknownKeys says of each key that is not allowed what was probably meant.

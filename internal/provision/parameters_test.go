@@ -30,15 +30,15 @@ func TestParseParameters(t *testing.T) {
 	}{
 		"lvm with defaults": {
 			params: map[string]string{"mode": "lvm", "pool": "fast"},
-			want:   provision.Parameters{Mode: berth.ModeLVM, Pool: "fast", FSType: "ext4", Wipe: berth.WipeZero},
+			want:   provision.Parameters{Mode: berth.ModeLVM, Pools: []string{"fast"}, FSType: "ext4", Wipe: berth.WipeZero},
 		},
 		"lvm with everything": {
 			params: map[string]string{"mode": "lvm", "pool": "fast", "csi.storage.k8s.io/fstype": "xfs", "wipe": "discard"},
-			want:   provision.Parameters{Mode: berth.ModeLVM, Pool: "fast", FSType: "xfs", Wipe: berth.WipeDiscard},
+			want:   provision.Parameters{Mode: berth.ModeLVM, Pools: []string{"fast"}, FSType: "xfs", Wipe: berth.WipeDiscard},
 		},
 		"lvm with options of mkfs": {
 			params: map[string]string{"mode": "lvm", "pool": "fast", "mkfsOptions": " -b 1024  -m 1 "},
-			want:   provision.Parameters{Mode: berth.ModeLVM, Pool: "fast", FSType: "ext4", Wipe: berth.WipeZero, MkfsOptions: []string{"-b", "1024", "-m", "1"}},
+			want:   provision.Parameters{Mode: berth.ModeLVM, Pools: []string{"fast"}, FSType: "ext4", Wipe: berth.WipeZero, MkfsOptions: []string{"-b", "1024", "-m", "1"}},
 		},
 		"an option that forces": {
 			params:  map[string]string{"mode": "lvm", "pool": "fast", "mkfsOptions": "-F"},
@@ -54,7 +54,7 @@ func TestParseParameters(t *testing.T) {
 		},
 		"hostpath has no filesystem": {
 			params: map[string]string{"mode": "hostpath", "pool": "local", "wipe": "none"},
-			want:   provision.Parameters{Mode: berth.ModeHostpath, Pool: "local", Wipe: berth.WipeNone},
+			want:   provision.Parameters{Mode: berth.ModeHostpath, Pools: []string{"local"}, Wipe: berth.WipeNone},
 		},
 		"device erased by its key": {
 			params: map[string]string{"mode": "device", "wipe": "cryptoErase"},
@@ -76,10 +76,17 @@ func TestParseParameters(t *testing.T) {
 				DeviceSelector: &berth.DeviceSelector{Models: []string{"FAST*"}},
 			},
 		},
-		"nothing":                    {params: nil, refused: []string{`"mode" is missing`, "lvm, device, hostpath"}},
-		"unknown mode":               {params: map[string]string{"mode": "zfs"}, refused: []string{`unknown mode "zfs"`, "one of lvm, device, hostpath"}},
-		"misspelt mode":              {params: map[string]string{"mode": "LVM", "pool": "fast"}, refused: []string{`unknown mode "LVM"`, `did you mean "lvm"?`}},
-		"lvm without pool":           {params: map[string]string{"mode": "lvm"}, refused: []string{`"pool" is missing`, "PoolSet"}},
+		"nothing":          {params: nil, refused: []string{`"mode" is missing`, "lvm, device, hostpath"}},
+		"unknown mode":     {params: map[string]string{"mode": "zfs"}, refused: []string{`unknown mode "zfs"`, "one of lvm, device, hostpath"}},
+		"misspelt mode":    {params: map[string]string{"mode": "LVM", "pool": "fast"}, refused: []string{`unknown mode "LVM"`, `did you mean "lvm"?`}},
+		"lvm without pool": {params: map[string]string{"mode": "lvm"}, refused: []string{`"pool" is missing`, "PoolSet"}},
+		"several pools": {
+			params: map[string]string{"mode": "hostpath", "pool": "dirs-a, dirs-b"},
+			want:   provision.Parameters{Mode: berth.ModeHostpath, Pools: []string{"dirs-a", "dirs-b"}, Wipe: berth.WipeZero},
+		},
+		"a pool twice":               {params: map[string]string{"mode": "lvm", "pool": "fast,slow,fast"}, refused: []string{`pool: "fast" is there twice`}},
+		"a comma too many":           {params: map[string]string{"mode": "lvm", "pool": "fast,"}, refused: []string{`pool: "" cannot be the name`}},
+		"too many pools":             {params: map[string]string{"mode": "lvm", "pool": strings.Repeat("a,", 32) + "b"}, refused: []string{"it names 33 PoolSets, and at most 32 are allowed"}},
 		"bad pool name":              {params: map[string]string{"mode": "lvm", "pool": "Fast Pool"}, refused: []string{`"Fast Pool" cannot be the name`}},
 		"device with pool":           {params: map[string]string{"mode": "device", "pool": "fast"}, refused: []string{"pool has no meaning in mode device", "deviceSelector"}},
 		"hostpath + fstype":          {params: map[string]string{"mode": "hostpath", "pool": "l", "csi.storage.k8s.io/fstype": "ext4"}, refused: []string{"no meaning in mode hostpath"}},
@@ -103,7 +110,7 @@ func TestParseParameters(t *testing.T) {
 				"mode": "lvm", "pool": "fast", "encryption": "luks2",
 				"csi.storage.k8s.io/node-stage-secret-name": "s", "csi.storage.k8s.io/node-stage-secret-namespace": "n",
 			},
-			want: provision.Parameters{Mode: berth.ModeLVM, Pool: "fast", FSType: "ext4", Wipe: berth.WipeZero, Encryption: berth.EncryptionLUKS2},
+			want: provision.Parameters{Mode: berth.ModeLVM, Pools: []string{"fast"}, FSType: "ext4", Wipe: berth.WipeZero, Encryption: berth.EncryptionLUKS2},
 		},
 		"encrypted otherwise": {
 			params:  map[string]string{"mode": "lvm", "pool": "fast", "encryption": "luks1"},
@@ -123,11 +130,11 @@ func TestParseParameters(t *testing.T) {
 		},
 		"sizes enforced": {
 			params: map[string]string{"mode": "hostpath", "pool": "local", "requireQuota": "true"},
-			want:   provision.Parameters{Mode: berth.ModeHostpath, Pool: "local", Wipe: berth.WipeZero, RequireQuota: true},
+			want:   provision.Parameters{Mode: berth.ModeHostpath, Pools: []string{"local"}, Wipe: berth.WipeZero, RequireQuota: true},
 		},
 		"sizes promised": {
 			params: map[string]string{"mode": "hostpath", "pool": "local", "requireQuota": "false"},
-			want:   provision.Parameters{Mode: berth.ModeHostpath, Pool: "local", Wipe: berth.WipeZero},
+			want:   provision.Parameters{Mode: berth.ModeHostpath, Pools: []string{"local"}, Wipe: berth.WipeZero},
 		},
 		"sizes enforced perhaps":                {params: map[string]string{"mode": "hostpath", "pool": "local", "requireQuota": "yes"}, refused: []string{`requireQuota: "yes" is not allowed; it is one of true, false`}},
 		"sizes enforced where they always are":  {params: map[string]string{"mode": "lvm", "pool": "fast", "requireQuota": "true"}, refused: []string{"requireQuota is for mode hostpath"}},
@@ -175,6 +182,7 @@ func FuzzParseParameters(f *testing.F) {
 	f.Add(`{"mode":"lvm","pool":"fast"}`)
 	f.Add(`{"mode":"device","deviceSelector":"{\"names\":[\"a\"],\"minSize\":\"1Gi\"}"}`)
 	f.Add(`{"mode":"hostpath","pool":"p","wipe":"none","csi.storage.k8s.io/fstype":"xfs"}`)
+	f.Add(`{"mode":"hostpath","pool":"a, b,c","requireQuota":"true"}`)
 	f.Add(`{"csi.storage.k8s.io/":"","":"x","mo de":"\u0000"}`)
 	f.Fuzz(func(t *testing.T, text string) {
 		params := map[string]string{}
@@ -191,8 +199,8 @@ func FuzzParseParameters(f *testing.F) {
 		if !slices.Contains([]berth.Mode{berth.ModeLVM, berth.ModeDevice, berth.ModeHostpath}, got.Mode) {
 			t.Errorf("accepted mode %q", got.Mode)
 		}
-		if (got.Pool == "") != (got.Mode == berth.ModeDevice) {
-			t.Errorf("accepted pool %q in mode %s", got.Pool, got.Mode)
+		if (len(got.Pools) == 0) != (got.Mode == berth.ModeDevice) || slices.Contains(got.Pools, "") {
+			t.Errorf("accepted pools %q in mode %s", got.Pools, got.Mode)
 		}
 		if (got.FSType == "") != (got.Mode == berth.ModeHostpath) {
 			t.Errorf("accepted filesystem %q in mode %s", got.FSType, got.Mode)
@@ -201,7 +209,7 @@ func FuzzParseParameters(f *testing.F) {
 			t.Errorf("accepted %+v", got)
 		}
 		for key := range params {
-			if !slices.Contains([]string{"mode", "pool", "csi.storage.k8s.io/fstype", "mkfsOptions", "wipe", "deviceSelector"}, key) {
+			if !slices.Contains([]string{"mode", "pool", "csi.storage.k8s.io/fstype", "mkfsOptions", "wipe", "encryption", "requireQuota", "deviceSelector"}, key) {
 				t.Errorf("accepted key %q", key)
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -143,7 +144,7 @@ func (p *Provisioner) provision(ctx context.Context, options controller.Provisio
 	request.Spec.Limits = limits
 	request.GiveUp = options.SelectedNodeName != "" && copied == nil
 	if copied != nil {
-		if err := copied.Fill(&request.Spec); err != nil {
+		if err := copied.Fill(&request); err != nil {
 			return nil, controller.ProvisioningFinished, err
 		}
 	}
@@ -180,15 +181,16 @@ func nodeFor(selected string, class *storagev1.StorageClass) (string, error) {
 func requestFor(name, node string, claim *corev1.PersistentVolumeClaim, class *storagev1.StorageClass, params Parameters) Request {
 	spec := params.Spec(node, SizeBytes(claim), VolumeModeOf(claim))
 	spec.ClaimRef = &berth.ClaimReference{Namespace: claim.Namespace, Name: claim.Name, UID: claim.UID}
-	return Request{Name: name, Spec: spec, Labels: Labels(spec), Annotations: map[string]string{annotationClass: class.Name}}
+	return Request{Name: name, Spec: spec, Pools: params.Pools, Labels: Labels(spec), Annotations: map[string]string{annotationClass: class.Name}}
 }
 
-// Spec of a volume of this class on that node.
+// Spec of a volume of this class on that node. It names no pool where there are several to
+// choose from: see Request.
 func (p Parameters) Spec(node string, sizeBytes int64, mode berth.VolumeMode) berth.LocalVolumeSpec {
 	spec := berth.LocalVolumeSpec{
 		NodeName:       node,
 		Mode:           p.Mode,
-		Pool:           p.Pool,
+		Pool:           p.pool(),
 		SizeBytes:      sizeBytes,
 		VolumeMode:     mode,
 		FSType:         p.FSType,
@@ -265,7 +267,7 @@ func describe(err error, class *storagev1.StorageClass, params Parameters) error
 		return fmt.Errorf("%w; another node is tried if one fits (kubectl get %s)", err, whereSpaceIs(params.Mode))
 	case berth.ReasonPoolNotFound:
 		return fmt.Errorf("%w; StorageClass %q asks for pool %q: see kubectl get poolset %s, and kubectl get pools for the nodes that have one",
-			err, class.Name, params.Pool, params.Pool)
+			err, class.Name, strings.Join(params.Pools, ","), strings.Join(params.Pools, " "))
 	case berth.ReasonToolMissing:
 		return fmt.Errorf("%w; install it on the host", err)
 	case berth.ReasonNotEnforceable:

@@ -386,7 +386,7 @@ func FuzzCheckClaim(f *testing.F) {
 			block := corev1.PersistentVolumeBlock
 			c.Spec.VolumeMode = &block
 		}
-		if provision.CheckClaim(c, provision.Parameters{Mode: berth.ModeLVM, Pool: "p"}) != nil {
+		if provision.CheckClaim(c, provision.Parameters{Mode: berth.ModeLVM, Pools: []string{"p"}}) != nil {
 			return
 		}
 		bytes := provision.SizeBytes(c)

@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -173,12 +175,13 @@ func snapshotObject(kind string) *unstructured.Unstructured {
 	return u
 }
 
-// Fill makes the spec of a new volume one for a copy. volume.ErrInvalid says why it cannot
+// Fill makes the request of a new volume one for a copy. volume.ErrInvalid says why it cannot
 // be one.
-func (o *Origin) Fill(spec *berth.LocalVolumeSpec) error {
+func (o *Origin) Fill(request *Request) error {
+	spec := &request.Spec
 	switch {
-	case spec.Mode != berth.ModeLVM || spec.Pool != o.pool:
-		return refuse("%s is in pool %q, and the StorageClass makes volumes of mode %s in pool %q: a copy is made in the pool of its source", o.what, o.pool, spec.Mode, spec.Pool)
+	case spec.Mode != berth.ModeLVM || !slices.Contains(request.Pools, o.pool):
+		return refuse("%s is in pool %q, and the StorageClass makes volumes of mode %s in pool %q: a copy is made in the pool of its source", o.what, o.pool, spec.Mode, strings.Join(request.Pools, ","))
 	case spec.VolumeMode != o.mode:
 		return refuse("%s is of volumeMode %s, and the claim of %s", o.what, o.mode, spec.VolumeMode)
 	case spec.Encryption != o.encryption:
@@ -189,6 +192,7 @@ func (o *Origin) Fill(spec *berth.LocalVolumeSpec) error {
 	}
 	source := o.VolumeSource
 	// The filesystem comes along, whatever the class would make.
-	spec.NodeName, spec.FSType, spec.MkfsOptions, spec.Source = o.Node, o.fsType, nil, &source
+	spec.NodeName, spec.Pool, spec.FSType, spec.MkfsOptions, spec.Source = o.Node, o.pool, o.fsType, nil, &source
+	request.Labels = Labels(*spec)
 	return nil
 }

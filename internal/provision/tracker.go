@@ -134,6 +134,20 @@ func (t *Tracker) observe(obj any) (*berth.LocalVolume, bool) {
 	return lv, t.wake(lv.Name, goneUID)
 }
 
+// unmade sums up, by pool, the sizes of a node's volumes that were asked for and whose agent
+// has not said that they stand.
+func (t *Tracker) unmade(node string) map[string]int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	bytes := map[string]int64{}
+	for _, lv := range t.volumes {
+		if lv.Spec.NodeName == node && lv.Spec.Pool != "" && lv.DeletionTimestamp == nil && lv.Status.Capacity == nil {
+			bytes[lv.Spec.Pool] += lv.Spec.SizeBytes
+		}
+	}
+	return bytes
+}
+
 func (t *Tracker) alive(node string) {
 	t.heard[node]++
 	delete(t.silent, node)

@@ -4,10 +4,13 @@
 package provision
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -59,8 +62,11 @@ func (v *Volumes) Tracker() *Tracker { return v.tracker }
 type Request struct {
 	// Name of the LocalVolume.
 	Name string
-	// Spec as it is to be.
+	// Spec as it is to be. Where it names no pool, one of Pools is chosen when the object is
+	// made.
 	Spec berth.LocalVolumeSpec
+	// Pools are those that the volume may be in, none in mode device.
+	Pools []string
 	// Labels and Annotations are set when the object is made.
 	Labels, Annotations map[string]string
 	// GiveUp takes an agent's "not now" (PoolNotReady, Failed) for an answer when
@@ -132,16 +138,11 @@ func (v *Volumes) post(ctx context.Context, req Request) (*berth.LocalVolume, er
 		if cur := v.tracker.Get(req.Name); cur != nil {
 			return cur, nil
 		}
-		lv := &berth.LocalVolume{
-			ObjectMeta: metav1.ObjectMeta{
-				Name:        req.Name,
-				Labels:      req.Labels,
-				Annotations: req.Annotations,
-				Finalizers:  []string{berth.AgentFinalizer},
-			},
-			Spec: *req.Spec.DeepCopy(),
+		lv, err := v.object(ctx, req)
+		if err != nil {
+			return nil, err
 		}
-		err := v.writer.Create(ctx, lv)
+		err = v.writer.Create(ctx, lv)
 		switch {
 		case err == nil:
 			return lv, nil
@@ -162,6 +163,30 @@ func (v *Volumes) post(ctx context.Context, req Request) (*berth.LocalVolume, er
 			return nil, &Pending{Volume: req.Name, What: "the API server did not say whether it was created", Cause: err}
 		}
 	}
+}
+
+// object is the LocalVolume of a request, in the pool that is best for it.
+func (v *Volumes) object(ctx context.Context, req Request) (*berth.LocalVolume, error) {
+	lv := &berth.LocalVolume{
+		ObjectMeta: metav1.ObjectMeta{
+			Name:        req.Name,
+			Labels:      req.Labels,
+			Annotations: req.Annotations,
+			Finalizers:  []string{berth.AgentFinalizer},
+		},
+		Spec: *req.Spec.DeepCopy(),
+	}
+	if lv.Spec.Pool != "" || len(req.Pools) == 0 {
+		return lv, nil
+	}
+	pool, err := v.choosePool(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	lv.Spec.Pool = pool
+	lv.Labels = maps.Clone(req.Labels)
+	lv.Labels[labelPool] = pool
+	return lv, nil
 }
 
 // definite reports whether the API server refused a request, so that it had no
@@ -186,8 +211,8 @@ func difference(cur *berth.LocalVolume, req Request) (how string, foreign bool) 
 		return fmt.Sprintf("it is on node %s, not %s", have.NodeName, want.NodeName), false
 	case have.Mode != want.Mode:
 		return fmt.Sprintf("its mode is %s, not %s", have.Mode, want.Mode), false
-	case have.Pool != want.Pool:
-		return fmt.Sprintf("its pool is %q, not %q", have.Pool, want.Pool), false
+	case have.Pool != want.Pool && (want.Pool != "" || !slices.Contains(req.Pools, have.Pool)):
+		return fmt.Sprintf("its pool is %q, not %q", have.Pool, cmp.Or(want.Pool, strings.Join(req.Pools, ","))), false
 	case have.VolumeMode != want.VolumeMode:
 		return fmt.Sprintf("its volume mode is %s, not %s", have.VolumeMode, want.VolumeMode), false
 	case have.FSType != want.FSType:

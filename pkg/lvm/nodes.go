@@ -217,7 +217,7 @@ func (h HostNodes) Clear(ctx context.Context, loc volume.Location) (err error) {
 // Wipe implements Nodes, by pkg/block. Where a volume cannot be discarded it is
 // zeroed: the next owner must not read it.
 func (h HostNodes) Wipe(ctx context.Context, loc volume.Location, policy volume.WipePolicy) (err error) {
-	file, err := block.OpenExclusive(h.path(loc.Device))
+	file, err := h.openToWipe(loc, policy != volume.WipeNone)
 	if err != nil {
 		return err
 	}
@@ -231,7 +231,7 @@ func (h HostNodes) Wipe(ctx context.Context, loc volume.Location, policy volume.
 
 // WipeThin implements Nodes.
 func (h HostNodes) WipeThin(ctx context.Context, loc volume.Location, policy volume.WipePolicy) (err error) {
-	file, err := block.OpenExclusive(h.path(loc.Device))
+	file, err := h.openToWipe(loc, policy == volume.WipeDiscard || policy == volume.WipeZero)
 	if err != nil {
 		return err
 	}
@@ -249,6 +249,16 @@ func (h HostNodes) WipeThin(ctx context.Context, loc volume.Location, policy vol
 	default:
 		return fmt.Errorf("%w: policy %q", volume.ErrInvalid, policy)
 	}
+}
+
+// openToWipe opens a volume's device, which proves that nobody has it. udev looks at what
+// was open for writing once it is closed, and has it open while lvm is to remove it, which
+// then waits and tries again: where nothing is written, it is not opened for that.
+func (h HostNodes) openToWipe(loc volume.Location, writes bool) (*os.File, error) {
+	if writes {
+		return block.OpenExclusive(h.path(loc.Device))
+	}
+	return block.OpenExclusiveReadOnly(h.path(loc.Device))
 }
 
 // ThinPool implements Nodes. As soon as it has volumes, the pool is a device below the one

@@ -133,6 +133,17 @@ type Capacity struct {
 	Volumes int
 }
 
+// And is the capacity of two places of which each volume is in one.
+func (c Capacity) And(other Capacity) Capacity {
+	return Capacity{
+		TotalBytes:     c.TotalBytes + other.TotalBytes,
+		AllocatedBytes: c.AllocatedBytes + other.AllocatedBytes,
+		FreeBytes:      c.FreeBytes + other.FreeBytes,
+		MaxVolumeBytes: max(c.MaxVolumeBytes, other.MaxVolumeBytes),
+		Volumes:        c.Volumes + other.Volumes,
+	}
+}
+
 // Fits reports whether a volume of sizeBytes can be made now. It is the one
 // decision that the published capacity and the admission share (I8).
 func (c Capacity) Fits(sizeBytes int64) bool {

@@ -23,28 +23,31 @@ import (
 
 // A disk of static local volumes, or of OpenEBS' device volumes, becomes Berth's with
 // what is on it.
-var _ = Describe("A disk that holds a filesystem since before Berth", Label("disks"), Serial, func() {
+var _ = Describe("A disk that holds a filesystem since before Berth", Label("disks"), func() {
 	BeforeEach(func() { needs(CanPlugDisks); needs(CanExec) })
 
 	DescribeTable("is handed over, used and given back without losing a byte", func(ctx SpecContext, fsType string) {
-		const uuid = "6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11"
+		uuid := map[string]string{
+			"ext4": "6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11", "xfs": "6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a12", "btrfs": "6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a13",
+		}[fsType]
 		flags, sizeBytes := map[string]string{"ext4": "-F -U " + uuid, "xfs": "-f -m uuid=" + uuid, "btrfs": "-f -U " + uuid}[fsType], int64(320)<<20
-		node, disk := suite.nodes[0], Disk{Serial: "E2E-" + strings.ToUpper(fsType), SizeBytes: sizeBytes}
+		mountPoint := "/mnt/e2e-static-" + fsType
+		node, disk := suite.nodes[len(suite.nodes)-1], Disk{Serial: "E2E-" + strings.ToUpper(fsType), SizeBytes: sizeBytes}
 		plug(ctx, node, disk)
 		device := awaitPlugged(ctx, node, disk.Serial)
 		path := device.Status.Path
 		// As a static provisioner has it: mounted where its pods find it.
-		execOn(ctx, node, fmt.Sprintf("mkfs.%s -q %s %s && mkdir -p /mnt/e2e-static && mount %s /mnt/e2e-static && echo forty-two >/mnt/e2e-static/ledger", fsType, flags, path, path))
+		execOn(ctx, node, fmt.Sprintf("mkfs.%[1]s -q %[2]s %[3]s && mkdir -p %[4]s && mount %[3]s %[4]s && echo forty-two >%[4]s/ledger", fsType, flags, path, mountPoint))
 		DeferCleanup(func(ctx SpecContext) {
-			execOn(ctx, node, "umount /mnt/e2e-static 2>/dev/null; rmdir /mnt/e2e-static")
+			execOn(ctx, node, fmt.Sprintf("umount %[1]s 2>/dev/null; rmdir %[1]s", mountPoint))
 		}, NodeTimeout(time.Minute))
-		awaitDisk(ctx, node, disk.Serial, "mounted at /mnt/e2e-static")
+		awaitDisk(ctx, node, disk.Serial, "mounted at "+mountPoint)
 
 		By("handing it over while it is still mounted")
 		local := adoption(ctx, device, fsType, uuid)
 		awaitReady(ctx, local, metav1.ConditionFalse, v1alpha1.ReasonNotAdoptable)
-		Expect(execOn(ctx, node, "cat /mnt/e2e-static/ledger")).To(ContainSubstring("forty-two"))
-		execOn(ctx, node, "umount /mnt/e2e-static")
+		Expect(execOn(ctx, node, "cat "+mountPoint+"/ledger")).To(ContainSubstring("forty-two"))
+		execOn(ctx, node, "umount "+mountPoint)
 		awaitReady(ctx, local, metav1.ConditionTrue, v1alpha1.ReasonCarved)
 		Expect(local.Status.FilesystemUUID).To(Equal(uuid))
 		Expect(local.Status.Capacity.Value()).To(Equal(sizeBytes))
@@ -67,7 +70,7 @@ var _ = Describe("A disk that holds a filesystem since before Berth", Label("dis
 		deleteByHand(ctx, local)
 		back := awaitDisk(ctx, node, disk.Serial, "given back by LocalVolume "+local.Name)
 		Expect(back.Status.ClaimState).To(Equal(v1alpha1.ClaimStateReleased))
-		Expect(execOn(ctx, node, fmt.Sprintf("mount %s /mnt/e2e-static && cat /mnt/e2e-static/ledger && umount /mnt/e2e-static", back.Status.Path))).
+		Expect(execOn(ctx, node, fmt.Sprintf("mount %[1]s %[2]s && cat %[2]s/ledger && umount %[2]s", back.Status.Path, mountPoint))).
 			To(And(ContainSubstring("forty-two"), ContainSubstring("and one")))
 
 		By("cleaning it by hand")
@@ -81,7 +84,7 @@ var _ = Describe("A disk that holds a filesystem since before Berth", Label("dis
 	)
 
 	It("is not taken for another", func(ctx SpecContext) {
-		node, disk := suite.nodes[0], Disk{Serial: "E2E-OTHER", SizeBytes: smallDisk}
+		node, disk := suite.nodes[len(suite.nodes)-1], Disk{Serial: "E2E-OTHER", SizeBytes: smallDisk}
 		plug(ctx, node, disk)
 		device := awaitPlugged(ctx, node, disk.Serial)
 		execOn(ctx, node, "mkfs.ext4 -q -F "+device.Status.Path)

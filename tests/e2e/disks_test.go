@@ -28,8 +28,8 @@ import (
 // of them gets it.
 const smallDisk = int64(256) << 20
 
-// Disks come, go, return and lie. Serial: a spec's disks are nobody else's.
-var _ = Describe("A disk", Label("disks"), Serial, func() {
+// Disks come, go, return and lie, one spec of these after the other.
+var _ = Describe("A disk", Label("disks"), Ordered, ContinueOnFailure, func() {
 	BeforeEach(func() { needs(CanPlugDisks) })
 
 	It("is usable seconds after it was plugged in, and gone seconds after it was pulled out", func(ctx SpecContext) {
@@ -101,25 +101,6 @@ var _ = Describe("A disk", Label("disks"), Serial, func() {
 		AddReportEntry("storm", fmt.Sprintf("%d events in %.0f s: %d writes", events, seconds, writes), ReportEntryVisibilityAlways)
 	}, SpecTimeout(2*patience))
 
-	It("that says it is failing is not handed out", func(ctx SpecContext) {
-		node, disk := suite.nodes[0], Disk{Serial: "E2E-FAILING", SizeBytes: smallDisk, NVMe: true}
-		plug(ctx, node, disk)
-		device := awaitDisk(ctx, node, disk.Serial, "blank")
-		awaitHealth(ctx, device, metav1.ConditionTrue, v1alpha1.ReasonGood)
-		const unreliable = 1 << 2
-		Expect(suite.hosts.WarnDisk(ctx, node, disk.Serial, unreliable)).To(Succeed())
-		// Each disk is looked at when its agent starts.
-		Expect(restartAgent(ctx, node)).To(Succeed())
-		awaitHealth(ctx, device, metav1.ConditionFalse, v1alpha1.ReasonSelfFailing)
-		awaitDisk(ctx, node, disk.Serial, "failing: it is unreliable after media or internal errors")
-		awaitEvent(ctx, device, v1alpha1.ReasonSelfFailing)
-		Expect(suite.hosts.WarnDisk(ctx, node, disk.Serial, 0)).To(Succeed())
-		Expect(restartAgent(ctx, node)).To(Succeed())
-		awaitHealth(ctx, device, metav1.ConditionTrue, v1alpha1.ReasonGood)
-		awaitDisk(ctx, node, disk.Serial, "blank")
-		awaitAgent(ctx, node)
-	}, SpecTimeout(2*patience))
-
 	It("that cannot be read is not handed out, and is usable when it can", func(ctx SpecContext) {
 		node, disk := suite.nodes[0], Disk{Serial: "E2E-UNREADABLE", SizeBytes: smallDisk, FailReads: true}
 		plug(ctx, node, disk)
@@ -133,11 +114,8 @@ var _ = Describe("A disk", Label("disks"), Serial, func() {
 	}, SpecTimeout(patience))
 
 	It("that cannot be written serves no claim, and nobody gets it before it is clean", func(ctx SpecContext) {
-		class := suite.description.Classes.Device
-		if class == "" {
-			Skip("needs a class of whole disks")
-		}
 		node, disk := suite.nodes[0], Disk{Serial: "E2E-UNWRITABLE", SizeBytes: smallDisk, FailWrites: true}
+		class := onDisk(ctx, disk.Serial)
 		plug(ctx, node, disk)
 		awaitDisk(ctx, node, disk.Serial, "blank")
 		space := newSpace(ctx)
@@ -165,56 +143,17 @@ var _ = Describe("A disk", Label("disks"), Serial, func() {
 		Expect(clean.Status.ClaimState).To(Equal(v1alpha1.ClaimStateUnclaimed))
 	}, SpecTimeout(3*patience))
 
-	// Long: a boot and two rollouts of all agents around half a minute of wiping.
-	It("that loses power while it is wiped is wiped in the end", Label("long"), func(ctx SpecContext) {
-		needs(CanPowerOff)
-		class := suite.description.Classes.Device
-		if class == "" {
-			Skip("needs a class of whole disks")
-		}
-		node, disk := suite.nodes[len(suite.nodes)-1], Disk{Serial: "E2E-WIPED", SizeBytes: smallDisk}
-		plug(ctx, node, disk)
-		awaitDisk(ctx, node, disk.Serial, "blank")
-		const slowly = "--wipe-rate=8Mi" // half a minute for the whole disk
-		setAgentArgument(ctx, slowly, true)
-		DeferCleanup(func(ctx SpecContext) { setAgentArgument(ctx, slowly, false) }, NodeTimeout(patience))
-		space := newSpace(ctx)
-		raw := kind{name: "device as a block device", class: func(c Classes) string { return c.Device }, size: "200Mi", block: true}
-		_, err := space.CreateClaim(ctx, raw.claim("data"))
-		Expect(err).NotTo(HaveOccurred())
-		_, _, err = space.RunPod(ctx, raw.with(workload.Pod{Name: "writer", Node: node, Script: fmt.Sprintf(
-			`set -e; yes %s | dd of=%s bs=65536 count=4096 iflag=fullblock conv=fsync 2>/dev/null`, secret, raw.place("data"))}, "data"))
-		Expect(err).NotTo(HaveOccurred())
-		volume, err := space.AwaitBound(ctx, "data")
-		Expect(err).NotTo(HaveOccurred())
-		Expect(space.DeleteClaim(ctx, "data")).To(Succeed())
-		wiping := awaitDisk(ctx, node, disk.Serial, "% done")
-		Expect(wiping.Status.ClaimState).To(Equal(v1alpha1.ClaimStateReleased))
-		Expect(wiping.Status.Wipe.DoneBytes).To(BeNumerically(">", 0))
-		Expect(suite.hosts.PowerOff(ctx, node)).To(Succeed())
-		Expect(suite.hosts.PowerOn(ctx, node, true)).To(Succeed())
-		awaitNode(ctx, node, true)
-		awaitAgent(ctx, node)
-		Eventually(func(ctx context.Context) string {
-			_, message := usability(awaitDisk(ctx, node, disk.Serial, ""))
-			return message
-		}).WithContext(ctx).WithTimeout(patience).WithPolling(time.Second).Should(Equal("blank"))
-		Expect(space.AwaitVolumeGone(ctx, volume.Name)).To(Succeed())
-		path := awaitDisk(ctx, node, disk.Serial, "blank").Status.Path
-		Expect(strings.TrimSpace(execOn(ctx, node, fmt.Sprintf("grep -c %s %s || true", secret, path)))).To(Equal("0"), "lines of the deleted volume")
-	}, SpecTimeout(4*patience))
-
 	It("with a volume is missed, not replaced, and the volume is whole when it is back", func(ctx SpecContext) {
-		class := suite.description.Classes.Device
-		if class == "" || len(suite.nodes) < 2 {
-			Skip("needs two nodes and a class of whole disks")
+		if len(suite.nodes) < 2 {
+			Skip("needs two nodes")
 		}
 		node, other := suite.nodes[0], suite.nodes[1]
 		disk := Disk{Serial: "E2E-TRAVELLER", SizeBytes: smallDisk}
 		plug(ctx, node, disk)
 		device := awaitDisk(ctx, node, disk.Serial, "blank")
 		space := newSpace(ctx)
-		whole := kind{name: "device with ext4", class: func(c Classes) string { return c.Device }, size: "200Mi"}
+		class := onDisk(ctx, disk.Serial)
+		whole := kind{name: "device with ext4", class: func(Classes) string { return class }, size: "200Mi"}
 		_, err := space.CreateClaim(ctx, whole.claim("data"))
 		Expect(err).NotTo(HaveOccurred())
 		written, _, err := space.RunPod(ctx, whole.with(workload.Pod{Name: "writer", Node: node, Script: whole.writeScript("data")}, "data"))
@@ -261,6 +200,75 @@ var _ = Describe("A disk", Label("disks"), Serial, func() {
 		awaitDisk(ctx, node, disk.Serial, "blank")
 	}, SpecTimeout(3*patience))
 })
+
+// Serial: agents are started anew.
+var _ = Describe("A disk", Label("disks"), Serial, func() {
+	BeforeEach(func() { needs(CanPlugDisks) })
+
+	It("that says it is failing is not handed out", func(ctx SpecContext) {
+		node, disk := suite.nodes[0], Disk{Serial: "E2E-FAILING", SizeBytes: smallDisk, NVMe: true}
+		plug(ctx, node, disk)
+		device := awaitDisk(ctx, node, disk.Serial, "blank")
+		awaitHealth(ctx, device, metav1.ConditionTrue, v1alpha1.ReasonGood)
+		const unreliable = 1 << 2
+		Expect(suite.hosts.WarnDisk(ctx, node, disk.Serial, unreliable)).To(Succeed())
+		// Each disk is looked at when its agent starts.
+		Expect(restartAgent(ctx, node)).To(Succeed())
+		awaitHealth(ctx, device, metav1.ConditionFalse, v1alpha1.ReasonSelfFailing)
+		awaitDisk(ctx, node, disk.Serial, "failing: it is unreliable after media or internal errors")
+		awaitEvent(ctx, device, v1alpha1.ReasonSelfFailing)
+		Expect(suite.hosts.WarnDisk(ctx, node, disk.Serial, 0)).To(Succeed())
+		Expect(restartAgent(ctx, node)).To(Succeed())
+		awaitHealth(ctx, device, metav1.ConditionTrue, v1alpha1.ReasonGood)
+		awaitDisk(ctx, node, disk.Serial, "blank")
+		awaitAgent(ctx, node)
+	}, SpecTimeout(2*patience))
+
+	// Long: a boot and two rollouts of all agents around half a minute of wiping.
+	It("that loses power while it is wiped is wiped in the end", Label("long"), func(ctx SpecContext) {
+		needs(CanPowerOff)
+		class := suite.description.Classes.Device
+		if class == "" {
+			Skip("needs a class of whole disks")
+		}
+		node, disk := suite.nodes[len(suite.nodes)-1], Disk{Serial: "E2E-WIPED", SizeBytes: smallDisk}
+		plug(ctx, node, disk)
+		awaitDisk(ctx, node, disk.Serial, "blank")
+		const slowly = "--wipe-rate=8Mi" // half a minute for the whole disk
+		setAgentArgument(ctx, slowly, true)
+		DeferCleanup(func(ctx SpecContext) { setAgentArgument(ctx, slowly, false) }, NodeTimeout(patience))
+		space := newSpace(ctx)
+		raw := kind{name: "device as a block device", class: func(c Classes) string { return c.Device }, size: "200Mi", block: true}
+		_, err := space.CreateClaim(ctx, raw.claim("data"))
+		Expect(err).NotTo(HaveOccurred())
+		_, _, err = space.RunPod(ctx, raw.with(workload.Pod{Name: "writer", Node: node, Script: fmt.Sprintf(
+			`set -e; yes %s | dd of=%s bs=65536 count=4096 iflag=fullblock conv=fsync 2>/dev/null`, secret, raw.place("data"))}, "data"))
+		Expect(err).NotTo(HaveOccurred())
+		volume, err := space.AwaitBound(ctx, "data")
+		Expect(err).NotTo(HaveOccurred())
+		Expect(space.DeleteClaim(ctx, "data")).To(Succeed())
+		wiping := awaitDisk(ctx, node, disk.Serial, "% done")
+		Expect(wiping.Status.ClaimState).To(Equal(v1alpha1.ClaimStateReleased))
+		Expect(wiping.Status.Wipe.DoneBytes).To(BeNumerically(">", 0))
+		Expect(suite.hosts.PowerOff(ctx, node)).To(Succeed())
+		Expect(suite.hosts.PowerOn(ctx, node, true)).To(Succeed())
+		awaitNode(ctx, node, true)
+		awaitAgent(ctx, node)
+		Eventually(func(ctx context.Context) string {
+			_, message := usability(awaitDisk(ctx, node, disk.Serial, ""))
+			return message
+		}).WithContext(ctx).WithTimeout(patience).WithPolling(time.Second).Should(Equal("blank"))
+		Expect(space.AwaitVolumeGone(ctx, volume.Name)).To(Succeed())
+		path := awaitDisk(ctx, node, disk.Serial, "blank").Status.Path
+		Expect(strings.TrimSpace(execOn(ctx, node, fmt.Sprintf("grep -c %s %s || true", secret, path)))).To(Equal("0"), "lines of the deleted volume")
+	}, SpecTimeout(4*patience))
+})
+
+// onDisk is a class of whole disks that takes only the one with that serial.
+func onDisk(ctx context.Context, serial string) string {
+	GinkgoHelper()
+	return newClass(ctx, map[string]string{"mode": "device", "deviceSelector": fmt.Sprintf(`{"serials":[%q]}`, serial)})
+}
 
 // plug adds a disk and takes it away in the end: when nothing holds it any more and it is
 // wiped, for it would stay Released without an end.

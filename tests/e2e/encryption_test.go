@@ -91,7 +91,7 @@ var _ = Describe("Encrypted volumes", Label("encryption", "long"), Serial, func(
 		needs(CanExec)
 		const marker = "nobody-else-may-read-this"
 		node := suite.nodes[0]
-		thin, whole := Disk{Serial: "E2E-LUKS-THIN", SizeBytes: 1 << 30}, Disk{Serial: "E2E-LUKS-WHOLE", SizeBytes: 128 << 20}
+		thin, whole := Disk{Serial: "E2E-LUKS-THIN", SizeBytes: 1000 << 20}, Disk{Serial: "E2E-LUKS-WHOLE", SizeBytes: 128 << 20}
 		for _, disk := range []Disk{thin, whole} {
 			plug(ctx, node, disk)
 			awaitDisk(ctx, node, disk.Serial, "blank")

@@ -28,6 +28,7 @@ type syntax struct {
 var commands = map[string]syntax{
 	"lvs": {flags: "-a --config= --noheadings --nameprefixes --units= --nosuffix -o="},
 	"pvs": {flags: "--segments --config= --noheadings --nameprefixes --units= --nosuffix -o= --foreign --shared"},
+	"vgs": {flags: "--config= --noheadings --nameprefixes --units= --nosuffix -o= --foreign --shared"},
 	"lvcreate": {true, true, "--autobackup= --config= --yes --type= --activate= --wipesignatures= --zero= --stripes= --stripesize= --mirrors= --extents= --addtag= --name=" +
 		" --discards= --poolmetadataspare= --chunksize= --poolmetadatasize= --thinpool= --virtualsize= --snapshot --permission= --setactivationskip="},
 	"lvextend":  {true, true, "--autobackup= --config= --yes --alloc= --stripes= --stripesize= --extents= --poolmetadatasize="},

@@ -117,8 +117,17 @@ func (h *Host) take(command string) Mode {
 // spoils reports whether one of the commands is going to spoil the report like that.
 func (h *Host) spoils(mode Mode, lines [][]string) bool {
 	return slices.ContainsFunc(h.faults, func(f Fault) bool {
-		return f.Mode == mode && slices.ContainsFunc(lines, func(words []string) bool { return len(words) > 0 && words[0] == f.Command })
+		return f.Mode == mode && slices.ContainsFunc(lines, func(words []string) bool { return len(words) > 0 && faultsOf(words[0]) == f.Command })
 	})
+}
+
+// faultsOf is the command whose faults one has: the report of the devices has those of pvs,
+// whoever prints it.
+func faultsOf(command string) string {
+	if command == "vgs" {
+		return "pvs"
+	}
+	return command
 }
 
 // failed is what a process ends with that says that a command failed.

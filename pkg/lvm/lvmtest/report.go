@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// answer prints what lvs or pvs prints.
+// answer prints what lvs, pvs or vgs prints. vgs is asked for the fields of devices.
 func (p *process) answer(c command) {
 	switch c.name {
 	case "lvs":
@@ -29,6 +29,12 @@ func (p *process) answer(c command) {
 				for _, fields := range lv.shownLegs(g) {
 					p.print(c, fields)
 				}
+			}
+		}
+	case "vgs":
+		for _, g := range p.visible(c) {
+			for _, d := range g.disks {
+				p.print(c, p.pvFields(c, g, d))
 			}
 		}
 	case "pvs":

@@ -53,7 +53,7 @@ const (
 	// rootPorts is how many virtio and NVMe disks a guest can have beside its
 	// root disk. Each has a root port of its own, because a q35 machine's root
 	// bus knows no hotplug; eight ports share a slot.
-	rootPorts    = 16
+	rootPorts    = 24
 	firstSlot    = 0x1b
 	portsPerSlot = 8
 )

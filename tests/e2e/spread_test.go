@@ -1,0 +1,66 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"fmt"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/tests/workload"
+)
+
+var _ = Describe("A class of several pools", Label("spread"), func() {
+	It("makes each volume in the pool with the most room", func(ctx SpecContext) {
+		needs(CanExec)
+		node := suite.nodes[len(suite.nodes)-1]
+		var sets []*v1alpha1.PoolSet
+		var pools []*v1alpha1.Pool
+		for _, name := range []string{"e2e-spread-a", "e2e-spread-b"} {
+			set := &v1alpha1.PoolSet{
+				ObjectMeta: metav1.ObjectMeta{Name: name},
+				Spec: v1alpha1.PoolSetSpec{
+					Kind: v1alpha1.PoolHostpath, Hostpath: &v1alpha1.HostpathPool{Path: "/var/lib/" + name},
+					NodeSelector: map[string]string{corev1.LabelHostname: node},
+				},
+			}
+			sets, pools = append(sets, set), append(pools, newPool(ctx, set, node))
+		}
+		class := newClass(ctx, map[string]string{"mode": "hostpath", "pool": "e2e-spread-b, e2e-spread-a"})
+		space := newSpace(ctx)
+
+		// The two are on one filesystem, to which other specs may write: the one with a volume of
+		// 512 MiB has less left.
+		var in []string
+		for i := range 2 {
+			claim := fmt.Sprintf("data-%d", i)
+			_, err := space.CreateClaim(ctx, workload.Claim{Name: claim, Class: class, Size: "512Mi"})
+			Expect(err).NotTo(HaveOccurred())
+			_, _, err = space.RunPod(ctx, workload.Pod{Name: "writer-" + claim, Node: node, Claims: []string{claim}, Script: overfillScript(claim, 1)})
+			Expect(err).NotTo(HaveOccurred())
+			pv, err := space.AwaitBound(ctx, claim)
+			Expect(err).NotTo(HaveOccurred())
+			in = append(in, volumeOf(ctx, pv).Spec.Pool)
+			Expect(pv.Labels).To(HaveKeyWithValue("berth.dev/pool", in[i]))
+		}
+		Expect(in).To(ConsistOf("e2e-spread-a", "e2e-spread-b"))
+
+		By("giving everything back")
+		for i := range 2 {
+			claim := fmt.Sprintf("data-%d", i)
+			pv, err := space.AwaitBound(ctx, claim)
+			Expect(err).NotTo(HaveOccurred())
+			Expect(space.DeletePod(ctx, "writer-"+claim)).To(Succeed())
+			Expect(space.DeleteClaim(ctx, claim)).To(Succeed())
+			Expect(space.AwaitVolumeGone(ctx, pv.Name)).To(Succeed())
+		}
+		for i := range sets {
+			removePool(ctx, sets[i], pools[i])
+		}
+	}, SpecTimeout(2*patience))
+})
