@@ -42,7 +42,7 @@ func TestCopiesOfAWrongClock(t *testing.T) {
 			}
 			now := time.Now()
 			for generation := range uint64(copiesKept) {
-				made(generation+1, now.Add(wrong+time.Duration(generation)*time.Second)) //nolint:gosec // G115: two
+				made(generation+1, now.Add(wrong+time.Duration(generation)*time.Second))
 			}
 			made(11, now.Add(-time.Minute))
 			want(11, 2)
