@@ -6,6 +6,7 @@ package v1alpha1
 import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // Pool is one node's volume group or hostpath root, made from a PoolSet. Its name
@@ -169,6 +170,15 @@ type PoolStatus struct {
 	Path string `json:"path,omitempty"`
 	// +optional
 	RootID string `json:"rootID,omitempty"`
+	// LeftOvers are what the node has in this pool and no object stands for, as it was when the
+	// agent last looked the pool through: when it starts, and at least once an hour. They are
+	// kept, and never touched. The first 32; leftOverCount says how many there are.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=32
+	LeftOvers []LeftOver `json:"leftOvers,omitempty"`
+	// +optional
+	LeftOverCount int32 `json:"leftOverCount,omitempty"`
 	// BlockDevices that the pool holds.
 	// +optional
 	// +listType=set
@@ -177,6 +187,34 @@ type PoolStatus struct {
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// LeftOverKind says what is left over.
+// +kubebuilder:validation:Enum=Volume;Snapshot;Record
+type LeftOverKind string
+
+const (
+	// LeftOverVolume is storage without a LocalVolume.
+	LeftOverVolume LeftOverKind = "Volume"
+	// LeftOverSnapshot is a snapshot without a LocalSnapshot.
+	LeftOverSnapshot LeftOverKind = "Snapshot"
+	// LeftOverRecord is an entry of the node's ledger with neither a LocalVolume nor storage.
+	LeftOverRecord LeftOverKind = "Record"
+)
+
+// LeftOver is something on a node that no object stands for.
+type LeftOver struct {
+	Kind LeftOverKind `json:"kind"`
+	// UID of the object that it was made for; it names the thing on the disk.
+	UID types.UID `json:"uid"`
+	// Name of that object, where the node's ledger has it.
+	// +optional
+	Name string `json:"name,omitempty"`
+	// Location is the volume group and logical volume, or the directory.
+	// +optional
+	Location string `json:"location,omitempty"`
+	// +optional
+	SizeBytes int64 `json:"sizeBytes,omitempty"`
 }
 
 // DiskEvacuation is how far a disk has been emptied.

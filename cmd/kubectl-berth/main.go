@@ -14,7 +14,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	code := kubectl.Run(ctx, os.Args[1:], kubectl.Streams{Out: os.Stdout, Err: os.Stderr}, kubectl.Connect)
+	code := kubectl.Run(ctx, os.Args[1:], kubectl.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}, kubectl.Connect)
 	stop()
 	os.Exit(code)
 }

@@ -39,6 +39,8 @@ type poolView struct {
 	quota v1alpha1.PoolQuota
 	// evacuations of disks that are still part of the pool.
 	evacuations []v1alpha1.DiskEvacuation
+	// leftOvers is nil when the pool was not looked through this time.
+	leftOvers *leftOverView
 	// again is when to look again at the latest; 0 leaves it to what happens.
 	again time.Duration
 }

@@ -127,7 +127,8 @@ type livePool struct {
 	// last is how the pool looked last; nil before, and when it is gone.
 	last atomic.Pointer[poolView]
 	// seen is set once the PoolSet was looked at.
-	seen atomic.Bool
+	seen      atomic.Bool
+	leftOvers leftOvers
 }
 
 // reset forgets the backend of a pool that is gone.
@@ -141,6 +142,7 @@ func (p *livePool) reset() {
 	p.judged.Store(nil)
 	p.backend, p.stop = nil, nil
 	p.devices.set(nil)
+	p.leftOvers = leftOvers{}
 }
 
 // NewPoolReconciler returns a reconciler; the lifetime bounds the background work of
@@ -229,7 +231,11 @@ func (r *PoolReconciler) reconcile(ctx context.Context, name string) (reconcile.
 		return r.delete(ctx, pool)
 	}
 	view, cause := r.bringUp(ctx, pool, set)
+	wait := r.lookForLeftOvers(ctx, name, &view)
 	result, err := r.publish(ctx, pool, view)
+	if wait > 0 && (result.RequeueAfter == 0 || wait < result.RequeueAfter) {
+		result.RequeueAfter = wait
+	}
 	return result, errors.Join(cause, err)
 }
 

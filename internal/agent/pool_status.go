@@ -129,6 +129,9 @@ func fillStatus(pool *v1alpha1.Pool, view poolView) {
 		s.Quota = view.quota
 	}
 	s.Evacuations = view.evacuations
+	if view.leftOvers != nil {
+		s.LeftOvers, s.LeftOverCount = view.leftOvers.all, view.leftOvers.count
+	}
 	message := view.message
 	const longest = 1024
 	if len(message) > longest {

@@ -147,6 +147,15 @@ func get[T client.Object](c *cluster, key string) T { return c.objects[key].(T) 
 // run runs the plugin and returns what it wrote.
 func (c *cluster) run(t *testing.T, args ...string) (code int, out, errs string) {
 	t.Helper()
+	api := c.build(t)
+	var stdout, stderr strings.Builder
+	code = Run(t.Context(), args, Streams{Out: &stdout, Err: &stderr}, func(Options) (Cluster, error) { return Cluster{Client: api}, nil })
+	return code, stdout.String(), stderr.String()
+}
+
+// build makes the API of it.
+func (c *cluster) build(t *testing.T) client.WithWatch {
+	t.Helper()
 	scheme, err := newScheme()
 	if err != nil {
 		t.Fatal(err)
@@ -155,10 +164,7 @@ func (c *cluster) run(t *testing.T, args ...string) (code int, out, errs string)
 	for _, o := range c.objects {
 		builder = builder.WithObjects(o)
 	}
-	api := builder.Build()
-	var stdout, stderr strings.Builder
-	code = Run(t.Context(), args, Streams{Out: &stdout, Err: &stderr}, func(Options) (client.Client, string, error) { return api, "", nil })
-	return code, stdout.String(), stderr.String()
+	return builder.Build()
 }
 
 func TestWhy(t *testing.T) {
@@ -377,7 +383,7 @@ func TestUsage(t *testing.T) {
 		t.Errorf("exit code %d, %q", code, errs)
 	}
 	var stdout, stderr strings.Builder
-	code := Run(t.Context(), []string{"status"}, Streams{Out: &stdout, Err: &stderr}, func(Options) (client.Client, string, error) { return nil, "", errors.New("no cluster") })
+	code := Run(t.Context(), []string{"status"}, Streams{Out: &stdout, Err: &stderr}, func(Options) (Cluster, error) { return Cluster{}, errors.New("no cluster") })
 	if code != exitUnasked || !strings.Contains(stderr.String(), "no cluster") {
 		t.Errorf("exit code %d, %q", code, stderr.String())
 	}

@@ -10,11 +10,14 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -30,8 +33,12 @@ const (
 	exitUnasked = 3
 )
 
-// Streams are where the plugin writes.
-type Streams struct{ Out, Err io.Writer }
+// Streams are where the plugin writes, and where it reads an answer. In is nil where nobody
+// can be asked.
+type Streams struct {
+	In       io.Reader
+	Out, Err io.Writer
+}
 
 // Options are those of every command.
 type Options struct {
@@ -41,35 +48,72 @@ type Options struct {
 	Namespace string
 	// SystemNamespace is where Berth is installed.
 	SystemNamespace string
-	// Output is table, wide or json.
+	// Output is table, wide or json; of support-bundle the file.
 	Output string
+	// Of forget-node. Confirm is the node's name once more; empty asks for it. DryRun changes
+	// nothing. DisksDestroyed says that none of the node's disks will ever be seen again.
+	Confirm                string
+	DryRun, DisksDestroyed bool
 }
 
-// Connector returns a client of the cluster, and the namespace that the user works in.
-type Connector func(Options) (client.Client, string, error)
+// Cluster is a connection to a cluster.
+type Cluster struct {
+	Client client.Client
+	// Namespace that the user works in.
+	Namespace string
+	// Logs opens the log of one container; nil where there are none to be had.
+	Logs func(ctx context.Context, pod client.ObjectKey, o *corev1.PodLogOptions) (io.ReadCloser, error)
+	// Version asks the API server for its version; nil where there is none to ask.
+	Version func() (string, error)
+}
+
+// Connector connects to the cluster that the options name.
+type Connector func(Options) (Cluster, error)
 
 // Connect connects as kubectl does.
-func Connect(o Options) (client.Client, string, error) {
+func Connect(o Options) (Cluster, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = o.Kubeconfig
 	config := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: o.Context})
-	rest, err := config.ClientConfig()
+	restConfig, err := config.ClientConfig()
 	if err != nil {
-		return nil, "", fmt.Errorf("read the kubeconfig: %w", err)
+		return Cluster{}, fmt.Errorf("read the kubeconfig: %w", err)
 	}
 	namespace, _, err := config.Namespace()
 	if err != nil {
-		return nil, "", fmt.Errorf("read the kubeconfig: %w", err)
+		return Cluster{}, fmt.Errorf("read the kubeconfig: %w", err)
 	}
+	return NewCluster(restConfig, namespace)
+}
+
+// NewCluster connects to the cluster of a configuration. namespace is that which the user
+// works in.
+func NewCluster(config *rest.Config, namespace string) (Cluster, error) {
 	scheme, err := newScheme()
 	if err != nil {
-		return nil, "", err
+		return Cluster{}, err
 	}
-	c, err := client.New(rest, client.Options{Scheme: scheme})
+	c, err := client.New(config, client.Options{Scheme: scheme})
 	if err != nil {
-		return nil, "", fmt.Errorf("connect to the cluster: %w", err)
+		return Cluster{}, fmt.Errorf("connect to the cluster: %w", err)
 	}
-	return c, namespace, nil
+	typed, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return Cluster{}, fmt.Errorf("connect to the cluster: %w", err)
+	}
+	return Cluster{
+		Client: c, Namespace: namespace,
+		Logs: func(ctx context.Context, pod client.ObjectKey, o *corev1.PodLogOptions) (io.ReadCloser, error) {
+			return typed.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, o).Stream(ctx)
+		},
+		Version: func() (string, error) {
+			v, err := typed.Discovery().ServerVersion()
+			if err != nil {
+				return "", err
+			}
+			return v.GitVersion, nil
+		},
+	}, nil
 }
 
 func newScheme() (*runtime.Scheme, error) {
@@ -79,9 +123,13 @@ func newScheme() (*runtime.Scheme, error) {
 
 // plugin is one run.
 type plugin struct {
-	client client.Client
-	o      Options
-	out    io.Writer
+	client  client.Client
+	cluster Cluster
+	o       Options
+	in      io.Reader
+	out     io.Writer
+	errs    io.Writer
+	now     time.Time
 }
 
 // subcommand is one of the commands.
@@ -89,6 +137,8 @@ type subcommand struct {
 	name, arguments, summary string
 	run                      func(*plugin, context.Context, []string) (troubled bool, err error)
 	least, most              int // arguments
+	// output checks --output; nil is a table.
+	output func(string) error
 }
 
 func subcommands() []subcommand {
@@ -100,6 +150,18 @@ func subcommands() []subcommand {
 		{
 			name: "why", arguments: "pvc/NAME | disk/NAME | node/NAME", summary: "Say in words why a claim, a disk or a node does not do what is expected",
 			run: (*plugin).why, least: 1, most: 1,
+		},
+		{
+			name: "orphans", arguments: "list", summary: "List what is left over: volumes, disks and PersistentVolumes of which the other half is missing",
+			run: (*plugin).orphans, least: 1, most: 1,
+		},
+		{
+			name: "forget-node", arguments: "NODE [--dry-run] [--confirm=NODE] [--disks-destroyed]",
+			summary: "Say what is lost with a node that will not come back, and remove what Berth has of it", run: (*plugin).forgetNode, least: 1, most: 1,
+		},
+		{
+			name: "support-bundle", arguments: "[-o FILE.tar.gz]", summary: "Collect what Berth's developers need to see, without secrets, into one file",
+			run: (*plugin).supportBundle, output: bundleOutput,
 		},
 		{name: "version", summary: "Print the version of the plugin"},
 	}
@@ -116,7 +178,10 @@ func Run(ctx context.Context, args []string, streams Streams, connect Connector)
 	flags.StringVar(&o.Context, "context", "", "context of the kubeconfig")
 	flags.StringVarP(&o.Namespace, "namespace", "n", "", "namespace of the claim")
 	flags.StringVar(&o.SystemNamespace, "berth-namespace", "berth-system", "namespace that Berth is installed in")
-	flags.StringVarP(&o.Output, "output", "o", "table", "table, wide or json")
+	flags.StringVarP(&o.Output, "output", "o", outputTable, "table, wide or json; of support-bundle the file, - for standard output")
+	flags.StringVar(&o.Confirm, "confirm", "", "of forget-node: the name of the node once more; without it the name is asked for")
+	flags.BoolVar(&o.DryRun, "dry-run", false, "of forget-node: say what is lost and removed, and change nothing")
+	flags.BoolVar(&o.DisksDestroyed, "disks-destroyed", false, "of forget-node: none of its disks will ever be seen again, so that no record of them is kept")
 	flags.Usage = func() { usage(streams.Err, flags) }
 	switch err := flags.Parse(args); {
 	case errors.Is(err, pflag.ErrHelp):
@@ -132,17 +197,18 @@ func Run(ctx context.Context, args []string, streams Streams, connect Connector)
 		fmt.Fprintln(streams.Out, command.Version())
 		return exitWell
 	}
-	c, namespace, err := connect(o)
+	cluster, err := connect(o)
 	if err != nil {
 		return complain(streams, err)
 	}
 	if o.Namespace == "" {
-		o.Namespace = namespace
+		o.Namespace = cluster.Namespace
 	}
 	if o.Namespace == "" {
 		o.Namespace = corev1.NamespaceDefault
 	}
-	troubled, err := sub.run(&plugin{client: c, o: o, out: streams.Out}, ctx, rest)
+	p := &plugin{client: cluster.Client, cluster: cluster, o: o, in: streams.In, out: streams.Out, errs: streams.Err, now: time.Now()}
+	troubled, err := sub.run(p, ctx, rest)
 	switch {
 	case err != nil:
 		return complain(streams, err)
@@ -169,18 +235,34 @@ func choose(args []string, o Options) (subcommand, []string, error) {
 	if rest := len(args) - 1; rest < all[i].least || rest > all[i].most {
 		return subcommand{}, nil, fmt.Errorf("%w: kubectl berth %s %s", errUsage, all[i].name, all[i].arguments)
 	}
-	if !slices.Contains([]string{"table", "wide", "json"}, o.Output) {
-		return subcommand{}, nil, fmt.Errorf("%w: --output is %q; it is one of table, wide, json", errUsage, o.Output)
+	if (o.Confirm != "" || o.DryRun || o.DisksDestroyed) && all[i].name != "forget-node" {
+		return subcommand{}, nil, fmt.Errorf("%w: --confirm, --dry-run and --disks-destroyed are of forget-node only", errUsage)
+	}
+	check := all[i].output
+	if check == nil {
+		check = tableOutput
+	}
+	if err := check(o.Output); err != nil {
+		return subcommand{}, nil, err
 	}
 	return all[i], args[1:], nil
+}
+
+const outputTable = "table"
+
+func tableOutput(output string) error {
+	if !slices.Contains([]string{outputTable, "wide", "json"}, output) {
+		return fmt.Errorf("%w: --output is %q; it is one of table, wide, json", errUsage, output)
+	}
+	return nil
 }
 
 func usage(w io.Writer, flags *pflag.FlagSet) {
 	fmt.Fprintln(w, "Usage: kubectl berth COMMAND [flags]\n\nCommands:")
 	for _, sub := range subcommands() {
-		fmt.Fprintf(w, "  %-8s %s\n", sub.name, sub.summary)
+		fmt.Fprintf(w, "  %-14s %s\n", sub.name, sub.summary)
 		if sub.arguments != "" {
-			fmt.Fprintf(w, "  %-8s   %s\n", "", sub.arguments)
+			fmt.Fprintf(w, "  %-14s   %s\n", "", sub.arguments)
 		}
 	}
 	fmt.Fprintf(w, "\nFlags:\n%s", flags.FlagUsages())

@@ -58,8 +58,8 @@ func (v *Volumes) Delete(ctx context.Context, name string) error {
 	pending := v.stillGoing(ctx, cur, signs, err)
 	if gone, nodeErr := v.nodeGone(ctx, cur.Spec.NodeName); nodeErr == nil && gone {
 		return &Pending{Volume: name, Cause: err, What: fmt.Sprintf(
-			"node %s is gone from the cluster, so its data can be neither reached nor erased; if the machine will never come back, remove the finalizer %s from the LocalVolume",
-			cur.Spec.NodeName, berth.AgentFinalizer)}
+			"node %s is gone from the cluster, so its data can be neither reached nor erased; if the machine will never come back, remove the finalizer %s from the LocalVolume (kubectl berth forget-node %s does so for all that was on it)",
+			cur.Spec.NodeName, berth.AgentFinalizer, cur.Spec.NodeName)}
 	}
 	return pending
 }
