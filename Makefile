@@ -42,7 +42,7 @@ test: deps ## Run all tests: unit, csi-sanity, integration, end to end
 
 .PHONY: verify
 verify: deps ## Check what is no test: generated files, format, lint, docs, scripts
-	@hack/steps.sh --keep-going verify-generated verify-format verify-tidy verify-vet verify-lint verify-shell verify-docs verify-monitoring verify-chart
+	@hack/steps.sh --keep-going verify-generated verify-format verify-tidy verify-vet verify-lint verify-shell verify-docs verify-monitoring verify-chart verify-vulnerabilities
 
 .PHONY: bench
 bench: deps ## Measure volumes per second, latency, requests and memory on the testbed
@@ -160,6 +160,10 @@ verify-monitoring: ## Alert rules and the dashboard parse, fire when they should
 .PHONY: verify-chart
 verify-chart: $(TOOLS)/kustomize ## The chart makes what deploy/ has, each value does what it says, the others are refused
 	go -C hack/chart test -count=1 ./...
+
+.PHONY: verify-vulnerabilities
+verify-vulnerabilities: ## govulncheck finds no known vulnerability in code that is called
+	@go run ./hack/vulncheck
 
 # The tools are pinned by a module of their own each, so that their dependencies
 # meet neither each other's nor the product's.

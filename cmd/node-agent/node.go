@@ -78,6 +78,7 @@ func (n *node) assemble(ctx context.Context) error {
 		Client: n.manager.GetClient(), Reader: n.manager.GetAPIReader(), Informers: n.manager.GetCache(),
 		Recorder: recorder, Runner: n.host,
 		Log: logr.FromSlogHandler(n.log.Handler()).WithName("discovery"), Registerer: metrics.Registry,
+		Holder: n.holder, PoolOf: agent.RecordedPools(filepath.Join(n.stateDir, "pools")).Of,
 		HolderChanged: func(holder berth.BlockDeviceClaimRef) {
 			if holder.Kind == device.OwnerVolume {
 				volumes.Doubt(holder.Name)
@@ -167,6 +168,21 @@ func (n *node) assemble(ctx context.Context) error {
 		return err
 	}
 	return n.wireCSI(ctx, volumes, known, locks)
+}
+
+// holder is the volume that has its data on a disk by the ledger. Of two, which there cannot
+// be, neither is believed.
+func (n *node) holder(diskName string) (holder device.Owner, held bool) {
+	for _, e := range n.ledger.All() {
+		if e.State != ledger.Ready || e.MachineID != n.machineID || e.Record == nil || e.Record.Device == nil || e.Record.Device.Name != diskName {
+			continue
+		}
+		if held {
+			return device.Owner{}, false
+		}
+		holder, held = device.Owner{Kind: device.OwnerVolume, Name: e.Name, UID: e.UID}, true
+	}
+	return holder, held
 }
 
 // metadataDirectory has the node's own copies of the metadata of volume groups.
