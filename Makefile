@@ -42,7 +42,7 @@ test: deps ## Run all tests: unit, csi-sanity, integration, end to end
 
 .PHONY: verify
 verify: deps ## Check what is no test: generated files, format, lint, docs, scripts
-	@hack/steps.sh --keep-going verify-generated verify-format verify-tidy verify-vet verify-lint verify-shell verify-docs
+	@hack/steps.sh --keep-going verify-generated verify-format verify-tidy verify-vet verify-lint verify-shell verify-docs verify-monitoring verify-chart verify-vulnerabilities
 
 .PHONY: bench
 bench: deps ## Measure volumes per second, latency, requests and memory on the testbed
@@ -59,6 +59,9 @@ image: ## Build the container image as an OCI archive, build/berth-image.tar
 .PHONY: generate
 generate: $(TOOLS)/controller-gen $(TOOLS)/kustomize ## Regenerate deepcopy code, CRDs, RBAC and deploy/berth.yaml
 	@hack/generate.sh
+
+.PHONY: helm
+helm: $(TOOLS)/helm ## Build helm, for deploy/chart, into build/tools
 
 .PHONY: clean
 clean: ## Stop the testbed and remove everything that was built or cached
@@ -150,6 +153,18 @@ verify-shell: ## Shell scripts pass shellcheck
 verify-docs: ## Commands, paths, links, flags and manifests in the docs are real
 	go run ./hack/checkdocs
 
+.PHONY: verify-monitoring
+verify-monitoring: ## Alert rules and the dashboard parse, fire when they should and use metrics that exist
+	go -C hack/monitoring test -count=1 ./...
+
+.PHONY: verify-chart
+verify-chart: $(TOOLS)/kustomize ## The chart makes what deploy/ has, each value does what it says, the others are refused
+	go -C hack/chart test -count=1 ./...
+
+.PHONY: verify-vulnerabilities
+verify-vulnerabilities: ## govulncheck finds no known vulnerability in code that is called
+	@go run ./hack/vulncheck
+
 # The tools are pinned by a module of their own each, so that their dependencies
 # meet neither each other's nor the product's.
 $(TOOLS)/controller-gen: hack/tools/go.mod hack/tools/go.sum
@@ -159,6 +174,10 @@ $(TOOLS)/controller-gen: hack/tools/go.mod hack/tools/go.sum
 $(TOOLS)/kustomize: hack/kustomize/go.mod hack/kustomize/go.sum
 	@echo "    building kustomize (once)"
 	@go build -C hack/kustomize -o ../../$@ sigs.k8s.io/kustomize/kustomize/v5
+
+$(TOOLS)/helm: hack/chart/go.mod hack/chart/go.sum
+	@echo "    building helm (once; some minutes on two cores)"
+	@go build -C hack/chart -o ../../$@ helm.sh/helm/v4/cmd/helm
 
 $(TOOLS)/golangci-lint: hack/lint/go.mod hack/lint/go.sum
 	@echo "    building golangci-lint (once; some minutes on two cores)"

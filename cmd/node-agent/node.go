@@ -15,6 +15,7 @@ import (
 
 	csispec "github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -77,6 +78,7 @@ func (n *node) assemble(ctx context.Context) error {
 		Client: n.manager.GetClient(), Reader: n.manager.GetAPIReader(), Informers: n.manager.GetCache(),
 		Recorder: recorder, Runner: n.host,
 		Log: logr.FromSlogHandler(n.log.Handler()).WithName("discovery"), Registerer: metrics.Registry,
+		Holder: n.holder, PoolOf: agent.RecordedPools(filepath.Join(n.stateDir, "pools")).Of,
 		HolderChanged: func(holder berth.BlockDeviceClaimRef) {
 			if holder.Kind == device.OwnerVolume {
 				volumes.Doubt(holder.Name)
@@ -118,13 +120,16 @@ func (n *node) assemble(ctx context.Context) error {
 		Events: dm.Control{Root: n.hostRoot},
 		Roots:  agent.HostRoots{}, TrashEntriesPerSecond: n.trashRate, Recorder: recorder, Log: n.log.With("part", "pools"),
 	})
-	pools.Metadata = agent.NewMetadataKeeper(ctx, agent.MetadataOptions{
+	metadata := agent.NewMetadataKeeper(ctx, agent.MetadataOptions{
 		Client: n.manager.GetClient(), Live: n.manager.GetAPIReader(), Namespace: n.namespace, NodeName: n.nodeName,
 		Directory: filepath.Join(n.stateDir, metadataDirectory), HostDirectory: filepath.Join(n.options.stateDir, metadataDirectory),
 		Recorder: recorder, Log: n.log.With("part", "metadata"),
 	})
-	if err := metrics.Registry.Register(pools); err != nil {
-		return fmt.Errorf("register the metrics of pools: %w", err)
+	pools.Metadata = metadata
+	for _, collector := range []prometheus.Collector{pools, metadata} {
+		if err := metrics.Registry.Register(collector); err != nil {
+			return fmt.Errorf("register the metrics of pools: %w", err)
+		}
 	}
 	if err := pools.Restore(); err != nil { //nolint:contextcheck // it has the agent's own
 		return err
@@ -165,6 +170,21 @@ func (n *node) assemble(ctx context.Context) error {
 	return n.wireCSI(ctx, volumes, known, locks)
 }
 
+// holder is the volume that has its data on a disk by the ledger. Of two, which there cannot
+// be, neither is believed.
+func (n *node) holder(diskName string) (holder device.Owner, held bool) {
+	for _, e := range n.ledger.All() {
+		if e.State != ledger.Ready || e.MachineID != n.machineID || e.Record == nil || e.Record.Device == nil || e.Record.Device.Name != diskName {
+			continue
+		}
+		if held {
+			return device.Owner{}, false
+		}
+		holder, held = device.Owner{Kind: device.OwnerVolume, Name: e.Name, UID: e.UID}, true
+	}
+	return holder, held
+}
+
 // metadataDirectory has the node's own copies of the metadata of volume groups.
 const metadataDirectory = "volume-group-metadata"
 
@@ -186,6 +206,9 @@ func (n *node) know(ctx context.Context, backends *agent.Backends) (*agent.Volum
 		return nil, fmt.Errorf("watch LocalVolumes: %w", err)
 	}
 	n.informers = append(n.informers, informer.HasSynced)
+	if err := metrics.Registry.Register(&agent.VolumeCollector{Cache: n.manager.GetClient(), CacheSynced: informer.HasSynced}); err != nil {
+		return nil, fmt.Errorf("register the metrics of volumes: %w", err)
+	}
 	return &agent.Volumes{
 		Ledger: n.ledger, Backends: backends, MachineID: n.machineID,
 		Cache: n.manager.GetClient(), CacheSynced: informer.HasSynced,

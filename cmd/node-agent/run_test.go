@@ -20,9 +20,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/workqueue"
 	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/berth-dev/berth/internal/agent"
+	"github.com/berth-dev/berth/internal/metrics/metricstest"
 )
 
 func TestOneAgentPerNode(t *testing.T) {
@@ -110,6 +113,17 @@ func TestMachineID(t *testing.T) {
 	}
 }
 
+// The queues of controllers are controller-runtime's; docs/reference/metrics.md has what the
+// alerts ask of them.
+func TestMetricsOfQueues(t *testing.T) {
+	queue := workqueue.NewTypedRateLimitingQueueWithConfig(workqueue.DefaultTypedControllerRateLimiter[string](), workqueue.TypedRateLimitingQueueConfig[string]{Name: "test"})
+	queue.Add("a")
+	queue.Get()
+	queue.Done("a")
+	queue.ShutDown()
+	metricstest.CheckSeries(t, metrics.Registry, "workqueue_depth", "workqueue_queue_duration_seconds", "workqueue_longest_running_processor_seconds")
+}
+
 // TestServesKubeletWhileTheAPIServerIsAway starts the whole agent with nobody behind
 // the API server's address.
 func TestServesKubeletWhileTheAPIServerIsAway(t *testing.T) {
@@ -129,6 +143,10 @@ func TestServesKubeletWhileTheAPIServerIsAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	recorder := metricstest.NewRecorder()
+	restore := metrics.Registry
+	metrics.Registry = recorder
+	t.Cleanup(func() { metrics.Registry = restore })
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	ended := make(chan error, 1)
@@ -153,6 +171,9 @@ func TestServesKubeletWhileTheAPIServerIsAway(t *testing.T) {
 	if code := get(t, address, "/metrics"); code != http.StatusOK {
 		t.Errorf("/metrics says %d", code)
 	}
+	recorder.Check(t, "berth_block_devices", "berth_disk_healthy", "berth_disk_wiped_bytes", "berth_pool_ready", "berth_pool_metadata_kept",
+		"berth_snapshot_room_used_ratio", "berth_volume_unhealthy", "berth_host_command_duration_seconds", "berth_csi_call_duration_seconds",
+		"berth_ledger_damaged_entries")
 
 	cancel()
 	select {

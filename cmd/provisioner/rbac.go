@@ -4,14 +4,15 @@
 package main
 
 // What the provisioner may do, and nothing else. deploy/base/rbac/provisioner.yaml
-// is generated from these lines.
+// is generated from these lines. TestProvisioner of tests/integration fails where it
+// asks for more or less.
 //
 // sig-storage-lib watches every claim, volume and class; writes claims back when
 // it reschedules; creates and deletes volumes and patches their finalizers. A
 // volume is read past the cache before one of the same name is replaced.
 // +kubebuilder:rbac:groups="",resources=persistentvolumeclaims,verbs=get;list;watch;update
 // +kubebuilder:rbac:groups="",resources=persistentvolumes,verbs=get;list;watch;create;patch;delete
-// +kubebuilder:rbac:groups=storage.k8s.io,resources=storageclasses,verbs=get;list;watch
+// +kubebuilder:rbac:groups=storage.k8s.io,resources=storageclasses,verbs=list;watch
 //
 // The limits of a claim that names one.
 // +kubebuilder:rbac:groups=storage.k8s.io,resources=volumeattributesclasses,verbs=get
@@ -32,9 +33,9 @@ package main
 //
 // The advisor looks for the PoolSet of a class; GetCapacity sums up what there is,
 // and a growth looks at the free space of its pool.
-// +kubebuilder:rbac:groups=berth.dev,resources=poolsets,verbs=get;list;watch
+// +kubebuilder:rbac:groups=berth.dev,resources=poolsets,verbs=list;watch
 // +kubebuilder:rbac:groups=berth.dev,resources=pools;blockdevices,verbs=list
-// +kubebuilder:rbac:groups=storage.k8s.io,namespace=berth-system,resources=csistoragecapacities,verbs=get;list;watch
+// +kubebuilder:rbac:groups=storage.k8s.io,namespace=berth-system,resources=csistoragecapacities,verbs=list;watch
 //
 // Whether a node that does not answer is still there.
 // +kubebuilder:rbac:groups="",resources=nodes,verbs=get

@@ -3,17 +3,24 @@
 
 // Command image builds Berth's container image without a container engine: both
 // commands, static, in one layer and nothing else, as one archive that
-// `docker load`, `ctr image import` and `kind load image-archive` take.
+// `docker load`, `ctr image import` and `kind load image-archive` take. What the image is
+// made of is in it as an attestation, and beside it in a file of its own.
 package main
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/berth-dev/berth/internal/ociimage"
+	"github.com/berth-dev/berth/internal/sbom"
 )
 
 // commands are the binaries of the image; each lies in its root.
@@ -44,14 +51,25 @@ func build(out, reference, version string) error {
 			"org.opencontainers.image.version":  version,
 		},
 	}
-	for _, name := range commands {
-		binary := filepath.Join(binaries, name)
-		if err := compile(name, binary, version); err != nil {
+	for _, command := range commands {
+		binary := filepath.Join(binaries, command)
+		if err := compile(command, binary, version); err != nil {
 			return err
 		}
-		spec.Files = append(spec.Files, ociimage.File{Path: "/" + name, Source: binary, Mode: 0o755})
+		spec.Files = append(spec.Files, ociimage.File{Path: "/" + command, Source: binary, Mode: 0o755})
 	}
-	if err := ociimage.WriteFile(out, reference, spec); err != nil {
+	image, err := ociimage.Build(spec)
+	if err != nil {
+		return fmt.Errorf("build image %s: %w", reference, err)
+	}
+	document, err := describe(image, reference, version)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(strings.TrimSuffix(out, ".tar")+".spdx.json", document, 0o644); err != nil {
+		return err
+	}
+	if err := ociimage.WriteImage(out, reference, image, ociimage.Attestation{PredicateType: sbom.PredicateType, Predicate: document}); err != nil {
 		return err
 	}
 	info, err := os.Stat(out)
@@ -60,6 +78,23 @@ func build(out, reference, version string) error {
 	}
 	fmt.Printf("    %s: %s, %d MiB\n", out, reference, info.Size()>>20)
 	return nil
+}
+
+// describe writes down what the image is made of.
+func describe(image v1.Image, reference, version string) ([]byte, error) {
+	contents, err := ociimage.Contents(image)
+	if err != nil {
+		return nil, err
+	}
+	var files []sbom.File
+	for path, content := range contents {
+		files = append(files, sbom.File{Path: path, Content: content})
+	}
+	tag, err := name.NewTag(reference, name.StrictValidation)
+	if err != nil {
+		return nil, err
+	}
+	return sbom.Image(tag.Context().Name(), cmp.Or(version, tag.TagStr()), "github.com/berth-dev/berth", files)
 }
 
 // compile builds one command so that it needs nothing of the image it runs in.

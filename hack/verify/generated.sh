@@ -14,6 +14,7 @@ cp -r deploy "$copy/"
 # Files that are no longer generated must show as well.
 find "$copy" -name 'zz_generated.*' -delete
 rm -f "$copy"/deploy/crds/berth.dev_*.yaml "$copy"/deploy/base/rbac/{node-agent,provisioner}.yaml
+rm -f "$copy"/deploy/chart/files/* "$copy"/deploy/chart/templates/{berth,crds}.yaml "$copy"/deploy/monitoring/prometheusrule.yaml
 
 hack/generate.sh "$copy"
 

@@ -98,19 +98,26 @@ func (d metadataFiles) open() error {
 	return nil
 }
 
-// latest returns the copies of a kind, the latest first.
+// latest returns the copies of a kind, the latest first. One of a time that has not come
+// was made while the clock was wrong, before it was set right: such count as the oldest,
+// for by their names they would be kept, and published, instead of all that are made since.
 func (d metadataFiles) latest(kind copyKind) ([]metadataFile, error) {
 	entries, err := os.ReadDir(d.dir)
 	if err != nil {
 		return nil, err
 	}
-	var found []metadataFile
+	var found, early []metadataFile
+	now := time.Now()
 	for _, e := range slices.Backward(entries) { // sorted by name, which begins with the time
-		if f, ok := parseMetadataFile(e.Name()); ok && f.kind == kind {
+		switch f, ok := parseMetadataFile(e.Name()); {
+		case !ok || f.kind != kind:
+		case f.at.After(now):
+			early = append(early, f)
+		default:
 			found = append(found, f)
 		}
 	}
-	return found, nil
+	return append(found, early...), nil
 }
 
 // add writes a copy, compressed, and removes all but the last of its kind. finish names the

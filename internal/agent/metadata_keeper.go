@@ -162,6 +162,8 @@ type metadataWorker struct {
 	mu         sync.Mutex
 	source     MetadataSource
 	generation uint64
+	// kept says by kind whether the last copy was made.
+	kept map[string]bool
 
 	// Only run touches these.
 	text, dump, api pace
@@ -200,6 +202,7 @@ func (w *metadataWorker) run(ctx context.Context) {
 		if err == nil {
 			break
 		}
+		w.isKept(keptGroupText, false)
 		w.tellOnce("copies", fmt.Sprintf("the copies of the metadata in %s cannot be kept: %v", w.hostDirectory(), err))
 	}
 	wake := time.NewTimer(time.Hour)
@@ -279,6 +282,7 @@ func (w *metadataWorker) copyText(ctx context.Context, source MetadataSource) {
 	if err == nil && w.text.copied && text.Seqno == w.text.kept {
 		w.text.see(text.Seqno, time.Now())
 		w.text.done(text.Seqno, time.Now())
+		w.isKept(keptGroupText, true)
 		return
 	}
 	if err == nil {
@@ -292,6 +296,7 @@ func (w *metadataWorker) copyText(ctx context.Context, source MetadataSource) {
 	case err == nil:
 		w.text.done(text.Seqno, now)
 		w.toPublish(now)
+		w.isKept(keptGroupText, true)
 		w.well("group")
 	case errors.Is(err, volume.ErrBusy):
 		w.text.failed(now, textSettle)
@@ -300,6 +305,7 @@ func (w *metadataWorker) copyText(ctx context.Context, source MetadataSource) {
 		w.text.failed(now, unavailableRetry) // the pool itself says what is the matter
 	default:
 		w.text.failed(now, metadataRetry)
+		w.isKept(keptGroupText, false)
 		w.tellOnce("group", fmt.Sprintf("the metadata of the volume group cannot be copied: %v", err))
 	}
 }
@@ -315,6 +321,7 @@ func (w *metadataWorker) copyDump(ctx context.Context, source MetadataSource) {
 	case err == nil:
 		w.dump.done(dump.Seqno, now)
 		w.toPublish(now)
+		w.isKept(keptThinDump, true)
 		w.well("thin")
 	case ctx.Err() != nil:
 	case errors.Is(err, volume.ErrBusy):
@@ -323,6 +330,7 @@ func (w *metadataWorker) copyDump(ctx context.Context, source MetadataSource) {
 		w.dump.failed(now, unavailableRetry)
 	default:
 		w.dump.failed(now, dumpEvery)
+		w.isKept(keptThinDump, false)
 		w.tellOnce("thin", fmt.Sprintf("the thin pool's metadata cannot be dumped, which is tried again in an hour: %v", err))
 	}
 }
@@ -372,9 +380,11 @@ func (w *metadataWorker) publish(ctx context.Context) {
 		return
 	default:
 		w.api.failed(now, metadataRetry)
+		w.isKept(keptInAPI, false)
 		w.keeper.Log.Warn("The copies of a volume group's metadata are not in the API", "pool", w.poolName, "error", err)
 		return
 	}
+	w.isKept(keptInAPI, notes == "")
 	if notes == "" {
 		w.well("size")
 	} else {

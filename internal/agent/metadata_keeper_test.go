@@ -23,6 +23,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -32,6 +33,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/metrics/metricstest"
 	"github.com/berth-dev/berth/pkg/lvm"
 	"github.com/berth-dev/berth/pkg/volume"
 )
@@ -205,6 +207,27 @@ func (h *keeperHost) wantData(group, thin string) *corev1.ConfigMap {
 	return object
 }
 
+// wantKept fails the test unless berth_pool_metadata_kept says this of each copy.
+func (h *keeperHost) wantKept(want string) {
+	h.Helper()
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(h.keeper)
+	families, err := registry.Gather()
+	if err != nil {
+		h.Fatal(err)
+	}
+	var got []string
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			got = append(got, fmt.Sprintf("%s=%q", m.GetLabel()[0].GetValue(), strconv.Itoa(int(m.GetGauge().GetValue()))))
+		}
+	}
+	if strings.Join(got, " ") != want {
+		h.Errorf("kept are %s, not %s", got, want)
+	}
+	metricstest.CheckSeries(h.T, registry, "berth_pool_metadata_kept")
+}
+
 func unzip(t *testing.T, data []byte) string {
 	t.Helper()
 	if len(data) == 0 {
@@ -363,11 +386,13 @@ func TestMetadataWhileTheAPIIsAway(t *testing.T) {
 		if len(h.files(copyOfGroup)) != 1 || len(h.files(copyOfThin)) == 0 {
 			h.Error("the node has no copies")
 		}
+		h.wantKept(`api="0" group="1" thin="1"`)
 		h.mu.Lock()
 		h.apiErr = nil
 		h.mu.Unlock()
 		h.pass(2 * metadataRetry)
 		h.wantData("generation 3", "<superblock/>\n")
+		h.wantKept(`api="1" group="1" thin="1"`)
 		h.news.expect(h.T)
 	})
 }
@@ -388,6 +413,7 @@ func TestDumpThatFails(t *testing.T) {
 					h.Errorf("%d attempts in ten hours", h.group.dumps.Load())
 				}
 				h.wantData("generation 12", "")
+				h.wantKept(`api="1" group="1" thin="0"`)
 				h.group.change(func(g *keptGroup) { g.dumpErr = nil })
 				h.pass(dumpEvery + 2*time.Minute)
 				h.wantData("generation 12", "<superblock/>\n")
@@ -461,6 +487,7 @@ func TestMetadataThatAreTooLarge(t *testing.T) {
 			h.Errorf("%s is not on the node: %v", at, err)
 		}
 		h.news.expect(h.T, "Warning MetadataNotKept of *v1alpha1.Pool: the metadata of the volume group have ")
+		h.wantKept(`api="0" group="1" thin="1"`)
 	})
 }
 

@@ -201,6 +201,30 @@ func (d poolRecords) remove(poolSet string) error {
 	return nil
 }
 
+// RecordedPools is the directory with the node's records of its pools.
+type RecordedPools string
+
+// Of returns the pool whose volume group a disk is part of, empty for none. A disk is
+// released after its pool's record says that it has left, or that the pool is being
+// removed. A record that cannot be read is an error: it may be of this disk.
+func (d RecordedPools) Of(diskName string) (pool string, err error) {
+	records := poolRecords{dir: string(d)}
+	names, err := records.names()
+	if err != nil {
+		return "", err
+	}
+	for _, name := range names {
+		rec, err := records.load(name)
+		if err != nil {
+			return "", err
+		}
+		if rec != nil && rec.Removal == "" && slices.Contains(rec.Disks, diskName) {
+			return name, nil
+		}
+	}
+	return "", nil
+}
+
 // names of the pools that have a record, whole or damaged.
 func (d poolRecords) names() ([]string, error) {
 	if err := os.MkdirAll(d.dir, 0o700); err != nil {

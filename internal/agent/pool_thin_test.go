@@ -9,11 +9,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/metrics/metricstest"
 	"github.com/berth-dev/berth/pkg/dm"
 	"github.com/berth-dev/berth/pkg/lvm"
 	"github.com/berth-dev/berth/pkg/volume"
@@ -171,6 +173,9 @@ berth_pool_thin_data_used_ratio{pool="fast"} 0.25
 	if err := testutil.CollectAndCompare(h.pools, strings.NewReader(want), names...); err != nil {
 		t.Error(err)
 	}
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(h.pools)
+	metricstest.CheckSeries(t, registry, names...)
 	if n := testutil.CollectAndCount(h.pools); n != 9 {
 		t.Errorf("%d series of one pool", n)
 	}

@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/ledger"
+	"github.com/berth-dev/berth/internal/metrics/metricstest"
 	"github.com/berth-dev/berth/pkg/lvm"
 	"github.com/berth-dev/berth/pkg/lvm/lvmtest"
 	"github.com/berth-dev/berth/pkg/volume"
@@ -189,6 +191,9 @@ func TestSnapshotKeeperRuns(t *testing.T) {
 	if s, ok := k.State(snapUID); !ok || s.Lost || s.AreaBytes == 0 {
 		t.Errorf("it is %+v (%v)", s, ok)
 	}
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(k)
+	metricstest.CheckSeries(t, registry, "berth_snapshot_room_used_ratio")
 	if err := h.api.Delete(t.Context(), h.snapshot()); err != nil {
 		t.Fatal(err)
 	}

@@ -267,6 +267,9 @@ func (inv *Inventory) ClaimForPool(ctx context.Context, diskName string, pool *v
 // claim edits an object into one that the owner holds. It reports false when it
 // holds the disk already.
 func (inv *Inventory) claim(ctx context.Context, bd *v1alpha1.BlockDevice, owner device.Owner, proof contentProof) (bool, error) {
+	if err := inv.refuseUsurped(bd, owner.UID); err != nil {
+		return false, fmt.Errorf("claim: %w", err)
+	}
 	switch state := stateOf(bd); {
 	case heldBy(bd, owner.UID):
 		return false, nil

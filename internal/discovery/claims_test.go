@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/pkg/device"
 	"github.com/berth-dev/berth/pkg/volume"
@@ -180,7 +182,13 @@ func TestProgressOfAWipe(t *testing.T) {
 	if bd.Status.Wipe == nil || bd.Status.Wipe.DoneBytes != 453<<20 || bd.Status.Wipe.Token == "" {
 		t.Errorf("%+v", bd.Status.Wipe)
 	}
+	if got := testutil.ToFloat64(inv.metrics.wiped.WithLabelValues(name)); got != 453<<20 {
+		t.Errorf("berth_disk_wiped_bytes %v", got)
+	}
 	inv.WipeEnded(name, volume.WipeZero, errors.New("stopped"))
+	if n := testutil.CollectAndCount(inv.metrics.wiped); n != 0 {
+		t.Errorf("%d series of a disk that is not being wiped", n)
+	}
 	inv.settleAll(t)
 	if _, message := usable(inv.get(t, name)); message != "released by LocalVolume pvc, being wiped (zero)" {
 		t.Errorf("a wipe that has stopped: %q", message)

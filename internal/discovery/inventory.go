@@ -21,6 +21,7 @@ import (
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/pkg/block"
+	"github.com/berth-dev/berth/pkg/device"
 )
 
 const (
@@ -49,7 +50,7 @@ type Informers interface {
 	GetInformer(ctx context.Context, object client.Object, opts ...cache.InformerGetOption) (cache.Informer, error)
 }
 
-// Options of an Inventory. All but HolderChanged, DiskChanged, WipeDue, Registerer and
+// Options of an Inventory. All but Holder, PoolOf, HolderChanged, DiskChanged, WipeDue, Registerer and
 // SysRoot are needed.
 type Options struct {
 	// NodeName is the name of the Node object.
@@ -71,6 +72,12 @@ type Options struct {
 	Recorder events.EventRecorder
 	// Runner of the host's blkid.
 	Runner block.Runner
+	// Holder returns the volume that has its data on a disk by the node's own records,
+	// whatever the API server says; nil knows of none. It must not block.
+	Holder func(diskName string) (holder device.Owner, held bool)
+	// PoolOf returns the pool whose volume group a disk is part of by the node's own records,
+	// empty for none; it is asked before a wipe, and an error forbids it. nil knows of none.
+	PoolOf func(diskName string) (pool string, err error)
 	// HolderChanged is called when a disk that somebody holds has come or gone; nil
 	// calls nobody.
 	HolderChanged func(holder v1alpha1.BlockDeviceClaimRef)

@@ -19,6 +19,7 @@ type metrics struct {
 	scanSeconds  prometheus.Histogram
 	wipes        *prometheus.CounterVec
 	wiping       prometheus.Gauge
+	wiped        *prometheus.GaugeVec
 }
 
 // newMetrics registers the metrics. objects are called at each scrape.
@@ -45,10 +46,13 @@ func newMetrics(registerer prometheus.Registerer, objects func() []*v1alpha1.Blo
 		Name: "berth_disk_wipes_total", Help: "Wipes of released disks that have ended, by policy and result.",
 	}, []string{"policy", "result"})
 	m.wiping = prometheus.NewGauge(prometheus.GaugeOpts{Name: "berth_disks_being_wiped", Help: "Released disks that are being wiped now."})
+	m.wiped = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "berth_disk_wiped_bytes", Help: "How much is clean of a released disk that is being wiped now.",
+	}, []string{"blockdevice"})
 	if registerer == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.wipes, m.wiping, diskCounter{objects}, m.filtersValid, m.uevents, m.probes, m.scans, m.scanSeconds} {
+	for _, c := range []prometheus.Collector{m.wipes, m.wiping, m.wiped, diskCounter{objects}, m.filtersValid, m.uevents, m.probes, m.scans, m.scanSeconds} {
 		if err := registerer.Register(c); err != nil {
 			return nil, err
 		}

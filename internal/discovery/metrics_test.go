@@ -9,6 +9,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/berth-dev/berth/internal/metrics/metricstest"
 )
 
 // The disks are counted as they are, also by an agent that has started anew and had
@@ -37,4 +39,5 @@ berth_block_devices{claim_state="Unclaimed",reason="Blank",state="Active"} 1
 `), "berth_block_devices"); err != nil {
 		t.Error(err)
 	}
+	metricstest.CheckSeries(t, registry, "berth_block_devices")
 }

@@ -49,7 +49,8 @@ func (inv *Inventory) reconcile(ctx context.Context, name string) (again time.Du
 	if err != nil {
 		return 0, err
 	}
-	f, err := inv.gather(ctx, name, object)
+	claimed := inv.asRecorded(name, object)
+	f, err := inv.gather(ctx, name, claimed)
 	if err != nil {
 		return 0, err
 	}
@@ -76,7 +77,7 @@ func (inv *Inventory) reconcile(ctx context.Context, name string) (again time.Du
 	if wait := f.elsewhere.retry(); wait > 0 && (again == 0 || wait < again) {
 		again = wait
 	}
-	desired := inv.desired(name, object, f, v)
+	desired := inv.desired(name, claimed, f, v)
 	if object != nil && same(object, desired) {
 		inv.judged(name)
 		return again, nil
@@ -92,6 +93,13 @@ func (inv *Inventory) reconcile(ctx context.Context, name string) (again time.Du
 		return 0, err
 	}
 	inv.judged(name)
+	if claimed != object {
+		inv.log.Info("a disk is claimed again for the volume that has its data on it; its object was older than that",
+			"blockDevice", name, "volume", written.Spec.ClaimRef.Name)
+		if inv.opts.HolderChanged != nil {
+			inv.opts.HolderChanged(*written.Spec.ClaimRef)
+		}
+	}
 	inv.report(object, written)
 	inv.reportHealth(object, written)
 	return again, nil

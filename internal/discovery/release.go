@@ -34,8 +34,14 @@ func (inv *Inventory) Resolve(ctx context.Context, diskName string) (device.Clai
 		return device.Claimed{}, fmt.Errorf("BlockDevice %s belongs to node %s: %w", diskName, bd.Spec.NodeName, volume.ErrIdentity)
 	}
 	inv.ObserveObject(bd)
+	if err := inv.refuseUsurped(bd, ""); err != nil {
+		return device.Claimed{}, err
+	}
 	claimed := asClaimed(bd)
 	if stateOf(bd) == device.StateReleased && bd.Status.Wipe != nil {
+		if err := inv.refusePooled(diskName); err != nil {
+			return device.Claimed{}, err
+		}
 		claimed.WipeToken = bd.Status.Wipe.Token
 	}
 	if claimed.State != device.StateUnclaimed && bd.Status.MachineID != "" && bd.Status.MachineID != inv.opts.MachineID {
@@ -131,6 +137,9 @@ func (inv *Inventory) Release(ctx context.Context, diskName, ownerUID string, po
 		if bd.Spec.ClaimRef == nil || string(bd.Spec.ClaimRef.UID) != ownerUID {
 			return false, fmt.Errorf("release BlockDevice %s: %s does not hold it: %w", diskName, ownerUID, volume.ErrNotFound)
 		}
+		if err := inv.refuseUsurped(bd, ownerUID); err != nil {
+			return false, fmt.Errorf("release: %w", err)
+		}
 		if stateOf(bd) == device.StateReleased {
 			return false, nil
 		}
@@ -188,7 +197,7 @@ func (inv *Inventory) Released(ctx context.Context) ([]device.ReleasedDisk, erro
 	}
 	var released []device.ReleasedDisk
 	for _, bd := range objects {
-		if stateOf(bd) != device.StateReleased {
+		if _, usurped := inv.usurped(bd.Name, bd); usurped || stateOf(bd) != device.StateReleased {
 			continue
 		}
 		disk := device.ReleasedDisk{Name: bd.Name, SizeBytes: bd.Status.SizeBytes, Policy: volume.WipeNone, Owner: ownerOf(bd)}

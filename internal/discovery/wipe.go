@@ -19,11 +19,13 @@ var _ device.WipeObserver = (*Inventory)(nil)
 // WipeStarted implements device.WipeObserver.
 func (inv *Inventory) WipeStarted(diskName string, _ volume.WipePolicy) {
 	inv.metrics.wiping.Inc()
+	inv.metrics.wiped.WithLabelValues(diskName).Set(0)
 	inv.setWiped(diskName, 0, time.Now())
 }
 
 // WipeProgress implements device.WipeObserver.
 func (inv *Inventory) WipeProgress(diskName string, doneBytes, _ int64) {
+	inv.metrics.wiped.WithLabelValues(diskName).Set(float64(doneBytes))
 	inv.mu.Lock()
 	d := inv.disk(diskName)
 	d.wiped = doneBytes
@@ -40,6 +42,7 @@ func (inv *Inventory) WipeProgress(diskName string, doneBytes, _ int64) {
 // WipeEnded implements device.WipeObserver.
 func (inv *Inventory) WipeEnded(diskName string, policy volume.WipePolicy, err error) {
 	inv.metrics.wiping.Dec()
+	inv.metrics.wiped.DeleteLabelValues(diskName)
 	result := "clean"
 	if err != nil {
 		result = "failed"

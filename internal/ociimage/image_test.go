@@ -103,7 +103,7 @@ func TestArchiveIsADockerArchiveAndAnOCILayout(t *testing.T) {
 			checkImage(t, docker)
 
 			dir := untar(t, path)
-			checkBlobs(t, dir)
+			checkBlobs(t, dir, 3) // a config, a manifest and a layer
 			index, err := layout.ImageIndexFromPath(dir)
 			if err != nil {
 				t.Fatalf("as an OCI layout: %v", err)
@@ -131,11 +131,11 @@ func TestArchiveIsADockerArchiveAndAnOCILayout(t *testing.T) {
 }
 
 // checkBlobs checks that each blob of a layout is what its name says.
-func checkBlobs(t *testing.T, dir string) {
+func checkBlobs(t *testing.T, dir string, want int) {
 	t.Helper()
 	blobs, err := filepath.Glob(filepath.Join(dir, "blobs/sha256/*"))
-	if err != nil || len(blobs) != 3 {
-		t.Fatalf("blobs = %v, %v, want a config, a manifest and a layer", blobs, err)
+	if err != nil || len(blobs) != want {
+		t.Fatalf("blobs = %v, %v, want %d", blobs, err, want)
 	}
 	for _, blob := range blobs {
 		content, err := os.ReadFile(blob)
@@ -205,6 +205,118 @@ func checkImage(t *testing.T, image v1.Image) {
 	if !slices.Equal(got, want) {
 		t.Errorf("layer = %v\nwant    %v", got, want)
 	}
+}
+
+// Whoever runs the image finds it as before, and whoever looks for attestations finds
+// them beside it.
+func TestAttestations(t *testing.T) {
+	t.Parallel()
+	spec := exampleSpec(t)
+	spec.Compress = true // the library reads no other layers from a layout
+	image, err := Build(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "image.tar")
+	said := Attestation{PredicateType: "https://spdx.dev/Document", Predicate: []byte(`{"spdxVersion":"SPDX-2.3"}`)}
+	if err := WriteImage(path, reference, image, said); err != nil {
+		t.Fatal(err)
+	}
+	again := filepath.Join(t.TempDir(), "image.tar")
+	if err := WriteImage(again, reference, image, said); err != nil {
+		t.Fatal(err)
+	}
+	if a, b := readFile(t, path), readFile(t, again); !bytes.Equal(a, b) {
+		t.Error("the same image and attestation give other bytes")
+	}
+
+	tag, err := name.NewTag(reference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	docker, err := tarball.ImageFromPath(path, &tag)
+	if err != nil {
+		t.Fatalf("as a docker-archive: %v", err)
+	}
+	checkImage(t, docker)
+
+	dir := untar(t, path)
+	checkBlobs(t, dir, 7) // of the image, of the attestation, and the index of both
+	top, err := layout.ImageIndexFromPath(dir)
+	if err != nil {
+		t.Fatalf("as an OCI layout: %v", err)
+	}
+	entries, err := top.IndexManifest()
+	if err != nil || len(entries.Manifests) != 1 { // with two, tools ask which
+		t.Fatalf("index = %+v, %v", entries, err)
+	}
+	if entry := entries.Manifests[0]; entry.Annotations["io.containerd.image.name"] != reference || entry.MediaType != "application/vnd.oci.image.index.v1+json" {
+		t.Errorf("the entry of the layout is %+v", entry)
+	}
+	index, err := top.ImageIndex(entries.Manifests[0].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifests, err := index.IndexManifest()
+	if err != nil || len(manifests.Manifests) != 2 {
+		t.Fatalf("index = %+v, %v", manifests, err)
+	}
+	digest, err := image.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	runs, says := manifests.Manifests[0], manifests.Manifests[1]
+	if runs.Digest != digest || runs.Platform.String() != "linux/amd64" {
+		t.Errorf("the image is %+v", runs)
+	}
+	oci, err := index.Image(runs.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkImage(t, oci)
+	if says.Platform.String() != "unknown/unknown" || says.Annotations["vnd.docker.reference.type"] != "attestation-manifest" || says.Annotations["vnd.docker.reference.digest"] != digest.String() {
+		t.Errorf("the attestation is %+v", says)
+	}
+	beside, err := index.Image(says.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest, err := beside.Manifest()
+	if err != nil || len(manifest.Layers) != 1 || manifest.Layers[0].MediaType != "application/vnd.in-toto+json" ||
+		manifest.Layers[0].Annotations["in-toto.io/predicate-type"] != said.PredicateType {
+		t.Fatalf("the manifest of the attestation is %+v, %v", manifest, err)
+	}
+	var got statement
+	if err := json.Unmarshal(readFile(t, filepath.Join(dir, "blobs", "sha256", manifest.Layers[0].Digest.Hex)), &got); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got.Predicate, said.Predicate) || got.PredicateType != said.PredicateType || len(got.Subject) != 1 || got.Subject[0].Digest["sha256"] != digest.Hex {
+		t.Errorf("the statement is %+v", got)
+	}
+}
+
+func TestContents(t *testing.T) {
+	t.Parallel()
+	image, err := Build(exampleSpec(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	contents, err := Contents(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(contents) != 2 || string(contents["/etc/motd"]) != "hello\n" || string(contents["/usr/bin/program"]) != "#!/bin/sh\n" {
+		t.Errorf("contents = %q", contents)
+	}
+}
+
+func readFile(t *testing.T, path string) []byte {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
 }
 
 func TestArchiveIsReproducible(t *testing.T) {

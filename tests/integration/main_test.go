@@ -42,6 +42,10 @@ var server struct {
 	config *rest.Config
 	scheme *runtime.Scheme
 	admin  client.Client
+	// audit is the file in which the apiserver writes down who asked for what.
+	audit string
+	// etcd is the URL of its etcd.
+	etcd string
 }
 
 func TestMain(m *testing.M) {
@@ -57,6 +61,16 @@ func run(m *testing.M) int {
 		CRDDirectoryPaths:     []string{filepath.Join(deploy, "crds")},
 		ErrorIfCRDPathMissing: true,
 	}
+	logs, err := os.MkdirTemp("", "berth-integration")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "make a directory for the apiserver's log:", err)
+		return 1
+	}
+	defer os.RemoveAll(logs)
+	if err := auditInto(environment.ControlPlane.GetAPIServer(), logs); err != nil {
+		fmt.Fprintln(os.Stderr, "set the apiserver's log up:", err)
+		return 1
+	}
 	config, err := environment.Start()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "start the apiserver:", err)
@@ -67,6 +81,7 @@ func run(m *testing.M) int {
 			fmt.Fprintln(os.Stderr, "stop the apiserver:", err)
 		}
 	}()
+	server.etcd = environment.ControlPlane.Etcd.URL.String()
 	if err := prepare(config); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

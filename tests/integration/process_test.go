@@ -53,17 +53,7 @@ type process struct {
 // newProcess builds the command and gives its service account its rights.
 func newProcess(t *testing.T) *process {
 	t.Helper()
-	for _, file := range []string{"provisioner.yaml", "bindings.yaml"} {
-		objects, err := readManifests(filepath.Join(deploy, "base", "rbac", file))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, object := range objects {
-			if err := server.admin.Create(t.Context(), object); err != nil && !apierrors.IsAlreadyExists(err) {
-				t.Fatalf("create %s %s: %v", object.GetKind(), object.GetName(), err)
-			}
-		}
-	}
+	apply(t, "rbac/provisioner.yaml", "rbac/bindings.yaml")
 	dir := t.TempDir()
 	p := &process{t: t, binary: filepath.Join(dir, "provisioner"), socket: filepath.Join(dir, "csi.sock"), http: freeAddress(t)}
 	// Without grpc's tracing pages, which need templates, the linker can drop the

@@ -294,6 +294,38 @@ func TestProvisioner(t *testing.T) {
 			}
 		}
 	})
+
+	t.Run("no right is left over", func(t *testing.T) {
+		const (
+			snapshot = "snapshots are made through csi-snapshotter, which is not here"
+			copied   = "a claim that is to begin as a copy"
+			growth   = "a whole disk is asked for its size when it is to grow, and GetCapacity sums disks up"
+			repeated = "an event that is repeated is counted"
+			limits   = "a claim that names a VolumeAttributesClass"
+			anew     = "an object is read past the cache where what the cache has may be old"
+		)
+		checkRights(t, "provisioner.yaml", provisioner, map[right]string{
+			{"list", "blockdevices.berth.dev"}:                        growth,
+			{"list", "csistoragecapacities.storage.k8s.io"}:           fallback,
+			{"list", "persistentvolumeclaims"}:                        fallback,
+			{"list", "persistentvolumes"}:                             fallback,
+			{"list", "poolsets.berth.dev"}:                            fallback,
+			{"list", "storageclasses.storage.k8s.io"}:                 fallback,
+			{"list", "localvolumes.berth.dev"}:                        fallback,
+			{"get", "localvolumes.berth.dev"}:                         anew,
+			{"get", "persistentvolumeclaims"}:                         anew,
+			{"get", "persistentvolumes"}:                              anew,
+			{"patch", "events.events.k8s.io"}:                         repeated,
+			{"get", "localsnapshots.berth.dev"}:                       snapshot,
+			{"list", "localsnapshots.berth.dev"}:                      snapshot,
+			{"watch", "localsnapshots.berth.dev"}:                     snapshot,
+			{"create", "localsnapshots.berth.dev"}:                    snapshot,
+			{"delete", "localsnapshots.berth.dev"}:                    snapshot,
+			{"get", "volumesnapshots.snapshot.storage.k8s.io"}:        copied,
+			{"get", "volumesnapshotcontents.snapshot.storage.k8s.io"}: copied,
+			{"get", "volumeattributesclasses.storage.k8s.io"}:         limits,
+		})
+	})
 }
 
 // controllerClient calls the Controller service behind a socket.
