@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/berth-dev/berth/internal/metrics/metricstest"
 	"github.com/berth-dev/berth/pkg/hostpath"
 )
 
@@ -77,6 +78,11 @@ func TestTrashMetrics(t *testing.T) {
 		`berth_pool_trash_volumes{pool="dirs"} 0`, `berth_pool_trash_bytes{pool="dirs"} 0`,
 		`berth_pool_trash_oldest_seconds{pool="dirs"} 0`, `berth_pool_trash_rate_limit{pool="dirs"} 500`,
 		`berth_pool_trash_removed_total{pool="dirs"} 8`, `berth_pool_trash_failures_total{pool="dirs"} 1`)
+
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(m)
+	metricstest.CheckSeries(t, registry, "berth_pool_trash_volumes", "berth_pool_trash_bytes", "berth_pool_trash_oldest_seconds",
+		"berth_pool_trash_rate_limit", "berth_pool_trash_removed_total", "berth_pool_trash_failures_total")
 
 	seen.RetainedChanged("/srv")
 	if changed != 1 {
