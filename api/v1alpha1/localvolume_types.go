@@ -109,6 +109,10 @@ const EncryptionLUKS2 Encryption = "luks2"
 // +kubebuilder:validation:XValidation:rule="!has(self.adopt) || (!has(self.mkfsOptions) && !has(self.deviceSelector))",message="spec.adopt names the disk and nothing is formatted: mkfsOptions and deviceSelector are not allowed beside it"
 // +kubebuilder:validation:XValidation:rule="!has(self.requireQuota) || !self.requireQuota || self.mode == 'hostpath'",message="spec.requireQuota is for mode hostpath: other volumes end where their device does"
 // +kubebuilder:validation:XValidation:rule="has(self.requireQuota) == has(oldSelf.requireQuota) && (!has(self.requireQuota) || self.requireQuota == oldSelf.requireQuota)",message="spec.requireQuota is immutable"
+// +kubebuilder:validation:XValidation:rule="!has(self.directory) || self.mode == 'hostpath'",message="spec.directory is for mode hostpath: other volumes are no directories"
+// +kubebuilder:validation:XValidation:rule="has(self.directory) == has(oldSelf.directory) && (!has(self.directory) || self.directory == oldSelf.directory)",message="spec.directory is immutable"
+// +kubebuilder:validation:XValidation:rule="!has(self.retainFor) || self.mode == 'hostpath'",message="spec.retainFor is for mode hostpath: in other modes a deleted volume is wiped"
+// +kubebuilder:validation:XValidation:rule="has(self.retainFor) == has(oldSelf.retainFor) && (!has(self.retainFor) || self.retainFor == oldSelf.retainFor)",message="spec.retainFor is immutable"
 // +kubebuilder:validation:XValidation:rule="has(self.encryption) == has(oldSelf.encryption) && (!has(self.encryption) || self.encryption == oldSelf.encryption)",message="spec.encryption is immutable: a volume is encrypted from its beginning or never"
 // +kubebuilder:validation:XValidation:rule="!has(self.encryption) || self.mode != 'hostpath'",message="spec.encryption needs a block device of the volume's own: use mode lvm or device"
 // +kubebuilder:validation:XValidation:rule="!has(self.encryption) || !has(self.adopt)",message="spec.adopt hands a disk over as it is: encryption is not allowed beside it"
@@ -160,6 +164,19 @@ type LocalVolumeSpec struct {
 	// filesystem (status.quota of the Pool is Enforced).
 	// +optional
 	RequireQuota bool `json:"requireQuota,omitempty"`
+
+	// Directory, in mode hostpath, is where the volume lies below the directory "named" of its
+	// pool's root: names with slashes between them. Not set, it lies at its UID.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:Pattern=`^[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*){0,7}$`
+	Directory string `json:"directory,omitempty"`
+
+	// RetainFor, in mode hostpath, keeps what the volume holds for that long after it was
+	// deleted (status.retained of the Pool). Its size stays allocated meanwhile.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1s') && duration(self) <= duration('87600h')",message="spec.retainFor is a duration from 1s to 87600h"
+	RetainFor *metav1.Duration `json:"retainFor,omitempty"`
 
 	// Wipe says what happens to the bytes when the volume is deleted.
 	// +kubebuilder:default=zero

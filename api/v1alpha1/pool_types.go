@@ -44,6 +44,7 @@ type Pool struct {
 // PoolSpec says whose pool it is and what it is made of.
 //
 // +kubebuilder:validation:XValidation:rule="self.kind == 'lvm' || !has(self.evacuate)",message="spec.evacuate is for kind lvm"
+// +kubebuilder:validation:XValidation:rule="self.kind == 'hostpath' || !has(self.takeBack)",message="spec.takeBack is for kind hostpath"
 type PoolSpec struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="spec.nodeName is immutable"
@@ -62,6 +63,16 @@ type PoolSpec struct {
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=64
 	Evacuate []string `json:"evacuate,omitempty"`
+	// TakeBack names deleted volumes of status.retained, by their entry or by the name of the
+	// PersistentVolume. What is kept of them is moved to a directory of its own under the root
+	// (status.takenBack) and is not removed any more, also when the name is taken away. Of
+	// kind hostpath.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=253
+	TakeBack []string `json:"takeBack,omitempty"`
 }
 
 // PoolState is one word for the pool's condition.
@@ -152,6 +163,21 @@ type PoolStatus struct {
 	// +listType=map
 	// +listMapKey=name
 	Evacuations []DiskEvacuation `json:"evacuations,omitempty"`
+	// RetainedCount is how many deleted volumes of kind hostpath are kept, those that were
+	// taken back and are still there too. Their sizes are allocated.
+	// +optional
+	RetainedCount int32 `json:"retainedCount,omitempty"`
+	// Retained are those of them that were deleted last, 64 at most.
+	// +optional
+	// +listType=map
+	// +listMapKey=entry
+	// +kubebuilder:validation:MaxItems=64
+	Retained []RetainedVolume `json:"retained,omitempty"`
+	// TakenBack says what came of spec.takeBack.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	TakenBack []TakenBackVolume `json:"takenBack,omitempty"`
 	// Adopted is true for a volume group that Berth has not made.
 	// +optional
 	Adopted bool `json:"adopted,omitempty"`
@@ -226,6 +252,38 @@ type DiskEvacuation struct {
 	// +optional
 	Remaining *resource.Quantity `json:"remaining,omitempty"`
 	// Message says what is going on, or why nothing is.
+	// +optional
+	Message string `json:"message,omitempty"`
+}
+
+// RetainedVolume is what is kept of a deleted volume.
+type RetainedVolume struct {
+	// Entry names it, also among several of one name.
+	Entry string `json:"entry"`
+	// Volume is the name that the LocalVolume and the PersistentVolume had.
+	Volume string `json:"volume"`
+	// Claim is the namespace and the name of the claim, with a slash between them.
+	// +optional
+	Claim string `json:"claim,omitempty"`
+	// Capacity it had, and still takes from the pool.
+	Capacity resource.Quantity `json:"capacity"`
+	// Deleted is when its deletion was done.
+	Deleted metav1.Time `json:"deleted"`
+	// KeptUntil is when it is removed at the earliest; later by as long as the node's agent
+	// did not run. Not set for what was taken back.
+	// +optional
+	KeptUntil *metav1.Time `json:"keptUntil,omitempty"`
+	// Path is where it is on the node.
+	Path string `json:"path"`
+}
+
+// TakenBackVolume is what came of a name in spec.takeBack.
+type TakenBackVolume struct {
+	Name string `json:"name"`
+	// Path is where its files are on the node.
+	// +optional
+	Path string `json:"path,omitempty"`
+	// Message says why there is no path.
 	// +optional
 	Message string `json:"message,omitempty"`
 }

@@ -118,7 +118,7 @@ func (n *node) assemble(ctx context.Context) error {
 			Log:         n.log.With("part", "pools"),
 		},
 		Events: dm.Control{Root: n.hostRoot},
-		Roots:  agent.HostRoots{}, Recorder: recorder, Log: n.log.With("part", "pools"),
+		Roots:  agent.HostRoots{}, TrashEntriesPerSecond: n.trashRate, Recorder: recorder, Log: n.log.With("part", "pools"),
 	})
 	metadata := agent.NewMetadataKeeper(ctx, agent.MetadataOptions{
 		Client: n.manager.GetClient(), Live: n.manager.GetAPIReader(), Namespace: n.namespace, NodeName: n.nodeName,

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/berth-dev/berth/internal/command"
+	"github.com/berth-dev/berth/pkg/hostpath"
 )
 
 // options of the command line.
@@ -35,6 +36,7 @@ type options struct {
 	wipeParallelism  int
 	wipeRateText     string
 	wipeRate         resource.Quantity
+	trashRate        int
 }
 
 func (o *options) addFlags(fs *pflag.FlagSet, getenv func(string) string) {
@@ -48,6 +50,7 @@ func (o *options) addFlags(fs *pflag.FlagSet, getenv func(string) string) {
 	fs.StringVar(&o.httpAddress, "http-address", ":9808", "address of /healthz, /readyz and /metrics")
 	fs.IntVar(&o.wipeParallelism, "wipe-parallelism", 2, "released disks that are wiped at once, 1 to 64")
 	fs.StringVar(&o.wipeRateText, "wipe-rate", "0", "bytes per second that the wipes of released disks by zeroes write together, as 200Mi; 0 is as much as the disks take")
+	fs.IntVar(&o.trashRate, "trash-rate", hostpath.DefaultEntriesPerSecond, "files and directories of deleted volumes that each hostpath pool removes in a second at most, 1 to 1000000")
 	fs.DurationVar(&o.healthInterval, "health-interval", 30*time.Minute, "time between two looks at the health of one disk, at least 10s; 0 turns them off")
 	o.Common.AddFlags(fs)
 }
@@ -111,6 +114,9 @@ func (o *options) validate() error {
 		add("--wipe-rate %q must be 0 or at least 1Mi, as a quantity", o.wipeRateText)
 	} else {
 		o.wipeRate = rate
+	}
+	if o.trashRate < 1 || o.trashRate > 1_000_000 {
+		add("--trash-rate %d must be between 1 and 1000000", o.trashRate)
 	}
 	if o.healthInterval != 0 && o.healthInterval < 10*time.Second {
 		add("--health-interval %s must be 0 or at least 10s", o.healthInterval)

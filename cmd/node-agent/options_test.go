@@ -24,7 +24,7 @@ func TestDefaultsAreWhatTheDaemonSetNeeds(t *testing.T) {
 	if o.nodeName != "n1" || o.namespace != "berth-system" || o.hostRoot != "/proc/1/root" || o.httpAddress != ":9808" {
 		t.Errorf("%+v", o)
 	}
-	if o.wipeRate.Value() != 0 || o.wipeParallelism != 2 || o.healthInterval != 30*time.Minute {
+	if o.wipeRate.Value() != 0 || o.wipeParallelism != 2 || o.healthInterval != 30*time.Minute || o.trashRate != 10_000 {
 		t.Errorf("%+v", o)
 	}
 	if got := o.endpoint(); got != "/var/lib/kubelet/plugins/berth.dev/csi.sock" {
@@ -44,6 +44,7 @@ func TestWrongOptionsAreNamed(t *testing.T) {
 		"--registration-dir=x", "--http-address=9808", "--log-level=loud", "--log-format=xml",
 		"--health-interval=1s", "--health-interval=-1m", "--wipe-parallelism=0", "--wipe-parallelism=65",
 		"--wipe-rate=fast", "--wipe-rate=-1Mi", "--wipe-rate=1023Ki",
+		"--trash-rate=0", "--trash-rate=-1", "--trash-rate=1000001", "--trash-rate=fast",
 	} {
 		name, _, _ := strings.Cut(arg, "=")
 		if _, err := parseOptions([]string{arg}, podEnv); err == nil || !strings.Contains(err.Error(), name) {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/berth-dev/berth/internal/ledger"
 	"github.com/berth-dev/berth/pkg/mount"
@@ -68,7 +69,14 @@ type Wish struct {
 	SelectDisk func(volume.Disk) bool
 	// RequireQuota makes the volume only where its size is enforced.
 	RequireQuota bool
-	Encryption   volume.Encryption
+	// Directory is where a volume of mode hostpath lies; empty for its ID.
+	Directory string
+	// RetainFor keeps what the volume holds for that long after it was deleted.
+	RetainFor time.Duration
+	// Claim is the namespace and the name of the claim, with a slash between them; empty for
+	// none.
+	Claim      string
+	Encryption volume.Encryption
 	// CopyOf is what the volume begins as a copy of; nil for an empty one.
 	CopyOf *CopyOf
 	// Progress, if not nil, is told how much of that is copied, where it takes long.
@@ -243,6 +251,12 @@ func validate(w Wish) error {
 	if w.CopyOf != nil && (w.Mode != volume.ModeLVM || w.Adopt != nil || len(w.MkfsOptions) > 0) {
 		return fmt.Errorf("a copy needs mode lvm, and neither adopts a disk nor is formatted: %w", volume.ErrInvalid)
 	}
+	if w.RetainFor < 0 || w.RetainFor > 0 && w.Mode != volume.ModeHostpath {
+		return fmt.Errorf("retainFor %s in mode %s: %w", w.RetainFor, w.Mode, volume.ErrInvalid)
+	}
+	if w.Directory != "" && w.Mode != volume.ModeHostpath {
+		return fmt.Errorf("directory %q in mode %s: %w", w.Directory, w.Mode, volume.ErrInvalid)
+	}
 	if err := validateEncryption(w); err != nil {
 		return err
 	}
@@ -313,7 +327,7 @@ func (c *Carver) carve(ctx context.Context, b volume.Backend, e ledger.Entry, w 
 	}
 	rec, err := b.Create(ctx, volume.Spec{
 		ID: w.UID, Name: w.Name, SizeBytes: w.SizeBytes, Access: w.Access, SelectDisk: w.SelectDisk, Fresh: e.Fresh, Source: from,
-		Limited: w.RequireQuota,
+		Limited: w.RequireQuota, Directory: w.Directory, RetainFor: w.RetainFor, Claim: w.Claim,
 	})
 	if err := letGo(); err != nil {
 		return e, fmt.Errorf("let the source of volume %s go on: %w", w.Name, err)

@@ -39,6 +39,9 @@ type poolView struct {
 	quota v1alpha1.PoolQuota
 	// evacuations of disks that are still part of the pool.
 	evacuations []v1alpha1.DiskEvacuation
+	// retained is what is kept of deleted volumes; nil for pools that are no directories, and
+	// when it is not known.
+	retained *retainedView
 	// leftOvers is nil when the pool was not looked through this time.
 	leftOvers *leftOverView
 	// again is when to look again at the latest; 0 leaves it to what happens.
@@ -85,7 +88,7 @@ func (r *PoolReconciler) bringUp(ctx context.Context, pool *v1alpha1.Pool, set *
 	case rec.Kind == v1alpha1.PoolLVM:
 		view, err = r.bringUpGroup(ctx, pool, set, rec, fresh, p)
 	default:
-		view, err = r.bringUpRoot(ctx, rec, p)
+		view, err = r.bringUpRoot(ctx, pool, rec, p)
 	}
 	view.record = rec
 

@@ -76,6 +76,9 @@ type PoolOptions struct {
 	// Metadata keeps copies of the volume groups' metadata; nil keeps none.
 	Metadata MetadataCopies
 	Roots    Roots
+	// TrashEntriesPerSecond are the files and directories of deleted volumes that each root
+	// removes in a second at most.
+	TrashEntriesPerSecond int
 	// Recorder makes Events of pools.
 	Recorder Announcer
 	Log      *slog.Logger
@@ -124,6 +127,8 @@ type livePool struct {
 	judged atomic.Pointer[string]
 	// numbersWritten is when the status was last written.
 	numbersWritten time.Time
+	// trash is that of a root.
+	trash trash
 	// last is how the pool looked last; nil before, and when it is gone.
 	last atomic.Pointer[poolView]
 	// seen is set once the PoolSet was looked at.
@@ -139,6 +144,7 @@ func (p *livePool) reset() {
 	p.follows.Store(false)
 	p.missingSince = time.Time{}
 	p.last.Store(nil)
+	p.trash.forget()
 	p.judged.Store(nil)
 	p.backend, p.stop = nil, nil
 	p.devices.set(nil)

@@ -291,6 +291,20 @@ func (b *fakeRootBackend) Run(ctx context.Context) error { <-ctx.Done(); return 
 // Limits says whether the filesystem of the root has quotas.
 func (b *fakeRootBackend) Limits(context.Context) error { return b.h.limits }
 
+func (b *fakeRootBackend) Retained(context.Context) ([]hostpath.Retained, error) {
+	return slices.Clone(b.h.retained), b.h.retainedErr
+}
+
+func (b *fakeRootBackend) TakeBack(_ context.Context, name string) (string, error) {
+	for i := range b.h.retained {
+		if k := &b.h.retained[i]; k.Entry == name || k.Name == name {
+			k.TakenBack, k.Directory = true, "/srv/berth/taken-back/"+k.Entry
+			return k.Directory, nil
+		}
+	}
+	return "", fmt.Errorf("take back %q: %w", name, volume.ErrNotFound)
+}
+
 func (b *fakeRootBackend) Capacity(ctx context.Context) (volume.Capacity, error) {
 	if b.h.roots[b.o.Root] != b.o.RootID {
 		return volume.Capacity{}, fmt.Errorf("no marker: %w", volume.ErrPoolUnavailable)

@@ -4,6 +4,8 @@
 package agent
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -28,9 +30,9 @@ var (
 
 // Describe implements prometheus.Collector.
 func (r *PoolReconciler) Describe(ch chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{
+	for _, desc := range append([]*prometheus.Desc{
 		poolReadyDesc, poolCapacityDesc, poolAllocatedDesc, poolFreeDesc, poolVolumesDesc, poolDisksDesc, poolMissingDesc, poolDegradedDesc, poolRebuiltDesc, poolDataDesc, poolMetadataDesc,
-	} {
+	}, trashDescs...) {
 		ch <- desc
 	}
 }
@@ -40,12 +42,17 @@ func (r *PoolReconciler) Describe(ch chan<- *prometheus.Desc) {
 func (r *PoolReconciler) Collect(ch chan<- prometheus.Metric) {
 	r.mu.Lock()
 	views := map[string]*poolView{}
+	trashes := map[string]*trash{}
 	for name, p := range r.pools {
+		trashes[name] = &p.trash
 		if view := p.last.Load(); view != nil {
 			views[name] = view
 		}
 	}
 	r.mu.Unlock()
+	for name, t := range trashes {
+		t.collect(ch, name, r.TrashEntriesPerSecond, time.Now())
+	}
 	for name, view := range views {
 		tell := func(desc *prometheus.Desc, value float64) {
 			ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, name)
@@ -64,6 +71,10 @@ func (r *PoolReconciler) Collect(ch chan<- prometheus.Metric) {
 		if view.disks > 0 {
 			tell(poolDisksDesc, float64(view.disks))
 			tell(poolMissingDesc, float64(view.missingDisks))
+		}
+		if view.retained != nil {
+			tell(keptVolumesDesc, float64(view.retained.count))
+			tell(keptBytesDesc, float64(view.retained.bytes))
 		}
 		if view.raid != nil {
 			tell(poolDegradedDesc, float64(view.raid.DegradedVolumes))

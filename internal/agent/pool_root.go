@@ -28,6 +28,7 @@ type Roots interface {
 type RootBackend interface {
 	volume.Backend
 	LimitingBackend
+	RetainingBackend
 	// Run removes deleted volumes in the background until the context ends.
 	Run(ctx context.Context) error
 }
@@ -49,7 +50,7 @@ func (r *PoolReconciler) where(rec *poolRecord) hostpath.Where {
 
 // bringUpRoot makes the root of a pool or finds it. Init is called until its answer
 // is recorded and never again: a root whose marker is gone is not mounted.
-func (r *PoolReconciler) bringUpRoot(ctx context.Context, rec *poolRecord, p *livePool) (poolView, error) {
+func (r *PoolReconciler) bringUpRoot(ctx context.Context, pool *v1alpha1.Pool, rec *poolRecord, p *livePool) (poolView, error) {
 	if rec.RootID == "" {
 		id, err := r.Roots.Init(ctx, r.where(rec), rec.PoolUID)
 		switch {
@@ -72,9 +73,17 @@ func (r *PoolReconciler) bringUpRoot(ctx context.Context, rec *poolRecord, p *li
 		}
 		p.backend = b
 	}
+	// Before it is measured: what it says of itself is one look.
+	kept, keptErr := r.retained(ctx, pool, p.backend)
 	view, err := measure(ctx, p.backend, healthy(), v1alpha1.ReasonRootUnavailable)
 	if err != nil || view.ready != metav1.ConditionTrue {
 		return view, err
+	}
+	if keptErr != nil {
+		return unknown(keptErr), keptErr
+	}
+	if view.retained = kept; kept != nil && kept.again {
+		view.again = poolRetry
 	}
 	limits, ok := p.backend.(LimitingBackend)
 	if !ok {
@@ -96,6 +105,10 @@ func (r *PoolReconciler) bringUpRoot(ctx context.Context, rec *poolRecord, p *li
 func (r *PoolReconciler) rootBackend(rec *poolRecord, p *livePool) (volume.Backend, error) {
 	b, err := r.Roots.Backend(hostpath.Options{
 		Where: r.where(rec), RootID: rec.RootID, PoolUID: rec.PoolUID, Reserve: p.reserve.bytes, Log: r.Log,
+		Trash: hostpath.TrashOptions{
+			EntriesPerSecond: r.TrashEntriesPerSecond,
+			Observer:         rootObserver{trash: &p.trash, changed: func() { r.Backends.Touch(rec.PoolSet) }},
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the root %s: %w", rec.Path, err)

@@ -48,10 +48,11 @@ func (r *PoolReconciler) publish(ctx context.Context, pool *v1alpha1.Pool, view 
 	if view.again > 0 {
 		result.RequeueAfter = min(view.again, poolRetry)
 	}
-	if view.capacity != nil && numbersDiffer(&pool.Status, *view.capacity) {
+	if view.capacity != nil && (numbersDiffer(&pool.Status, *view.capacity) || retainedDiffers(&pool.Status, view.retained)) {
 		wait := time.Until(p.numbersWritten.Add(numbersInterval))
 		if words || wait <= 0 || movedMuch(&pool.Status, *view.capacity) {
 			fillNumbers(&pool.Status, *view.capacity)
+			fillRetained(&pool.Status, view.retained)
 		} else {
 			result.RequeueAfter = wait
 		}
@@ -129,6 +130,9 @@ func fillStatus(pool *v1alpha1.Pool, view poolView) {
 		s.Quota = view.quota
 	}
 	s.Evacuations = view.evacuations
+	if view.retained != nil {
+		s.TakenBack = view.retained.takenBack
+	}
 	if view.leftOvers != nil {
 		s.LeftOvers, s.LeftOverCount = view.leftOvers.all, view.leftOvers.count
 	}

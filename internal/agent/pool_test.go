@@ -25,6 +25,7 @@ import (
 	"github.com/berth-dev/berth/internal/discovery"
 	"github.com/berth-dev/berth/internal/ledger"
 	"github.com/berth-dev/berth/pkg/device"
+	"github.com/berth-dev/berth/pkg/hostpath"
 	"github.com/berth-dev/berth/pkg/lvm"
 	"github.com/berth-dev/berth/pkg/volume"
 	"github.com/berth-dev/berth/pkg/volume/volumetest"
@@ -45,17 +46,20 @@ type poolHost struct {
 	writes    int
 	serial    int
 
-	news     newspaper
-	disks    map[string]*fakeDisk
-	groups   map[string]*fakeGroup
-	thin     *lvm.ThinState
-	thinErr  error
-	raid     lvm.RaidState
-	creates  int
-	roots    map[string]string // marker by path; missing when the root is not mounted
-	limits   error             // why roots do not keep volumes to their sizes
-	inits    int
-	memories map[string]*volumetest.Memory
+	news    newspaper
+	disks   map[string]*fakeDisk
+	groups  map[string]*fakeGroup
+	thin    *lvm.ThinState
+	thinErr error
+	raid    lvm.RaidState
+	creates int
+	roots   map[string]string // marker by path; missing when the root is not mounted
+	limits  error             // why roots do not keep volumes to their sizes
+	// retained is what roots keep of deleted volumes, retainedErr why that is not known.
+	retained    []hostpath.Retained
+	retainedErr error
+	inits       int
+	memories    map[string]*volumetest.Memory
 
 	pools    *PoolReconciler
 	backends *Backends

@@ -310,11 +310,17 @@ func wishOf(lv *v1alpha1.LocalVolume) Wish {
 		Wipe:        volume.WipePolicy(lv.Spec.Wipe),
 		SizeBytes:   lv.Spec.SizeBytes + encryptionFormat(lv.Spec.Encryption).OverheadBytes(),
 		Encryption:  encryptionFormat(lv.Spec.Encryption), Sealed: encryptionOf(lv.Status.Encryption),
-		RequireQuota: lv.Spec.RequireQuota,
-		Recorded:     recordOf(lv), Formatted: lv.Status.Formatted, FSUUID: lv.Status.FilesystemUUID, MachineID: lv.Status.MachineID,
+		RequireQuota: lv.Spec.RequireQuota, Directory: lv.Spec.Directory,
+		Recorded: recordOf(lv), Formatted: lv.Status.Formatted, FSUUID: lv.Status.FilesystemUUID, MachineID: lv.Status.MachineID,
 	}
 	if w.Wipe == "" {
 		w.Wipe = volume.WipeZero
+	}
+	if d := lv.Spec.RetainFor; d != nil {
+		w.RetainFor = d.Duration
+	}
+	if c := lv.Spec.ClaimRef; c != nil {
+		w.Claim = c.Namespace + "/" + c.Name
 	}
 	if s := lv.Spec.Source; s != nil {
 		w.CopyOf = &CopyOf{Snapshot: s.Kind == v1alpha1.SourceSnapshot, Name: s.Name, UID: string(s.UID)}

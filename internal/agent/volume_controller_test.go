@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -79,7 +80,11 @@ func TestRefusals(t *testing.T) {
 		"block on hostpath": {func(lv *v1alpha1.LocalVolume) {
 			lv.Spec.Mode, lv.Spec.Pool, lv.Spec.FSType, lv.Spec.VolumeMode = "hostpath", "dirs", "", "Block"
 		}, nil, v1alpha1.ReasonInvalid},
-		"no filesystem": {func(lv *v1alpha1.LocalVolume) { lv.Spec.FSType = "" }, nil, v1alpha1.ReasonInvalid},
+		"kept of a logical volume": {func(lv *v1alpha1.LocalVolume) {
+			lv.Spec.RetainFor = &metav1.Duration{Duration: time.Hour}
+		}, nil, v1alpha1.ReasonInvalid},
+		"directory of a logical volume": {func(lv *v1alpha1.LocalVolume) { lv.Spec.Directory = "shop/db" }, nil, v1alpha1.ReasonInvalid},
+		"no filesystem":                 {func(lv *v1alpha1.LocalVolume) { lv.Spec.FSType = "" }, nil, v1alpha1.ReasonInvalid},
 		"bad selector": {func(lv *v1alpha1.LocalVolume) {
 			lv.Spec.Mode, lv.Spec.Pool, lv.Spec.DeviceSelector = "device", "", &v1alpha1.DeviceSelector{Serials: []string{"["}}
 		}, nil, v1alpha1.ReasonInvalid},

@@ -112,6 +112,9 @@ func parseCreation(req *csi.CreateVolumeRequest) (creation, error) {
 		return want, err
 	}
 	want.params = params
+	if params.PathTemplate != nil {
+		return want, fmt.Errorf("%w: parameter %s is filled in by Berth's own provisioner, from a claim, which CreateVolume does not know; remove it", volume.ErrInvalid, provision.ParameterPathTemplate)
+	}
 	if want.limits, err = provision.ParseLimits(withoutMetadata(req.GetMutableParameters())); err != nil {
 		return want, err
 	}
@@ -239,6 +242,8 @@ func (c *Controller) same(ctx context.Context, existing *berth.LocalVolume, want
 		differs = fmt.Sprintf("it is of mode %s, pool %q, volume mode %s, filesystem %q, wipe %s", have.Mode, have.Pool, have.VolumeMode, have.FSType, have.Wipe)
 	case have.RequireQuota != spec.RequireQuota:
 		differs = fmt.Sprintf("its requireQuota is %t", have.RequireQuota)
+	case provision.RetentionOf(have) != provision.RetentionOf(spec):
+		differs = fmt.Sprintf("its retainFor is %s", provision.RetentionOf(have))
 	case have.Encryption != spec.Encryption:
 		differs = fmt.Sprintf("it has the encryption %q", have.Encryption)
 	case !provision.SameLimits(have.Limits, want.limits):

@@ -101,6 +101,9 @@ func TestCreateVolumeRefusesWithTheRightCode(t *testing.T) {
 				AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER},
 			})
 		}, codes.InvalidArgument},
+		"a path by a claim": {func(r *csi.CreateVolumeRequest) {
+			r.Parameters = map[string]string{"mode": "hostpath", "pool": "dirs", "pathTemplate": "{{.PVC.Name}}"}
+		}, codes.InvalidArgument},
 		"unknown parameter": {func(r *csi.CreateVolumeRequest) { r.Parameters["poool"] = "x" }, codes.InvalidArgument},
 		"unknown fs":        {func(r *csi.CreateVolumeRequest) { r.VolumeCapabilities[0].GetMount().FsType = "ntfs" }, codes.InvalidArgument},
 		"content source":    {func(r *csi.CreateVolumeRequest) { r.VolumeContentSource = &csi.VolumeContentSource{} }, codes.InvalidArgument},

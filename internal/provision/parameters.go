@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
@@ -33,6 +34,10 @@ const (
 	ParameterEncryption = "encryption"
 	// ParameterRequireQuota is true or false.
 	ParameterRequireQuota = "requireQuota"
+	// ParameterPathTemplate is where volumes lie, as {{.PVC.Namespace}}/{{.PVC.Name}}.
+	ParameterPathTemplate = "pathTemplate"
+	// ParameterRetainFor is a duration, as 72h.
+	ParameterRetainFor = "retainFor"
 	// ParameterDeviceSelector is the YAML or JSON text of a DeviceSelector.
 	ParameterDeviceSelector = "deviceSelector"
 
@@ -44,7 +49,7 @@ const (
 const defaultFSType = "ext4"
 
 var (
-	allowedParameters = []string{ParameterMode, ParameterPool, ParameterFSType, ParameterMkfsOptions, ParameterWipe, ParameterEncryption, ParameterRequireQuota, ParameterDeviceSelector}
+	allowedParameters = []string{ParameterMode, ParameterPool, ParameterFSType, ParameterMkfsOptions, ParameterWipe, ParameterEncryption, ParameterRequireQuota, ParameterRetainFor, ParameterPathTemplate, ParameterDeviceSelector}
 	allowedModes      = []string{string(berth.ModeLVM), string(berth.ModeDevice), string(berth.ModeHostpath)}
 	allowedFSTypes    = []string{"ext4", "xfs", "btrfs"}
 	allowedEncryption = []string{string(berth.EncryptionLUKS2)}
@@ -57,6 +62,8 @@ var (
 		"volgroup": ParameterPool, "vgpattern": ParameterPool, "device-class": ParameterPool,
 		"encrypted": ParameterEncryption, "luks": ParameterEncryption, "encrypt": ParameterEncryption,
 		"quota": ParameterRequireQuota, "xfsquota": ParameterRequireQuota, "ext4quota": ParameterRequireQuota,
+		"retention": ParameterRetainFor, "keepfor": ParameterRetainFor, "retainperiod": ParameterRetainFor,
+		"pathpattern": ParameterPathTemplate, "path": ParameterPathTemplate,
 		"type": ParameterMode, "storage": ParameterMode, "castype": ParameterMode,
 		"devicename": ParameterDeviceSelector, "selector": ParameterDeviceSelector,
 	}
@@ -77,6 +84,10 @@ type Parameters struct {
 	Encryption berth.Encryption
 	// RequireQuota takes only pools of mode hostpath that enforce sizes.
 	RequireQuota bool
+	// RetainFor keeps what deleted volumes of mode hostpath hold for that long; 0 not at all.
+	RetainFor time.Duration
+	// PathTemplate says where volumes of mode hostpath lie below the root of their pool.
+	PathTemplate PathTemplate
 	// DeviceSelector narrows the disks of mode device; nil takes any usable one.
 	DeviceSelector *berth.DeviceSelector
 }
@@ -138,6 +149,8 @@ func ParseParameters(params map[string]string) (Parameters, error) {
 
 	problems = append(problems, out.setEncryption(params)...)
 	problems = append(problems, out.setQuota(params)...)
+	problems = append(problems, out.setRetention(params)...)
+	problems = append(problems, out.setPathTemplate(params)...)
 
 	if text, ok := params[ParameterDeviceSelector]; ok {
 		selector, err := parseDeviceSelector(text)
@@ -169,6 +182,28 @@ func (p *Parameters) setQuota(params map[string]string) (problems []string) {
 		return []string{fmt.Sprintf("parameter %s: %q is not allowed; it is one of true, false", ParameterRequireQuota, text)}
 	}
 	p.RequireQuota = text == "true"
+	return nil
+}
+
+// maxRetainFor is as long as anybody may mean; a longer one is a slip of the pen.
+const maxRetainFor = 87600 * time.Hour
+
+// setRetention reads for how long deleted volumes are kept, and says what is wrong with it.
+func (p *Parameters) setRetention(params map[string]string) (problems []string) {
+	text, set := params[ParameterRetainFor]
+	if !set {
+		return nil
+	}
+	if p.Mode != berth.ModeHostpath && slices.Contains(allowedModes, string(p.Mode)) {
+		return []string{fmt.Sprintf("parameter %s is for mode hostpath: a deleted volume of mode %s is wiped (parameter %s), and nothing of it is kept; remove it, or use reclaimPolicy: Retain",
+			ParameterRetainFor, p.Mode, ParameterWipe)}
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 0 || d > maxRetainFor || d%time.Second != 0 {
+		return []string{fmt.Sprintf("parameter %s: %q is not allowed; it is a duration in whole seconds from 0s to %s, as 72h (a week is 168h)",
+			ParameterRetainFor, text, strings.TrimSuffix(maxRetainFor.String(), "0m0s"))}
+	}
+	p.RetainFor = d
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -139,9 +140,25 @@ func TestParseParameters(t *testing.T) {
 		"sizes enforced perhaps":                {params: map[string]string{"mode": "hostpath", "pool": "local", "requireQuota": "yes"}, refused: []string{`requireQuota: "yes" is not allowed; it is one of true, false`}},
 		"sizes enforced where they always are":  {params: map[string]string{"mode": "lvm", "pool": "fast", "requireQuota": "true"}, refused: []string{"requireQuota is for mode hostpath"}},
 		"a quota by the name of another driver": {params: map[string]string{"mode": "hostpath", "pool": "local", "XFSQuota": "true"}, refused: []string{`did you mean "requireQuota"?`}},
-		"selector in mode lvm":                  {params: map[string]string{"mode": "lvm", "pool": "fast", "deviceSelector": "{}"}, refused: []string{"deviceSelector is for mode device"}},
-		"selector with bad key":                 {params: map[string]string{"mode": "device", "deviceSelector": "rotationl: true"}, refused: []string{"deviceSelector", "rotationl"}},
-		"selector with bad glob":                {params: map[string]string{"mode": "device", "deviceSelector": `models: ["[a"]`}, refused: []string{`models: "[a" is not a valid glob`}},
+		"kept for a while": {
+			params: map[string]string{"mode": "hostpath", "pool": "local", "retainFor": "72h"},
+			want:   provision.Parameters{Mode: berth.ModeHostpath, Pools: []string{"local"}, Wipe: berth.WipeZero, RetainFor: 72 * time.Hour},
+		},
+		"kept for no time": {
+			params: map[string]string{"mode": "hostpath", "pool": "local", "retainFor": "0s"},
+			want:   provision.Parameters{Mode: berth.ModeHostpath, Pools: []string{"local"}, Wipe: berth.WipeZero},
+		},
+		"kept for days":            {params: map[string]string{"mode": "hostpath", "pool": "local", "retainFor": "3d"}, refused: []string{`parameter retainFor: "3d" is not allowed; it is a duration in whole seconds from 0s to 87600h, as 72h`}},
+		"kept for nothing":         {params: map[string]string{"mode": "hostpath", "pool": "local", "retainFor": ""}, refused: []string{`retainFor: "" is not allowed`}},
+		"kept since yesterday":     {params: map[string]string{"mode": "hostpath", "pool": "local", "retainFor": "-1h"}, refused: []string{`retainFor: "-1h" is not allowed`}},
+		"kept for a moment":        {params: map[string]string{"mode": "hostpath", "pool": "local", "retainFor": "1500ms"}, refused: []string{`retainFor: "1500ms" is not allowed`}},
+		"kept for ever":            {params: map[string]string{"mode": "hostpath", "pool": "local", "retainFor": "87600h1s"}, refused: []string{`retainFor: "87600h1s" is not allowed`}},
+		"kept of a logical volume": {params: map[string]string{"mode": "lvm", "pool": "fast", "retainFor": "72h"}, refused: []string{"parameter retainFor is for mode hostpath", "reclaimPolicy: Retain"}},
+		"kept of a disk":           {params: map[string]string{"mode": "device", "retainFor": "0s"}, refused: []string{"parameter retainFor is for mode hostpath"}},
+		"kept by another name":     {params: map[string]string{"mode": "hostpath", "pool": "local", "retention": "72h"}, refused: []string{`did you mean "retainFor"?`}},
+		"selector in mode lvm":     {params: map[string]string{"mode": "lvm", "pool": "fast", "deviceSelector": "{}"}, refused: []string{"deviceSelector is for mode device"}},
+		"selector with bad key":    {params: map[string]string{"mode": "device", "deviceSelector": "rotationl: true"}, refused: []string{"deviceSelector", "rotationl"}},
+		"selector with bad glob":   {params: map[string]string{"mode": "device", "deviceSelector": `models: ["[a"]`}, refused: []string{`models: "[a" is not a valid glob`}},
 		"selector that is empty by size": {
 			params:  map[string]string{"mode": "device", "deviceSelector": "minSize: 2Ti\nmaxSize: 1Ti"},
 			refused: []string{"minSize 2Ti is larger than maxSize 1Ti"},

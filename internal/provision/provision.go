@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
@@ -140,7 +141,10 @@ func (p *Provisioner) provision(ctx context.Context, options controller.Provisio
 			return nil, controller.ProvisioningFinished, err
 		}
 	}
-	request := requestFor(options.PVName, node, claim, class, params)
+	request, err := requestFor(options.PVName, node, claim, class, params)
+	if err != nil {
+		return nil, controller.ProvisioningFinished, err
+	}
 	request.Spec.Limits = limits
 	request.GiveUp = options.SelectedNodeName != "" && copied == nil
 	if copied != nil {
@@ -178,10 +182,15 @@ func nodeFor(selected string, class *storagev1.StorageClass) (string, error) {
 		class.Name, berth.TopologyKeyNode)
 }
 
-func requestFor(name, node string, claim *corev1.PersistentVolumeClaim, class *storagev1.StorageClass, params Parameters) Request {
+func requestFor(name, node string, claim *corev1.PersistentVolumeClaim, class *storagev1.StorageClass, params Parameters) (Request, error) {
+	directory, err := params.PathTemplate.Fill(name, claim)
+	if err != nil {
+		return Request{}, err
+	}
 	spec := params.Spec(node, SizeBytes(claim), VolumeModeOf(claim))
 	spec.ClaimRef = &berth.ClaimReference{Namespace: claim.Namespace, Name: claim.Name, UID: claim.UID}
-	return Request{Name: name, Spec: spec, Pools: params.Pools, Labels: Labels(spec), Annotations: map[string]string{annotationClass: class.Name}}
+	spec.Directory = directory
+	return Request{Name: name, Spec: spec, Pools: params.Pools, Labels: Labels(spec), Annotations: map[string]string{annotationClass: class.Name}}, nil
 }
 
 // Spec of a volume of this class on that node. It names no pool where there are several to
@@ -199,6 +208,9 @@ func (p Parameters) Spec(node string, sizeBytes int64, mode berth.VolumeMode) be
 		Encryption:     p.Encryption,
 		RequireQuota:   p.RequireQuota,
 		DeviceSelector: p.DeviceSelector,
+	}
+	if p.RetainFor > 0 {
+		spec.RetainFor = &metav1.Duration{Duration: p.RetainFor}
 	}
 	if mode == berth.VolumeBlock {
 		spec.FSType, spec.MkfsOptions = "", nil

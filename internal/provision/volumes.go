@@ -221,6 +221,10 @@ func difference(cur *berth.LocalVolume, req Request) (how string, foreign bool) 
 		return fmt.Sprintf("its filesystem was made with %q, not %q", have.MkfsOptions, want.MkfsOptions), false
 	case have.RequireQuota != want.RequireQuota:
 		return fmt.Sprintf("its requireQuota is %t, not %t", have.RequireQuota, want.RequireQuota), false
+	case have.Directory != want.Directory:
+		return fmt.Sprintf("its directory is %q, not %q", have.Directory, want.Directory), false
+	case RetentionOf(have) != RetentionOf(want):
+		return fmt.Sprintf("its retainFor is %s, not %s", RetentionOf(have), RetentionOf(want)), false
 	case have.Encryption != want.Encryption:
 		return fmt.Sprintf("its encryption is %q, not %q", have.Encryption, want.Encryption), false
 	case (have.Source == nil) != (want.Source == nil), have.Source != nil && *have.Source != *want.Source:
@@ -231,6 +235,14 @@ func difference(cur *berth.LocalVolume, req Request) (how string, foreign bool) 
 		return fmt.Sprintf("it has %d bytes, not %d", have.SizeBytes, want.SizeBytes), false
 	}
 	return "", false
+}
+
+// RetentionOf is for how long what a volume holds is kept after it was deleted; 0 not at all.
+func RetentionOf(spec berth.LocalVolumeSpec) time.Duration {
+	if spec.RetainFor == nil {
+		return 0
+	}
+	return spec.RetainFor.Duration
 }
 
 // settled reports whether the agent has given its final answer.

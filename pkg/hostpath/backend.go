@@ -11,7 +11,9 @@ import (
 	"log/slog"
 	"os"
 	"path"
+	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -40,6 +42,9 @@ type Options struct {
 	Quotas Quotas
 	// Trash bounds and observes the removal of deleted volumes.
 	Trash TrashOptions
+	// Elapsed is how long this process runs, whatever becomes of the time of day; nil
+	// means the monotonic clock.
+	Elapsed func() time.Duration
 	// Log receives what goes on in the background; nil means slog.Default.
 	Log *slog.Logger
 }
@@ -53,9 +58,17 @@ type Backend struct {
 	Options
 	// accounting is held from the reading of what was promised to the next promise.
 	accounting sync.Mutex
-	promises   promises
+	promises   *records[promise]
 	projects   projects
 	kick       chan struct{}
+	trash      trashView
+	// retaining is held for reading while a volume is moved to what is kept, and for
+	// writing while one of what is kept is looked at or taken back.
+	retaining sync.RWMutex
+	// naming is held while directories above those of volumes are made or removed.
+	naming   sync.Mutex
+	retained *records[retained]
+	clock    clock
 	// step is called before each step that changes something; tests end the process
 	// there.
 	step func(name string) error
@@ -80,11 +93,18 @@ func New(o Options) (*Backend, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
+	if o.Elapsed == nil {
+		began := time.Now()
+		o.Elapsed = func() time.Duration { return time.Since(began) }
+	}
 	o.Trash.setDefaults()
 	return &Backend{
-		Options: o,
-		kick:    make(chan struct{}, 1),
-		step:    func(string) error { return nil },
+		Options:  o,
+		promises: newPromises(),
+		retained: newRecords(retainedRecordDir, isEntry, readRetained),
+		clock:    clock{elapsed: o.Elapsed, since: o.Elapsed()},
+		kick:     make(chan struct{}, 1),
+		step:     func(string) error { return nil },
 	}, nil
 }
 
@@ -123,10 +143,10 @@ func (b *Backend) Locate(ctx context.Context, id string, rec volume.Record) (vol
 		return volume.Location{}, fmt.Errorf("locate volume %s: %w", id, err)
 	}
 	defer closeRoot(root)
-	if err := requireDir(root, id); err != nil {
+	if err := requireDir(root, p); err != nil {
 		return volume.Location{}, fmt.Errorf("locate volume %s: %w", id, err)
 	}
-	return volume.Location{Directory: path.Join(b.Root, volumeDir(id)), SizeBytes: p.SizeBytes}, nil
+	return volume.Location{Directory: path.Join(b.Root, p.dir()), SizeBytes: p.SizeBytes}, nil
 }
 
 // List implements volume.Backend.
@@ -148,7 +168,8 @@ func (b *Backend) List(ctx context.Context) ([]volume.Found, error) {
 }
 
 // Capacity implements volume.Backend. What is free is the less of what was not
-// promised yet and what the filesystem has left, for others may write to it too.
+// promised yet and what the filesystem has left, for others may write to it too. What is
+// kept of deleted volumes counts as promised, and not as volumes.
 func (b *Backend) Capacity(ctx context.Context) (volume.Capacity, error) {
 	root, err := b.open(ctx)
 	if err != nil {
@@ -179,6 +200,14 @@ func (b *Backend) capacity(root *os.Root) (volume.Capacity, error) {
 	for _, p := range promised {
 		c.AllocatedBytes += p.SizeBytes
 	}
+	// What is kept of deleted volumes has its place as before.
+	kept, err := b.allRetained(root)
+	if err != nil {
+		return volume.Capacity{}, fmt.Errorf("read what %s keeps of deleted volumes: %w", b.Root, err)
+	}
+	for _, r := range kept {
+		c.AllocatedBytes += r.Volume.SizeBytes
+	}
 	c.FreeBytes = max(0, min(avail-reserve, c.TotalBytes-c.AllocatedBytes))
 	c.MaxVolumeBytes = c.FreeBytes
 	return c, nil
@@ -200,11 +229,12 @@ func (b *Backend) find(ctx context.Context, id string, rec *volume.Record) (*os.
 	}
 	p, err := readPromise(root, id)
 	switch {
-	case rec != nil && (rec.Hostpath.RootID != b.RootID || rec.Hostpath.Directory != volumeDir(id)):
-		err = fmt.Errorf("recorded is %s in root %s, this is %s in root %s: %w",
-			rec.Hostpath.Directory, rec.Hostpath.RootID, volumeDir(id), b.RootID, volume.ErrIdentity)
 	case errors.Is(err, fs.ErrNotExist):
-		err = requireNoDir(root, id)
+		if err = b.requireRecordOf(promise{ID: id}, rec); err == nil {
+			err = requireNoDir(root, promise{ID: id})
+		}
+	case err == nil:
+		err = b.requireRecordOf(p, rec)
 	}
 	if err != nil {
 		return nil, promise{}, errors.Join(err, root.Close())
@@ -212,42 +242,78 @@ func (b *Backend) find(ctx context.Context, id string, rec *volume.Record) (*os.
 	return root, p, nil
 }
 
+// requireRecordOf returns ErrIdentity unless a record, if there is one, names the volume of
+// a promise. Where nothing was promised it may name any directory outside of volumesDir:
+// somebody else may lie there by now.
+func (b *Backend) requireRecordOf(p promise, rec *volume.Record) error {
+	if rec == nil || rec.Hostpath.RootID == b.RootID &&
+		(rec.Hostpath.Directory == p.dir() || p.SizeBytes == 0 && strings.HasPrefix(rec.Hostpath.Directory, namedDir+"/")) {
+		return nil
+	}
+	return fmt.Errorf("recorded is %s in root %s, this is %s in root %s: %w",
+		rec.Hostpath.Directory, rec.Hostpath.RootID, p.dir(), b.RootID, volume.ErrIdentity)
+}
+
 // requireNoDir returns ErrNotFound when there is nothing, and ErrExists when there
 // is a directory to which nothing was promised.
-func requireNoDir(root *os.Root, id string) error {
-	info, err := root.Lstat(volumeDir(id))
+func requireNoDir(root *os.Root, p promise) error {
+	info, err := root.Lstat(p.dir())
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%s: %w", volumeDir(id), volume.ErrNotFound)
+		return fmt.Errorf("%s: %w", p.dir(), volume.ErrNotFound)
 	case err != nil:
 		return err
 	}
-	return fmt.Errorf("there is a %s %s that we did not make: %w", kind(info), volumeDir(id), volume.ErrExists)
+	return fmt.Errorf("there is a %s %s that we did not make: %w", kind(info), p.dir(), volume.ErrExists)
 }
 
-// requireDir returns nil when the volume's directory is a directory and nothing is
-// mounted over it, ErrNotFound when there is nothing, ErrIdentity otherwise.
-func requireDir(root *os.Root, id string) error {
-	return withDir(root, volumesDir, func(parent int) error {
-		fd, err := openDir(parent, id)
-		switch {
-		case err == nil:
-			return unix.Close(fd)
-		case errors.Is(err, unix.ENOENT):
-			return fmt.Errorf("the directory %s: %w", volumeDir(id), volume.ErrNotFound)
-		case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
-			return fmt.Errorf("%s is not a directory: %w", volumeDir(id), volume.ErrIdentity)
-		case errors.Is(err, unix.EXDEV):
-			return fmt.Errorf("something is mounted over %s: %w", volumeDir(id), volume.ErrIdentity)
+// requireDir returns nil when the volume's directory is a directory, the one that it was,
+// and nothing is mounted over it, ErrNotFound when there is nothing, ErrIdentity otherwise.
+func requireDir(root *os.Root, p promise) error {
+	err := withVolume(root, p, func(_, fd int) error { return requireIdentity(fd, p) })
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return fmt.Errorf("the directory %s: %w", p.dir(), volume.ErrNotFound)
+	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+		return fmt.Errorf("%s is not a directory: %w", p.dir(), volume.ErrIdentity)
+	case errors.Is(err, unix.EXDEV):
+		return fmt.Errorf("something is mounted over %s: %w", p.dir(), volume.ErrIdentity)
+	}
+	return err
+}
+
+// withVolume runs f with the descriptors of a volume's directory and of the one that that
+// is in.
+func withVolume(root *os.Root, p promise, f func(parent, fd int) error) error {
+	parent, name := p.parent()
+	within := withRealDir
+	if p.Path == "" {
+		// It is there as long as the root is. That it is not is no proof of absence.
+		within = withVolumes
+	}
+	return within(root, parent, func(parentFD int) error {
+		fd, err := openDir(parentFD, name)
+		if err != nil {
+			return fmt.Errorf("open %s: %w", p.dir(), err)
 		}
-		return fmt.Errorf("open %s: %w", volumeDir(id), err)
+		defer closeFD(fd)
+		return f(parentFD, fd)
 	})
+}
+
+// withVolumes is withDir, whose errors say nothing about what is in the directory.
+func withVolumes(root *os.Root, dir string, f func(fd int) error) error {
+	var inner error
+	if err := withDir(root, dir, func(fd int) error { inner = f(fd); return nil }); err != nil {
+		return fmt.Errorf("open %s: %s", dir, err.Error())
+	}
+	return inner
 }
 
 func (b *Backend) record(p promise) volume.Record {
 	return volume.Record{
 		Mode:      volume.ModeHostpath,
 		SizeBytes: p.SizeBytes,
-		Hostpath:  &volume.HostpathRecord{Root: b.Root, Directory: volumeDir(p.ID), RootID: b.RootID},
+		Hostpath:  &volume.HostpathRecord{Root: b.Root, Directory: p.dir(), RootID: b.RootID},
 	}
 }

@@ -5,11 +5,14 @@ package hostpath_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,6 +32,46 @@ func TestConformance(t *testing.T) {
 	conform(t, newPool)
 }
 
+// The same where what was deleted is kept for a while: it is as gone as without, and is
+// removed without a trace when its time has come, wherever the process was killed.
+func TestConformanceWithRetention(t *testing.T) {
+	t.Parallel()
+	conform(t, newRetainingPool)
+}
+
+func newRetainingPool(t *testing.T) *pool {
+	t.Helper()
+	return startPool(t, &pool{root: path.Join(t.TempDir(), "pool"), used: map[string]bool{}, retainFor: retainFor})
+}
+
+const retainFor = 72 * time.Hour
+
+// The same where volumes lie at paths of their own, two levels deep, and some are kept.
+func TestConformanceWithNames(t *testing.T) {
+	t.Parallel()
+	conform(t, newNamingPool)
+}
+
+func newNamingPool(t *testing.T) *pool {
+	t.Helper()
+	q := newQuotas(t.TempDir())
+	return startPool(t, &pool{root: path.Join(q.top, "pool"), used: map[string]bool{}, quotas: q, retainFor: retainFor, named: true})
+}
+
+// asking is a backend that is asked for more than the suite does.
+type asking struct {
+	*hostpath.Backend
+	p *pool
+}
+
+func (a asking) Create(ctx context.Context, spec volume.Spec) (volume.Record, error) {
+	spec.RetainFor, spec.Claim = a.p.retainFor, "shop/db"
+	if a.p.named {
+		spec.Directory = "shop/of/" + spec.Name
+	}
+	return a.Backend.Create(ctx, spec)
+}
+
 func conform(t *testing.T, newPool func(*testing.T) *pool) {
 	t.Helper()
 	volumetest.Run(t, volumetest.Harness{
@@ -37,12 +80,12 @@ func conform(t *testing.T, newPool func(*testing.T) *pool) {
 		New: func(t *testing.T) *volumetest.Place {
 			p := newPool(t)
 			return &volumetest.Place{
-				Backend:     p.backend,
+				Backend:     asking{p.backend, p},
 				VolumeBytes: volumeBytes,
 				Volumes:     5,
 				Reboot: func(t *testing.T) volume.Backend {
 					p.restart(t)
-					return p.backend
+					return asking{p.backend, p}
 				},
 				Settle: p.settle,
 				Tamper: func(t *testing.T, _ string, rec volume.Record) {
@@ -75,6 +118,12 @@ type pool struct {
 	backend *hostpath.Backend
 	quotas  *quotas
 	stop    func()
+	// retainFor is how long what is deleted is kept.
+	retainFor time.Duration
+	// named volumes lie at paths of their own.
+	named bool
+	// elapsed is what the process takes for the time that it runs.
+	elapsed atomic.Int64
 
 	mu     sync.Mutex
 	used   map[string]bool
@@ -119,8 +168,9 @@ func (p *pool) start(t *testing.T) {
 		Room: func() (int64, int64, error) {
 			return 5*volumeBytes + reserve, 5*volumeBytes + reserve, nil
 		},
-		Trash: hostpath.TrashOptions{RetryMin: 5 * time.Millisecond, RetryMax: 20 * time.Millisecond},
-		Log:   slog.New(slog.DiscardHandler),
+		Elapsed: func() time.Duration { return time.Duration(p.elapsed.Load()) },
+		Trash:   hostpath.TrashOptions{RetryMin: 5 * time.Millisecond, RetryMax: 20 * time.Millisecond},
+		Log:     slog.New(slog.DiscardHandler),
 	})
 	must(t, err)
 	b.SetStep(p.step)
@@ -178,17 +228,32 @@ func (p *pool) hold(dir string, held bool) {
 	p.used[dir] = held
 }
 
-// settle waits until the trash is empty or the process is dead.
+// pass lets time go by for the process.
+func (p *pool) pass(d time.Duration) {
+	p.elapsed.Add(int64(d))
+	p.backend.Kick()
+}
+
+// settle waits until nothing is left of what was deleted, or the process is dead.
 func (p *pool) settle(t *testing.T) {
 	t.Helper()
 	deadline := time.After(time.Minute)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for !p.dead() {
-		names, err := os.ReadDir(path.Join(p.root, ".trash"))
-		must(t, err)
+		var names []os.DirEntry
+		for _, dir := range []string{".trash", ".retained", ".berth/retained"} {
+			in, err := os.ReadDir(path.Join(p.root, dir))
+			if !errors.Is(err, fs.ErrNotExist) {
+				must(t, err)
+			}
+			names = append(names, in...)
+		}
 		if len(names) == 0 {
 			return
+		}
+		if p.retainFor > 0 {
+			p.pass(p.retainFor)
 		}
 		select {
 		case <-tick.C:

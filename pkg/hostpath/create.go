@@ -28,13 +28,14 @@ func (b *Backend) Create(ctx context.Context, spec volume.Spec) (volume.Record, 
 	if spec.Access == volume.AccessBlock {
 		return volume.Record{}, fmt.Errorf("create volume %s: %w: mode hostpath has no block volumes, use mode lvm or device", spec.Name, volume.ErrInvalid)
 	}
-	root, p, err := b.find(ctx, spec.ID, nil)
-	switch {
-	case err == nil:
-	case errors.Is(err, volume.ErrNotFound):
-		if root, err = b.open(ctx); err == nil {
-			p, err = promise{ID: spec.ID, Name: spec.Name, Created: time.Now().UTC().Truncate(time.Second)}, nil
+	if spec.Directory != "" {
+		if err := ValidatePath(spec.Directory); err != nil {
+			return volume.Record{}, fmt.Errorf("create volume %s: %w", spec.Name, err)
 		}
+	}
+	root, p, err := b.find(ctx, spec.ID, nil)
+	if errors.Is(err, volume.ErrNotFound) {
+		root, p, err = b.begin(ctx, spec)
 	}
 	if err != nil {
 		return volume.Record{}, fmt.Errorf("create volume %s: %w", spec.Name, err)
@@ -53,20 +54,47 @@ func (b *Backend) Create(ctx context.Context, spec volume.Spec) (volume.Record, 
 		return volume.Record{}, fmt.Errorf("create volume %s: %w", spec.Name, err)
 	}
 	if err := b.makeDir(root, p); err != nil {
-		return volume.Record{}, fmt.Errorf("create volume %s: %w", spec.Name, b.takeBack(root, spec.ID, err))
+		return volume.Record{}, fmt.Errorf("create volume %s: %w", spec.Name, b.takeBack(root, p, err))
 	}
 	return b.record(p), nil
+}
+
+// begin opens the root for a volume to which nothing was promised yet, and says what is going
+// to be.
+func (b *Backend) begin(ctx context.Context, spec volume.Spec) (*os.Root, promise, error) {
+	p := newPromise(spec)
+	root, err := b.open(ctx)
+	if err != nil {
+		return nil, p, err
+	}
+	if p.Path != "" {
+		err = b.requireFreePath(root, p)
+	}
+	if err != nil {
+		return nil, p, errors.Join(err, root.Close())
+	}
+	return root, p, nil
+}
+
+func newPromise(spec volume.Spec) promise {
+	return promise{
+		Path: spec.Directory,
+		ID:   spec.ID, Name: spec.Name, Created: time.Now().UTC().Truncate(time.Second),
+		// Rounded up: it is kept no shorter than asked for.
+		RetainSeconds: int64((spec.RetainFor + time.Second - 1) / time.Second), Claim: spec.Claim,
+	}
 }
 
 // takeBack removes the promise of a volume for whose directory the filesystem had
 // no room, for ErrNoSpace means that nothing was made. Any other error is
 // returned as it is, and so is this one, without its sentinel, when the promise
 // cannot be removed.
-func (b *Backend) takeBack(root *os.Root, id string, err error) error {
+func (b *Backend) takeBack(root *os.Root, p promise, err error) error {
 	if !errors.Is(err, volume.ErrNoSpace) {
 		return err
 	}
-	if backErr := b.discard(root, id); backErr != nil {
+	p.RetainSeconds = 0 // nobody has written to it
+	if backErr := b.discard(root, p); backErr != nil {
 		return fmt.Errorf("%s; take the promise back: %s", err.Error(), backErr.Error())
 	}
 	return err
@@ -80,7 +108,7 @@ func (b *Backend) Grow(ctx context.Context, id string, rec volume.Record, sizeBy
 		return volume.Record{}, fmt.Errorf("grow volume %s: %w", id, err)
 	}
 	defer closeRoot(root)
-	if err := requireDir(root, id); err != nil {
+	if err := requireDir(root, p); err != nil {
 		return volume.Record{}, fmt.Errorf("grow volume %s: %w", id, err)
 	}
 	p, err = b.promise(ctx, root, p, sizeBytes)
@@ -117,7 +145,7 @@ func (b *Backend) promise(ctx context.Context, root *os.Root, p promise, sizeByt
 	if err := writeFile(root, file, next); err != nil {
 		return promise{}, errors.Join(err, b.dropTmp(root, file))
 	}
-	if err := b.admitAndRename(ctx, root, file, byBytes); err != nil {
+	if err := b.admitAndRename(ctx, root, next, byBytes); err != nil {
 		return promise{}, errors.Join(err, b.dropTmp(root, file))
 	}
 	if err := b.step("sync promise"); err != nil {
@@ -126,7 +154,7 @@ func (b *Backend) promise(ctx context.Context, root *os.Root, p promise, sizeByt
 	return next, syncDir(root, promiseDir)
 }
 
-func (b *Backend) admitAndRename(ctx context.Context, root *os.Root, file string, byBytes int64) error {
+func (b *Backend) admitAndRename(ctx context.Context, root *os.Root, next promise, byBytes int64) error {
 	b.accounting.Lock()
 	defer b.accounting.Unlock()
 	if err := ctx.Err(); err != nil {
@@ -135,6 +163,12 @@ func (b *Backend) admitAndRename(ctx context.Context, root *os.Root, file string
 	if err := b.admit(root, byBytes); err != nil {
 		return err
 	}
+	if next.Path != "" {
+		if err := b.requirePathOfNobody(root, next); err != nil {
+			return err
+		}
+	}
+	file := promiseFile(next.ID)
 	if err := b.step("rename promise"); err != nil {
 		return err
 	}
@@ -169,7 +203,7 @@ func (b *Backend) makeDir(root *os.Root, p promise) error {
 	if err := b.limit(root, p); err != nil {
 		return err
 	}
-	err := requireDir(root, p.ID)
+	err := requireDir(root, p)
 	if err == nil {
 		// It may come from a call that was killed before it set the mode; but what a
 		// pod has set since is the pod's.
@@ -181,7 +215,12 @@ func (b *Backend) makeDir(root *os.Root, p promise) error {
 	if err := b.step("make directory"); err != nil {
 		return err
 	}
-	if err := root.Mkdir(volumeDir(p.ID), freshMode); err != nil {
+	if p.Path != "" {
+		err = b.makeNamed(root, p.Path)
+	} else {
+		err = root.Mkdir(volumeDir(p.ID), freshMode)
+	}
+	if err != nil {
 		return outOfSpace(err)
 	}
 	return b.openToAll(root, p)
@@ -199,25 +238,23 @@ func isFresh(fd int) (bool, error) {
 }
 
 func (b *Backend) openToAll(root *os.Root, p promise) error {
-	return withDir(root, volumesDir, func(parent int) error {
-		fd, err := openDir(parent, p.ID)
-		if err != nil {
-			return fmt.Errorf("open %s: %w", volumeDir(p.ID), err)
-		}
-		defer closeFD(fd)
+	return withVolume(root, p, func(parent, fd int) error {
 		fresh, err := isFresh(fd)
 		if err != nil {
-			return fmt.Errorf("stat %s: %w", volumeDir(p.ID), err)
+			return fmt.Errorf("stat %s: %w", p.dir(), err)
 		}
 		if fresh {
 			if err := b.assign(fd, p); err != nil {
+				return err
+			}
+			if err := b.identify(root, fd, p); err != nil {
 				return err
 			}
 			if err := b.step("open directory"); err != nil {
 				return err
 			}
 			if err := unix.Fchmod(fd, volumeMode); err != nil {
-				return fmt.Errorf("chmod %s: %w", volumeDir(p.ID), err)
+				return fmt.Errorf("chmod %s: %w", p.dir(), err)
 			}
 		}
 		if err := b.step("sync directory"); err != nil {

@@ -20,9 +20,10 @@ import (
 
 // Delete implements volume.Backend. It returns when the directory is in the trash
 // and the promise is gone; what the volume held is removed in the background by
-// Run. The wipe policy changes nothing; see the package's documentation.
+// Run. Of a volume that is retained the directory is kept apart first, unless it is
+// empty. The wipe policy changes nothing; see the package's documentation.
 func (b *Backend) Delete(ctx context.Context, id string, rec *volume.Record, _ volume.WipePolicy) error {
-	root, _, err := b.find(ctx, id, rec)
+	root, p, err := b.find(ctx, id, rec)
 	if errors.Is(err, volume.ErrNotFound) {
 		return nil
 	}
@@ -30,22 +31,28 @@ func (b *Backend) Delete(ctx context.Context, id string, rec *volume.Record, _ v
 		return fmt.Errorf("delete volume %s: %w", id, err)
 	}
 	defer closeRoot(root)
-	if err := b.discard(root, id); err != nil {
+	if err := b.discard(root, p); err != nil {
 		return fmt.Errorf("delete volume %s: %w", id, err)
 	}
 	b.Kick()
 	return nil
 }
 
-func (b *Backend) discard(root *os.Root, id string) error {
-	err := requireDir(root, id)
+func (b *Backend) discard(root *os.Root, p promise) error {
+	id := p.ID
+	err := requireDir(root, p)
 	switch {
 	case err == nil:
-		if err := b.moveToTrash(root, id); err != nil {
+		if err := b.moveAway(root, p); err != nil {
 			return err
 		}
 	case !errors.Is(err, volume.ErrNotFound): // else it is in the trash, or was never made
 		return err
+	}
+	if p.Path != "" {
+		if err := b.removeParents(root, p.Path); err != nil {
+			return err
+		}
 	}
 	if err := b.step("remove promise"); err != nil {
 		return err
@@ -62,8 +69,31 @@ func (b *Backend) discard(root *os.Root, id string) error {
 	return syncDir(root, promiseDir)
 }
 
-func (b *Backend) moveToTrash(root *os.Root, id string) error {
-	dir := path.Join(b.Root, volumeDir(id))
+// moveAway moves a volume's directory to where it is kept, if it is retained, and into
+// the trash otherwise.
+func (b *Backend) moveAway(root *os.Root, p promise) error {
+	if err := b.requireUnused(p.dir()); err != nil {
+		return err
+	}
+	parent, name := p.parent()
+	if p.RetainSeconds > 0 {
+		switch empty, err := isEmpty(root, parent, name); {
+		case err != nil:
+			return err
+		case !empty:
+			return b.retain(root, p)
+		}
+	}
+	if err := b.step("move to trash"); err != nil {
+		return err
+	}
+	return b.move(root, parent, name, trashDir, trashName(p.ID))
+}
+
+// requireUnused returns ErrInUse when a directory of the root is mounted somewhere, or
+// has a mount in it.
+func (b *Backend) requireUnused(dir string) error {
+	dir = path.Join(b.Root, dir)
 	used, err := b.InUse(dir)
 	if err != nil {
 		return fmt.Errorf("look whether %s is in use: %w", dir, err)
@@ -71,24 +101,55 @@ func (b *Backend) moveToTrash(root *os.Root, id string) error {
 	if used {
 		return fmt.Errorf("%s is mounted: %w", dir, volume.ErrInUse)
 	}
-	if err := b.step("move to trash"); err != nil {
-		return err
-	}
-	err = root.Rename(volumeDir(id), path.Join(trashDir, trashName(id)))
-	if errors.Is(err, unix.EBUSY) {
-		return fmt.Errorf("%s: %w: %w", dir, volume.ErrInUse, err)
-	}
-	if err != nil {
-		return err
-	}
-	if err := b.step("sync trash"); err != nil {
-		return err
-	}
-	// The new name first: between the two the directory has both, never none.
-	return errors.Join(syncDir(root, trashDir), syncDir(root, volumesDir))
+	return nil
 }
 
-// trashName is unique: an ID may be used, and deleted, more than once.
+// move moves a name from one directory of the root to another one, where it must be new,
+// and returns when that is durable.
+func (b *Backend) move(root *os.Root, from, name, to, newName string) error {
+	err := withRealDir(root, from, func(fromFD int) error {
+		return withRealDir(root, to, func(toFD int) error {
+			if err := renameNew(fromFD, name, toFD, newName); err != nil {
+				return err
+			}
+			if err := b.step("sync the move"); err != nil {
+				return err
+			}
+			// The new name first: between the two the directory has both, never none. By their
+			// descriptors: who is empty now may be removed already.
+			return errors.Join(unix.Fsync(toFD), unix.Fsync(fromFD))
+		})
+	})
+	switch {
+	case errors.Is(err, unix.EBUSY):
+		return fmt.Errorf("%s: %w: %w", path.Join(b.Root, from, name), volume.ErrInUse, err)
+	case errors.Is(err, unix.EEXIST):
+		return fmt.Errorf("move %s: there is a %s already: %w", path.Join(from, name), path.Join(b.Root, to, newName), volume.ErrExists)
+	case err != nil:
+		return fmt.Errorf("move %s to %s: %w", path.Join(from, name), path.Join(to, newName), err)
+	}
+	return nil
+}
+
+// renameNew renames to a name that must be new (EEXIST). Not every filesystem can say so
+// while it renames; there it is looked up before, for nobody but us makes such names.
+func renameNew(from int, name string, to int, newName string) error {
+	err := unix.Renameat2(from, name, to, newName, unix.RENAME_NOREPLACE)
+	if !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	var st unix.Stat_t
+	switch err := unix.Fstatat(to, newName, &st, unix.AT_SYMLINK_NOFOLLOW); {
+	case err == nil:
+		return unix.EEXIST
+	case !errors.Is(err, unix.ENOENT):
+		return err
+	}
+	return unix.Renameat(from, name, to, newName)
+}
+
+// trashName is unique: an ID may be used, and deleted, more than once. So are what is kept
+// of it called.
 func trashName(id string) string {
 	return id + "." + strings.ToLower(rand.Text()[:13])
 }

@@ -9,9 +9,17 @@
 //	.berth/root.json           who owns the root: its ID and the pool's UID
 //	.berth/volumes/<id>.json   what was promised to a volume
 //	volumes/<id>/              the volume, mode 0777
+//	named/<path>/              the volume, where it was asked for at a path of its own
 //	.trash/<id>.<random>/      a deleted volume, being removed in the background
 //
-// .berth, volumes and .trash have mode 0700. A volume's own directory is writable
+// and, where a deleted volume was to be kept for a while,
+//
+//	.retained/<id>.<random>/            what it held
+//	.berth/retained/<id>.<random>.json  whose that was, and when it is removed
+//	.berth/clock.json                   how long the root has been looked after
+//	taken-back/<id>.<random>/           what an operator took back
+//
+// All of them but the volumes' own have mode 0700. A volume's own directory is writable
 // for everybody, as users of local directories expect who run containers under
 // any user without an fsGroup; nobody but root can reach it save through the
 // mount in a pod, for its parent is closed.
@@ -19,12 +27,24 @@
 // A root is known by its marker, root.json. Where the marker is missing, the
 // filesystem that should be mounted there is not, and nothing is read or written.
 //
+// # Volumes at paths
+//
+// What is at a path is not always what was there, so a volume at one is known by its
+// directory's inode and the time that that was made, which the promise says before anybody
+// but root can open it. The directories above it are root's alone, are made with the first
+// volume below them and go with the last. No volume lies in another one.
+//
 // # Crashes
 //
 // Creation writes the promise first and makes the directory second; deletion
 // moves the directory into the trash first and removes the promise second. So a
 // volume is what has a promise, with or without its directory; a directory
 // without a promise is not ours. Each step is atomic and synced before the next.
+//
+// What is kept has a record before it is moved, and loses it after it has gone: into the
+// trash when its time is over, or by whoever took it back. A record of what is nowhere
+// means nothing. Nothing but the trash is ever removed, and what is kept is not in it: an
+// older agent, which knows nothing of it, leaves it alone.
 //
 // # Paths
 //

@@ -9,3 +9,6 @@ func (b *Backend) SetStep(f func(name string) error) { b.step = f }
 
 // EmptyTrash is one round of Run.
 var EmptyTrash = (*Backend).emptyTrash
+
+// TendRetained is one look at what is kept of deleted volumes.
+var TendRetained = (*Backend).tendRetained

@@ -7,7 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
+	"path"
 
 	"golang.org/x/sys/unix"
 
@@ -113,4 +116,58 @@ func room(root *os.Root) (totalBytes, availBytes int64, err error) {
 		unit = st.Bsize
 	}
 	return int64(st.Blocks) * unit, int64(st.Bavail) * unit, nil
+}
+
+// withRealDir is withDir for a path of directories that must be some, and no links, and on
+// the root's filesystem.
+func withRealDir(root *os.Root, dir string, f func(fd int) error) error {
+	return withDir(root, ".", func(top int) error {
+		fd, err := openDir(top, dir)
+		if err != nil {
+			return fmt.Errorf("open %s: %w", dir, err)
+		}
+		defer closeFD(fd)
+		return f(fd)
+	})
+}
+
+// isEmpty reports whether nothing is in a directory of the root.
+func isEmpty(root *os.Root, parent, name string) (empty bool, err error) {
+	err = withRealDir(root, parent, func(parentFD int) error {
+		fd, err := openDir(parentFD, name)
+		if err != nil {
+			return fmt.Errorf("open %s/%s: %w", parent, name, err)
+		}
+		defer closeFD(fd)
+		empty, err = isEmptyDir(fd)
+		return err
+	})
+	return empty && err == nil, err
+}
+
+// isEmptyDir reports whether nothing is in an open directory.
+func isEmptyDir(fd int) (bool, error) {
+	// By a descriptor of its own: where it was read to is the descriptor's.
+	own, err := openDir(fd, ".")
+	if err != nil {
+		return false, err
+	}
+	dir := os.NewFile(uintptr(own), ".")
+	names, err := dir.Readdirnames(1)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return len(names) == 0, errors.Join(err, dir.Close())
+}
+
+// ensureDir makes a directory of the root for root alone, unless it is there.
+func ensureDir(root *os.Root, dir string) error {
+	err := root.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return outOfSpace(err)
+	}
+	return syncDir(root, path.Dir(dir))
 }

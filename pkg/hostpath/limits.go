@@ -74,7 +74,7 @@ func (b *Backend) checkLimits(root *os.Root) error {
 // kept, unless somebody else has got it since.
 func (b *Backend) chooseProject(root *os.Root, p promise) (_ promise, release func(), err error) {
 	none := func() {}
-	switch err := requireNewDir(root, p.ID); {
+	switch err := requireNewDir(root, p); {
 	case errors.Is(err, errOpened):
 		return p, none, nil // what it is counted by was decided when it was made
 	case err != nil:
@@ -95,8 +95,15 @@ func (b *Backend) chooseProject(root *os.Root, p promise) (_ promise, release fu
 	for _, o := range promised {
 		others[o.Project] = o.ID != p.ID || others[o.Project]
 	}
+	kept, err := b.allRetained(root)
+	if err != nil {
+		return p, none, err
+	}
+	for _, r := range kept {
+		others[r.Volume.Project] = true
+	}
 	err = withDir(root, volumesDir, func(dir int) error {
-		project, err := b.freeProject(dir, p, others)
+		project, err := b.freeProject(root, dir, p, others)
 		p.moved, p.Project = p.Project != project, project
 		return err
 	})
@@ -112,7 +119,7 @@ func (b *Backend) chooseProject(root *os.Root, p promise) (_ promise, release fu
 
 // freeProject finds a project that nothing is counted by, nobody is about to use, and no other
 // volume of the root has, and takes it.
-func (b *Backend) freeProject(dir int, p promise, others map[uint32]bool) (uint32, error) {
+func (b *Backend) freeProject(root *os.Root, dir int, p promise, others map[uint32]bool) (uint32, error) {
 	b.projects.mu.Lock()
 	defer b.projects.mu.Unlock()
 	free := func(project uint32) (bool, error) {
@@ -129,7 +136,7 @@ func (b *Backend) freeProject(dir int, p promise, others map[uint32]bool) (uint3
 		return true, nil
 	}
 	if p.Project != 0 {
-		if ok, err := b.ownProject(dir, p, free); ok || err != nil {
+		if ok, err := b.ownProject(root, p, free); ok || err != nil {
 			return p.Project, err
 		}
 	}
@@ -153,24 +160,19 @@ func (b *Backend) freeProject(dir int, p promise, others map[uint32]bool) (uint3
 
 // ownProject reports whether a volume can keep the project that it has written down: it is
 // free, or its own directory, which a killed call has left, is what has it.
-func (b *Backend) ownProject(dir int, p promise, free func(uint32) (bool, error)) (bool, error) {
-	fd, err := openDir(dir, p.ID)
-	if errors.Is(err, unix.ENOENT) {
-		return free(p.Project)
+func (b *Backend) ownProject(root *os.Root, p promise, free func(uint32) (bool, error)) (bool, error) {
+	var project uint32
+	err := withVolume(root, p, func(_, fd int) (err error) {
+		project, _, err = b.Quotas.ProjectOf(fd)
+		return err
+	})
+	switch {
+	case err != nil && !errors.Is(err, unix.ENOENT):
+		return false, err
+	case err == nil && project == p.Project:
+		return true, nil
 	}
-	if err != nil {
-		return false, fmt.Errorf("open %s: %w", volumeDir(p.ID), err)
-	}
-	defer closeFD(fd)
-	project, _, err := b.Quotas.ProjectOf(fd)
-	if err != nil || project != p.Project {
-		ok := false
-		if err == nil {
-			ok, err = free(p.Project)
-		}
-		return ok, err
-	}
-	return true, nil
+	return free(p.Project)
 }
 
 // errOpened: the directory was opened to everybody.
@@ -178,19 +180,14 @@ var errOpened = errors.New("the directory is in use")
 
 // requireNewDir returns nil when a volume has no directory, or one that was never opened to
 // anybody, and errOpened otherwise.
-func requireNewDir(root *os.Root, id string) error {
-	switch err := requireDir(root, id); {
+func requireNewDir(root *os.Root, p promise) error {
+	switch err := requireDir(root, p); {
 	case errors.Is(err, volume.ErrNotFound):
 		return nil
 	case err != nil:
 		return err
 	}
-	return withDir(root, volumesDir, func(parent int) error {
-		fd, err := openDir(parent, id)
-		if err != nil {
-			return fmt.Errorf("open %s: %w", volumeDir(id), err)
-		}
-		defer closeFD(fd)
+	return withVolume(root, p, func(_, fd int) error {
 		fresh, err := isFresh(fd)
 		if err == nil && !fresh {
 			err = errOpened

@@ -5,15 +5,10 @@ package hostpath
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"strings"
-	"sync"
+	"path"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/berth-dev/berth/pkg/volume"
 )
@@ -27,15 +22,35 @@ type promise struct {
 	// SizeBytes; 0 where it limits nothing.
 	Project uint32    `json:"project,omitempty"`
 	Created time.Time `json:"created"`
+	// RetainSeconds is how long what the volume held is kept after it was deleted; 0 not at
+	// all.
+	RetainSeconds int64 `json:"retainSeconds,omitempty"`
+	// Claim is the namespace and the name of the claim that the volume was made for, with a
+	// slash between them.
+	Claim string `json:"claim,omitempty"`
+	// Path is where the volume lies below namedDir; empty where it lies at its ID.
+	Path string `json:"path,omitempty"`
+	// Identity of the directory at Path: what is there under that name may be another one.
+	// Empty as long as nobody but us could open it.
+	Identity string `json:"identity,omitempty"`
 
 	// moved: it has another project than is written down.
 	moved bool
 }
 
-const promiseSuffix = ".json"
-
-func promiseFile(id string) string { return promiseDir + "/" + id + promiseSuffix }
+func promiseFile(id string) string { return promiseDir + "/" + id + recordSuffix }
 func volumeDir(id string) string   { return volumesDir + "/" + id }
+
+// dir is where the volume lies in the root.
+func (p promise) dir() string {
+	if p.Path != "" {
+		return namedDir + "/" + p.Path
+	}
+	return volumeDir(p.ID)
+}
+
+// parent is the directory in which dir is a name.
+func (p promise) parent() (parent, name string) { return path.Dir(p.dir()), path.Base(p.dir()) }
 
 // readPromise returns what the volume was promised, fs.ErrNotExist when it was
 // promised nothing.
@@ -48,70 +63,13 @@ func readPromise(root *os.Root, id string) (promise, error) {
 	if err := json.Unmarshal(data, &p); err != nil {
 		return promise{}, fmt.Errorf("read %s: %w", promiseFile(id), err)
 	}
-	if p.ID != id || p.SizeBytes <= 0 {
+	if p.ID != id || p.SizeBytes <= 0 || p.RetainSeconds < 0 || p.Path != "" && ValidatePath(p.Path) != nil {
 		return promise{}, fmt.Errorf("read %s: it is the promise of %q over %d bytes: %w", promiseFile(id), p.ID, p.SizeBytes, volume.ErrIdentity)
 	}
 	return p, nil
 }
 
-// promises remembers what stood in the promises that were read, by the files they stood
-// in: a volume that is made would otherwise read those of all others, several times.
-type promises struct {
-	mu   sync.Mutex
-	read map[string]readPromiseFile
-}
-
-// readPromiseFile is a promise and the file that it was read from. A file that is
-// replaced is another inode; one that is written in place has another time of change.
-type readPromiseFile struct {
-	device, inode uint64
-	sizeBytes     int64
-	changed       unix.Timespec
-	promise       promise
-}
-
-// all returns all promises under a root, or an error. It opens only the files that it
-// has not read yet.
-func (c *promises) all(root *os.Root) (all []promise, err error) {
-	dir, err := root.Open(promiseDir)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, dir.Close()) }()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return nil, err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	seen := make(map[string]readPromiseFile, len(names))
-	for _, name := range names {
-		id, ok := strings.CutSuffix(name, promiseSuffix)
-		if !ok || volume.ValidateID(id) != nil {
-			continue // a file that was not renamed into place
-		}
-		var st unix.Stat_t
-		err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // deleted since the names were read
-		}
-		if err != nil {
-			return nil, fmt.Errorf("stat %s: %w", promiseFile(id), err)
-		}
-		file, known := c.read[id]
-		if now := (readPromiseFile{st.Dev, st.Ino, st.Size, st.Ctim, file.promise}); !known || file != now {
-			now.promise, err = readPromise(root, id)
-			if errors.Is(err, fs.ErrNotExist) {
-				continue
-			}
-			if err != nil {
-				return nil, err
-			}
-			file = now
-		}
-		seen[id] = file
-		all = append(all, file.promise)
-	}
-	c.read = seen
-	return all, nil
+// newPromises returns a reader of the promises under a root.
+func newPromises() *records[promise] {
+	return newRecords(promiseDir, func(id string) bool { return volume.ValidateID(id) == nil }, readPromise)
 }

@@ -28,7 +28,7 @@ func TestPromisesAreReadAnew(t *testing.T) {
 	text := func(n, size int) []byte {
 		return fmt.Appendf(nil, `{"id":%q,"name":"pvc-%d","sizeBytes":%d}`, id(n), n, size)
 	}
-	var cache promises
+	cache := newPromises()
 	want := func(when string, total int64) {
 		t.Helper()
 		for range 2 {

@@ -25,6 +25,12 @@ const (
 	markerFile = ".berth/root.json"
 	volumesDir = "volumes"
 	trashDir   = ".trash"
+	// What follows is made when it is needed first, so that older roots get it too.
+	namedDir          = "named"
+	retainedDir       = ".retained"
+	takenBackDir      = "taken-back"
+	retainedRecordDir = ".berth/retained"
+	clockFile         = ".berth/clock.json"
 )
 
 // Where is a root on the host.

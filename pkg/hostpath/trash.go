@@ -15,7 +15,8 @@ import (
 // TrashOptions bound and observe the removal of deleted volumes.
 type TrashOptions struct {
 	// EntriesPerSecond is how many files and directories are removed in a second at
-	// most, so that the neighbours on the filesystem keep theirs; 0 means 10,000.
+	// most, so that the neighbours on the filesystem keep theirs; 0 means
+	// DefaultEntriesPerSecond.
 	EntriesPerSecond int
 	// RetryMin and RetryMax bound the time until what could not be removed is tried
 	// again; it doubles from one to the other. 0 means 10 s and 15 min.
@@ -27,17 +28,23 @@ type TrashOptions struct {
 // TrashObserver is told how the removal goes, for metrics. Its methods must not
 // block.
 type TrashObserver interface {
-	// TrashWaiting tells how many deleted volumes are in the trash of a root.
-	TrashWaiting(root string, volumes int)
+	// TrashWaiting tells what is in the trash of a root, as it changes.
+	TrashWaiting(root string, state TrashState)
 	// TrashRemoved tells of files and directories that are gone.
 	TrashRemoved(root string, entries int)
 	// TrashFailed tells of a volume that could not be removed.
 	TrashFailed(root string, err error)
+	// RetainedChanged tells that something is not kept any more, so that what it was
+	// promised can be promised again.
+	RetainedChanged(root string)
 }
+
+// DefaultEntriesPerSecond removes a million files in two minutes.
+const DefaultEntriesPerSecond = 10_000
 
 func (o *TrashOptions) setDefaults() {
 	if o.EntriesPerSecond <= 0 {
-		o.EntriesPerSecond = 10_000
+		o.EntriesPerSecond = DefaultEntriesPerSecond
 	}
 	if o.RetryMin <= 0 {
 		o.RetryMin = 10 * time.Second
@@ -59,13 +66,13 @@ func (b *Backend) Kick() {
 }
 
 // Run removes what is in the trash until the context ends, beginning with what an
-// earlier process has left. It wakes up for kicks and retries, and for nothing
-// else.
+// earlier process has left. It wakes up for kicks, for retries and for what is kept of
+// deleted volumes, and for nothing else.
 func (b *Backend) Run(ctx context.Context) error {
 	retry := b.Trash.RetryMin
 	for ctx.Err() == nil {
-		var wait time.Duration
-		if err := b.emptyTrash(ctx); err == nil {
+		wait, err := b.tendRetained(ctx)
+		if err = errors.Join(err, b.emptyTrash(ctx)); err == nil {
 			retry = b.Trash.RetryMin
 		} else if ctx.Err() == nil {
 			b.Log.Warn("the trash could not be emptied", "root", b.Root, "retryAfter", retry, "error", err)
@@ -74,14 +81,17 @@ func (b *Backend) Run(ctx context.Context) error {
 		}
 		b.sleep(ctx, wait)
 	}
+	if err := b.saveClock(context.WithoutCancel(ctx)); err != nil {
+		b.Log.Info("What is kept of deleted volumes is kept a little longer", "root", b.Root, "cause", err)
+	}
 	return nil
 }
 
-// sleep waits for a kick and, if it is not 0, for the time of the retry.
-func (b *Backend) sleep(ctx context.Context, retry time.Duration) {
+// sleep waits for a kick and, if it is not 0, for the time of the next look.
+func (b *Backend) sleep(ctx context.Context, next time.Duration) {
 	var wait <-chan time.Time
-	if retry > 0 {
-		timer := time.NewTimer(retry)
+	if next > 0 {
+		timer := time.NewTimer(next)
 		defer timer.Stop()
 		wait = timer.C
 	}
@@ -110,7 +120,8 @@ func (b *Backend) emptyTrash(ctx context.Context) error {
 		if err != nil {
 			return errors.Join(append(failed, err)...)
 		}
-		b.Trash.Observer.TrashWaiting(b.Root, len(names))
+		b.trash.look(b, root, names)
+		b.tellTrash(root, &b.trash)
 		fresh := 0
 		for _, name := range names {
 			if tried[name] {
@@ -120,6 +131,11 @@ func (b *Backend) emptyTrash(ctx context.Context) error {
 			if err := b.removeFromTrash(ctx, root, name, pace); err != nil {
 				tried[name] = true
 				failed = append(failed, err)
+			} else {
+				delete(b.trash.entries, name)
+			}
+			if time.Since(b.trash.told) >= tellInterval {
+				b.tellTrash(root, &b.trash)
 			}
 			if err := ctx.Err(); err != nil {
 				return err
@@ -138,8 +154,13 @@ func (b *Backend) removeFromTrash(ctx context.Context, root *os.Root, name strin
 		}
 		r := remover{
 			trash: trash, entry: name, step: b.step,
-			pace:    pace,
-			removed: func(entries int) { b.Trash.Observer.TrashRemoved(b.Root, entries) },
+			pace: pace,
+			removed: func(entries int) {
+				b.Trash.Observer.TrashRemoved(b.Root, entries)
+				if time.Since(b.trash.told) >= tellInterval {
+					b.tellTrash(root, &b.trash)
+				}
+			},
 		}
 		if err := r.remove(ctx, trash, name, 0); err != nil {
 			return fmt.Errorf("remove %s: %w", path.Join(b.Root, trashDir, name), err)
@@ -150,6 +171,7 @@ func (b *Backend) removeFromTrash(ctx context.Context, root *os.Root, name strin
 
 type noObserver struct{}
 
-func (noObserver) TrashWaiting(string, int)  {}
-func (noObserver) TrashRemoved(string, int)  {}
-func (noObserver) TrashFailed(string, error) {}
+func (noObserver) TrashWaiting(string, TrashState) {}
+func (noObserver) TrashRemoved(string, int)        {}
+func (noObserver) TrashFailed(string, error)       {}
+func (noObserver) RetainedChanged(string)          {}

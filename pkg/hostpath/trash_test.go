@@ -290,16 +290,20 @@ func TestRunResumesAndTells(t *testing.T) {
 
 type observer struct {
 	empty   chan struct{}
+	once    sync.Once
 	removed int
+	states  []hostpath.TrashState
 }
 
-func (o *observer) TrashWaiting(_ string, volumes int) {
-	if volumes == 0 {
-		close(o.empty)
+func (o *observer) TrashWaiting(_ string, state hostpath.TrashState) {
+	o.states = append(o.states, state)
+	if state.Volumes == 0 && o.empty != nil {
+		o.once.Do(func() { close(o.empty) })
 	}
 }
 func (o *observer) TrashRemoved(_ string, entries int) { o.removed += entries }
 func (o *observer) TrashFailed(string, error)          {}
+func (o *observer) RetainedChanged(string)             {}
 
 // The removal keeps to its rate, within a volume and over many.
 func TestTrashRate(t *testing.T) {
@@ -339,6 +343,49 @@ func TestTrashRate(t *testing.T) {
 
 type counter int
 
-func (*counter) TrashWaiting(string, int)             {}
-func (c *counter) TrashRemoved(_ string, entries int) { *c += counter(entries) }
-func (*counter) TrashFailed(string, error)            {}
+func (*counter) TrashWaiting(string, hostpath.TrashState) {}
+func (c *counter) TrashRemoved(_ string, entries int)     { *c += counter(entries) }
+func (*counter) TrashFailed(string, error)                {}
+func (*counter) RetainedChanged(string)                   {}
+
+// It is told what is in the trash, how much that holds where somebody counts, and since when.
+func TestTrashState(t *testing.T) {
+	t.Parallel()
+	for _, limited := range []bool{false, true} {
+		t.Run(fmt.Sprintf("limited %v", limited), func(t *testing.T) {
+			t.Parallel()
+			q := newQuotas(t.TempDir())
+			q.setOff(!limited)
+			p := newLimitedPool(t, q)
+			p.stop()
+			began := time.Now().Add(-time.Minute) // the filesystem's clock ticks more coarsely
+			for n := range 3 {
+				rec, err := p.backend.Create(t.Context(), spec(n, mib))
+				must(t, err)
+				writeFile(t, path.Join(p.root, rec.Hostpath.Directory, "file"), "rubbish")
+				must(t, p.backend.Delete(t.Context(), volumetest.ID(n), &rec, volume.WipeZero))
+			}
+			var told observer
+			b, err := hostpath.New(hostpath.Options{
+				Where: hostpath.Where{Root: p.root}, RootID: p.rootID, PoolUID: poolUID, Quotas: q,
+				Trash: hostpath.TrashOptions{Observer: &told},
+			})
+			must(t, err)
+			must(t, hostpath.EmptyTrash(b, t.Context()))
+			first, last := told.states[0], told.states[len(told.states)-1]
+			if first.Volumes != 3 || first.Oldest.Before(began) || first.Oldest.After(time.Now()) {
+				t.Errorf("first: %+v", first)
+			}
+			if last.Volumes != 0 || !last.Oldest.IsZero() {
+				t.Errorf("in the end: %+v", last)
+			}
+			wantFirst, wantLast := int64(-1), int64(-1) // nobody counts
+			if limited {
+				wantFirst, wantLast = 3*fakeBlock, 0
+			}
+			if first.UsedBytes != wantFirst || last.UsedBytes != wantLast {
+				t.Errorf("it holds %d bytes, and in the end %d, want %d and %d", first.UsedBytes, last.UsedBytes, wantFirst, wantLast)
+			}
+		})
+	}
+}

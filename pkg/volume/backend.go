@@ -3,7 +3,10 @@
 
 package volume
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Backend makes and unmakes volumes in one place: one volume group, one hostpath
 // root, or the free disks of one node. It does not format and does not mount.
@@ -67,6 +70,16 @@ type Spec struct {
 	// Limited makes a volume that can hold more than its size ErrInvalid. Only of hostpath
 	// mode: other volumes end where their device does.
 	Limited bool
+	// Directory is where the volume lies below the place's root, instead of at a name of the
+	// backend's own; empty for that. Only of hostpath mode: other backends ignore it.
+	// ErrInvalid when it is no such path, or another volume lies at, above or below it.
+	Directory string
+	// RetainFor keeps what the volume holds for that long after it was deleted; 0 not at all.
+	// Only of hostpath mode: other backends ignore it.
+	RetainFor time.Duration
+	// Claim is the namespace and the name of the claim that the volume is made for, with a
+	// slash between them, for people; it may be empty.
+	Claim string
 	// Fresh says that the caller has kept durably, before it first asked for this
 	// volume, that there was none of this ID (Backend implementations that need it have
 	// a method Absent for the proof), and that it has handed the volume to nobody since.

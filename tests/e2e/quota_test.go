@@ -13,6 +13,7 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/tests/workload"
@@ -49,7 +50,7 @@ var _ = Describe("Directories with quotas", Label("quota"), func() {
 			}
 			pool := newPool(ctx, set, node)
 			Expect(pool.Status.Quota).To(Equal(v1alpha1.QuotaEnforced))
-			class := newClass(ctx, map[string]string{"mode": "hostpath", "pool": set.Name, "requireQuota": "true"})
+			class := newClass(ctx, map[string]string{"mode": "hostpath", "pool": set.Name, "requireQuota": "true", "retainFor": "1h"})
 			space := newSpace(ctx)
 			for _, claim := range []string{"small", "neighbour"} {
 				_, err := space.CreateClaim(ctx, workload.Claim{Name: claim, Class: class, Size: "32Mi"})
@@ -85,6 +86,22 @@ var _ = Describe("Directories with quotas", Label("quota"), func() {
 			Eventually(func(ctx context.Context) (string, error) {
 				return suite.hosts.Exec(ctx, node, "ls -A "+root+"/.trash")
 			}).WithContext(ctx).WithTimeout(time.Minute).WithPolling(time.Second).Should(BeEmpty())
+
+			By("taking one back that was deleted")
+			Eventually(func(g Gomega, ctx context.Context) {
+				g.Expect(suite.client.Get(ctx, client.ObjectKeyFromObject(pool), pool)).To(Succeed())
+				g.Expect(pool.Status.RetainedCount).To(BeEquivalentTo(2))
+				g.Expect(pool.Status.Allocated.Value()).To(BeEquivalentTo(96 << 20))
+			}).WithContext(ctx).WithTimeout(time.Minute).WithPolling(time.Second).Should(Succeed())
+			wanted := pool.DeepCopy()
+			wanted.Spec.TakeBack = []string{volume.Name}
+			Expect(suite.client.Patch(ctx, wanted, client.MergeFrom(pool))).To(Succeed())
+			Eventually(func(g Gomega, ctx context.Context) {
+				g.Expect(suite.client.Get(ctx, client.ObjectKeyFromObject(pool), pool)).To(Succeed())
+				g.Expect(pool.Status.TakenBack).To(HaveLen(1))
+				g.Expect(pool.Status.TakenBack[0].Path).To(HavePrefix(root + "/taken-back/"))
+			}).WithContext(ctx).WithTimeout(time.Minute).WithPolling(time.Second).Should(Succeed())
+			Expect(execOn(ctx, node, "stat -c %s "+pool.Status.TakenBack[0].Path+"/file")).To(ContainSubstring(fmt.Sprint(40 << 20)))
 			removePool(ctx, set, pool)
 		}, SpecTimeout(2*patience))
 	}

@@ -38,6 +38,22 @@ func TestLocalVolumeValidation(t *testing.T) {
 			v.Spec.Mode, v.Spec.FSType, v.Spec.RequireQuota = v1alpha1.ModeHostpath, "", true
 		}, ""},
 		{"enforced size of a device", func(v *v1alpha1.LocalVolume) { v.Spec.RequireQuota = true }, "spec.requireQuota is for mode hostpath"},
+		{"kept", func(v *v1alpha1.LocalVolume) {
+			v.Spec.Mode, v.Spec.FSType, v.Spec.RetainFor = v1alpha1.ModeHostpath, "", &metav1.Duration{Duration: 72 * time.Hour}
+		}, ""},
+		{"kept too short", func(v *v1alpha1.LocalVolume) {
+			v.Spec.Mode, v.Spec.FSType, v.Spec.RetainFor = v1alpha1.ModeHostpath, "", &metav1.Duration{}
+		}, "spec.retainFor is a duration from 1s to 87600h"},
+		{"kept of a logical volume", func(v *v1alpha1.LocalVolume) {
+			v.Spec.RetainFor = &metav1.Duration{Duration: time.Hour}
+		}, "spec.retainFor is for mode hostpath"},
+		{"at a path", func(v *v1alpha1.LocalVolume) {
+			v.Spec.Mode, v.Spec.FSType, v.Spec.Directory = v1alpha1.ModeHostpath, "", "shop/db.main"
+		}, ""},
+		{"at a path that leads out", func(v *v1alpha1.LocalVolume) {
+			v.Spec.Mode, v.Spec.FSType, v.Spec.Directory = v1alpha1.ModeHostpath, "", "shop/../../db"
+		}, "spec.directory"},
+		{"logical volume at a path", func(v *v1alpha1.LocalVolume) { v.Spec.Directory = "shop/db" }, "spec.directory is for mode hostpath"},
 		{"no size", func(v *v1alpha1.LocalVolume) { v.Spec.SizeBytes = 0 }, "spec.sizeBytes"},
 		{"a key of a logical volume", func(v *v1alpha1.LocalVolume) { v.Spec.Wipe = v1alpha1.WipeCryptoErase }, "spec.wipe: cryptoErase is for mode device"},
 		{"a key of any disk", func(v *v1alpha1.LocalVolume) {
@@ -406,6 +422,9 @@ func TestPoolChanges(t *testing.T) {
 		{"a disk shall leave", v1alpha1.PoolLVM, func(s *v1alpha1.PoolSpec) { s.Evacuate = []string{"bd-0"} }, ""},
 		{"twice the same", v1alpha1.PoolLVM, func(s *v1alpha1.PoolSpec) { s.Evacuate = []string{"bd-0", "bd-0"} }, "spec.evacuate[1]"},
 		{"of directories", v1alpha1.PoolHostpath, func(s *v1alpha1.PoolSpec) { s.Evacuate = []string{"bd-0"} }, "spec.evacuate is for kind lvm"},
+		{"a deleted volume is wanted", v1alpha1.PoolHostpath, func(s *v1alpha1.PoolSpec) { s.TakeBack = []string{"pvc-0"} }, ""},
+		{"a deleted volume of no name", v1alpha1.PoolHostpath, func(s *v1alpha1.PoolSpec) { s.TakeBack = []string{""} }, "spec.takeBack[0]"},
+		{"a deleted logical volume", v1alpha1.PoolLVM, func(s *v1alpha1.PoolSpec) { s.TakeBack = []string{"pvc-0"} }, "spec.takeBack is for kind hostpath"},
 		{"moves", v1alpha1.PoolLVM, func(s *v1alpha1.PoolSpec) { s.NodeName = "node2" }, "spec.nodeName is immutable"},
 		{"another kind", v1alpha1.PoolLVM, func(s *v1alpha1.PoolSpec) { s.Kind = v1alpha1.PoolHostpath }, "spec.kind is immutable"},
 	} {
