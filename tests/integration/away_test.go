@@ -88,8 +88,8 @@ func (b *backup) restore() {
 	}
 }
 
-// forget takes objects out of etcd as if they had never been made.
-func forget(t *testing.T, prefix string) {
+// forgetInEtcd takes objects out of etcd as if they had never been made.
+func forgetInEtcd(t *testing.T, prefix string) {
 	t.Helper()
 	for key := range backUp(t, prefix).values {
 		etcdCall(t, "deleterange", map[string]string{"key": key}, &struct{}{})
@@ -146,7 +146,7 @@ func TestAgentWhileTheAPIServerIsAway(t *testing.T) {
 	}
 
 	anHourAgo.restore()
-	forget(t, "pools/it-away-") // and of before the pool was made
+	forgetInEtcd(t, "pools/it-away-") // and of before the pool was made
 	a.wire.join()
 	a.eventually("the agent misses the object of a volume", func() bool {
 		return strings.Contains(a.log.String(), "A volume has no LocalVolume; it is kept as it is")
