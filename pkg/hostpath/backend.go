@@ -197,18 +197,25 @@ func (b *Backend) capacity(root *os.Root) (volume.Capacity, error) {
 	}
 	reserve := b.Reserve(total)
 	c := volume.Capacity{TotalBytes: max(0, total-reserve), Volumes: len(promised)}
-	for _, p := range promised {
-		c.AllocatedBytes += p.SizeBytes
-	}
+	volumes := promised
 	// What is kept of deleted volumes has its place as before.
 	kept, err := b.allRetained(root)
 	if err != nil {
 		return volume.Capacity{}, fmt.Errorf("read what %s keeps of deleted volumes: %w", b.Root, err)
 	}
 	for _, r := range kept {
-		c.AllocatedBytes += r.Volume.SizeBytes
+		volumes = append(volumes, r.Volume)
 	}
-	c.FreeBytes = max(0, min(avail-reserve, c.TotalBytes-c.AllocatedBytes))
+	for _, p := range volumes {
+		c.AllocatedBytes += p.SizeBytes
+	}
+	unwritten, err := b.unwritten(root, volumes)
+	if err != nil {
+		return volume.Capacity{}, fmt.Errorf("read what the volumes in %s have used: %w", b.Root, err)
+	}
+	// Others may fill the filesystem, too: what is free must be enough for what the volumes
+	// have not written yet.
+	c.FreeBytes = max(0, min(avail-reserve-unwritten, c.TotalBytes-c.AllocatedBytes))
 	c.MaxVolumeBytes = c.FreeBytes
 	return c, nil
 }

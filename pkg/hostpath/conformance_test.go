@@ -123,6 +123,8 @@ type pool struct {
 	// named volumes lie at paths of their own.
 	named bool
 	// elapsed is what the process takes for the time that it runs.
+	// others is what others have of the filesystem, in bytes.
+	others  atomic.Int64
 	elapsed atomic.Int64
 
 	mu     sync.Mutex
@@ -166,7 +168,7 @@ func (p *pool) start(t *testing.T) {
 			return p.used[dir], nil
 		},
 		Room: func() (int64, int64, error) {
-			return 5*volumeBytes + reserve, 5*volumeBytes + reserve, nil
+			return 5*volumeBytes + reserve, 5*volumeBytes + reserve - p.others.Load(), nil
 		},
 		Elapsed: func() time.Duration { return time.Duration(p.elapsed.Load()) },
 		Trash:   hostpath.TrashOptions{RetryMin: 5 * time.Millisecond, RetryMax: 20 * time.Millisecond},

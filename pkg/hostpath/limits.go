@@ -196,6 +196,31 @@ func requireNewDir(root *os.Root, p promise) error {
 	})
 }
 
+// unwritten is what volumes were promised and do not use yet, as far as the filesystem counts
+// it: of those without a quota nothing is known.
+func (b *Backend) unwritten(root *os.Root, volumes []promise) (sizeBytes int64, err error) {
+	err = withDir(root, volumesDir, func(dir int) error {
+		if err := b.Quotas.Check(dir); err != nil {
+			return err
+		}
+		for _, p := range volumes {
+			if p.Project == 0 {
+				continue
+			}
+			u, err := b.Quotas.Usage(dir, p.Project)
+			if err != nil {
+				return err
+			}
+			sizeBytes += max(0, p.SizeBytes-u.UsedBytes)
+		}
+		return nil
+	})
+	if errors.Is(err, quota.ErrUnsupported) {
+		return 0, nil
+	}
+	return sizeBytes, err
+}
+
 // limit sets a volume's limit to what it was promised. It does nothing where it has none.
 func (b *Backend) limit(root *os.Root, p promise) error {
 	if p.Project == 0 {

@@ -161,6 +161,33 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// On a filesystem that others have filled, what the volumes have not written yet is not
+// promised once more.
+func TestCapacityBesideOthers(t *testing.T) {
+	t.Parallel()
+	q := newQuotas(t.TempDir())
+	p := newLimitedPool(t, q)
+	p.others.Store(3 * volumeBytes) // of five
+	want := func(sizeBytes int64) {
+		t.Helper()
+		c, err := p.backend.Capacity(t.Context())
+		if err != nil || c.FreeBytes != sizeBytes || c.MaxVolumeBytes != sizeBytes {
+			t.Fatalf("capacity %+v, %v, want %d bytes free", c, err, sizeBytes)
+		}
+	}
+	want(2 * volumeBytes)
+	create(t, p, 1, volumeBytes)
+	want(volumeBytes + fakeBlock) // its directory is written
+	p.others.Add(fakeBlock)       // and that is not free any more
+	want(volumeBytes)
+	_, err := p.backend.Create(t.Context(), volume.Spec{
+		ID: volumetest.ID(2), Name: "pvc", SizeBytes: 2 * volumeBytes, Access: volume.AccessFilesystem, Limited: true,
+	})
+	if !errors.Is(err, volume.ErrNoSpace) {
+		t.Fatalf("a volume that what is left does not hold: %v", err)
+	}
+}
+
 // What others on the filesystem have numbered so is left to them, and two roots on one
 // filesystem never take the same.
 func TestProjectsOfOthers(t *testing.T) {

@@ -17,15 +17,26 @@ import (
 
 var _ = Describe("A class of several pools", Label("spread"), func() {
 	It("makes each volume in the pool with the most room", func(ctx SpecContext) {
+		needs(CanPlugDisks)
 		needs(CanExec)
 		node := suite.nodes[len(suite.nodes)-1]
+		// A filesystem that nobody else writes to, so that what is free in the two tells what
+		// was promised in each.
+		disk := Disk{Serial: "E2E-SPREAD", SizeBytes: 512 << 20}
+		plug(ctx, node, disk)
+		device := awaitDisk(ctx, node, disk.Serial, "blank").Status.Path
+		const top = "/srv/e2e-spread"
+		execOn(ctx, node, fmt.Sprintf("mkfs.ext4 -q -O project,quota %[1]s && mkdir -p %[2]s && mount -o prjquota %[1]s %[2]s", device, top))
+		DeferCleanup(func(ctx SpecContext) {
+			execOn(ctx, node, fmt.Sprintf("umount %[1]s && rmdir %[1]s && blkdiscard --zeroout --force %[2]s", top, device))
+		}, NodeTimeout(patience))
 		var sets []*v1alpha1.PoolSet
 		var pools []*v1alpha1.Pool
-		for _, name := range []string{"e2e-spread-a", "e2e-spread-b"} {
+		for _, name := range []string{"a", "b"} {
 			set := &v1alpha1.PoolSet{
-				ObjectMeta: metav1.ObjectMeta{Name: name},
+				ObjectMeta: metav1.ObjectMeta{Name: "e2e-spread-" + name},
 				Spec: v1alpha1.PoolSetSpec{
-					Kind: v1alpha1.PoolHostpath, Hostpath: &v1alpha1.HostpathPool{Path: "/var/lib/" + name},
+					Kind: v1alpha1.PoolHostpath, Hostpath: &v1alpha1.HostpathPool{Path: top + "/" + name},
 					NodeSelector: map[string]string{corev1.LabelHostname: node},
 				},
 			}
@@ -34,12 +45,11 @@ var _ = Describe("A class of several pools", Label("spread"), func() {
 		class := newClass(ctx, map[string]string{"mode": "hostpath", "pool": "e2e-spread-b, e2e-spread-a"})
 		space := newSpace(ctx)
 
-		// The two are on one filesystem, to which other specs may write: the one with a volume of
-		// 512 MiB has less left.
+		// The two are on one filesystem: the one with a volume has less left.
 		var in []string
 		for i := range 2 {
 			claim := fmt.Sprintf("data-%d", i)
-			_, err := space.CreateClaim(ctx, workload.Claim{Name: claim, Class: class, Size: "512Mi"})
+			_, err := space.CreateClaim(ctx, workload.Claim{Name: claim, Class: class, Size: "64Mi"})
 			Expect(err).NotTo(HaveOccurred())
 			_, _, err = space.RunPod(ctx, workload.Pod{Name: "writer-" + claim, Node: node, Claims: []string{claim}, Script: overfillScript(claim, 1)})
 			Expect(err).NotTo(HaveOccurred())

@@ -211,14 +211,32 @@ func (c *Cluster) lock() (unlock func(), err error) {
 	return lockFile(filepath.Join(c.dir, "lock"), "another command is starting or stopping this testbed")
 }
 
-// lockNode keeps other commands that change this node out. It fails for a node that
-// the testbed does not have.
-func (c *Cluster) lockNode(node string) (unlock func(), err error) {
+// changeLimit is how long a command waits for another one that changes the same node.
+const changeLimit = time.Minute
+
+// lockNode keeps other commands that change this node out, and waits for one that is at
+// it. It fails for a node that the testbed does not have.
+func (c *Cluster) lockNode(ctx context.Context, node string) (unlock func(), err error) {
 	if _, err := c.node(node); err != nil {
 		return nil, err
 	}
-	return lockFile(filepath.Join(c.nodeDir(node), "lock"), "another command is changing "+node)
+	ctx, cancel := context.WithTimeout(ctx, changeLimit)
+	defer cancel()
+	for tick := time.Tick(50 * time.Millisecond); ; {
+		unlock, err := lockFile(filepath.Join(c.nodeDir(node), "lock"), "another command is changing "+node)
+		if !errors.Is(err, errLocked) {
+			return unlock, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-tick:
+		}
+	}
 }
+
+// errLocked: somebody else has the lock.
+var errLocked = errors.New("it is locked")
 
 func lockFile(path, held string) (unlock func(), err error) {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
@@ -228,7 +246,7 @@ func lockFile(path, held string) (unlock func(), err error) {
 	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		file.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, errors.New(held)
+			return nil, fmt.Errorf("%s: %w", held, errLocked)
 		}
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}

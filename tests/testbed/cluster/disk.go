@@ -46,7 +46,7 @@ const hotplugLimit = time.Minute
 // had a disk of that serial, the disk comes back with what was on it, and its
 // size and bus must be as they were.
 func (c *Cluster) AddDisk(ctx context.Context, node string, disk guest.Disk) error {
-	return c.changeNode(node, func(s *nodeState) error {
+	return c.changeNode(ctx, node, func(s *nodeState) error {
 		if slices.ContainsFunc(s.Disks, func(d guest.Disk) bool { return d.Serial == disk.Serial }) {
 			return fmt.Errorf("%s has a disk %s already", node, disk.Serial)
 		}
@@ -75,7 +75,7 @@ func (c *Cluster) AddDisk(ctx context.Context, node string, disk guest.Disk) err
 // RemoveDisk unplugs a disk from a node, running or not. Its image stays until
 // the testbed goes, so that AddDisk can bring it back.
 func (c *Cluster) RemoveDisk(ctx context.Context, node, serial string) error {
-	return c.changeNode(node, func(s *nodeState) error {
+	return c.changeNode(ctx, node, func(s *nodeState) error {
 		at := slices.IndexFunc(s.Disks, func(d guest.Disk) bool { return d.Serial == serial })
 		if at < 0 {
 			return fmt.Errorf("%s of %s: %w", serial, node, ErrUnknownDisk)

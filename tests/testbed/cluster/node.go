@@ -94,8 +94,8 @@ func (c *Cluster) saveNode(node string, s nodeState) error {
 
 // changeNode changes what is kept of a node while no other command changes the node.
 // Nothing is kept when change fails.
-func (c *Cluster) changeNode(node string, change func(s *nodeState) error) error {
-	unlock, err := c.lockNode(node)
+func (c *Cluster) changeNode(ctx context.Context, node string, change func(s *nodeState) error) error {
+	unlock, err := c.lockNode(ctx, node)
 	if err != nil {
 		return err
 	}
@@ -157,7 +157,7 @@ func (c *Cluster) needPower(node string) error {
 // Kill takes the power from a node: whatever it had not written to its disks is
 // lost. A node that is off stays off.
 func (c *Cluster) Kill(ctx context.Context, node string) error {
-	unlock, err := c.lockNode(node)
+	unlock, err := c.lockNode(ctx, node)
 	if err != nil {
 		return err
 	}
@@ -187,7 +187,7 @@ func (c *Cluster) Start(ctx context.Context, node string, options StartOptions) 
 	if err != nil {
 		return err
 	}
-	unlock, err := c.lockNode(node)
+	unlock, err := c.lockNode(ctx, node)
 	if err != nil {
 		return err
 	}
@@ -296,7 +296,7 @@ func (c *Cluster) setNetwork(ctx context.Context, node string, cut bool) error {
 	if err != nil {
 		return err
 	}
-	return c.changeNode(node, func(s *nodeState) error {
+	return c.changeNode(ctx, node, func(s *nodeState) error {
 		s.NetworkCut = cut
 		if cut {
 			return c.Namespace().Part(ctx, tapName(member.Number))

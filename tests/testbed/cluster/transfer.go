@@ -94,7 +94,7 @@ func (c *Cluster) importArchive(ctx context.Context, node, url, sum string) erro
 	if err := c.script(ctx, node, `set -o pipefail; curl -sSf "$1" | ctr --namespace k8s.io images import - && sync`, url); err != nil {
 		return err
 	}
-	return c.changeNode(node, func(s *nodeState) error {
+	return c.changeNode(ctx, node, func(s *nodeState) error {
 		s.Archives = append(slices.DeleteFunc(s.Archives, func(have string) bool { return have == sum }), sum)
 		return nil
 	})
