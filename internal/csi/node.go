@@ -20,6 +20,7 @@ type Mounter interface {
 	BindDevice(ctx context.Context, b mount.Bind) error
 	Unmount(ctx context.Context, target string) error
 	UnmountOnly(ctx context.Context, target string) error
+	UnmountGone(ctx context.Context, target string) error
 	Mounted(ctx context.Context, path string) (bool, error)
 	MountsOf(ctx context.Context, path string) ([]string, error)
 	Grow(ctx context.Context, device, mountpoint, fsType string) (mount.Sizes, error)

@@ -57,6 +57,11 @@ func (n *Node) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequ
 }
 
 func (n *Node) stageFilesystem(ctx context.Context, v Volume, use usage, path string) error {
+	// A disk that was pulled out under a pod and put back is another device. Kubelet does not
+	// unstage the volume in between if the next pod is there before the last one is gone.
+	if err := n.Mounter.UnmountGone(ctx, path); err != nil {
+		return err
+	}
 	mounted, err := n.Mounter.Mounted(ctx, path)
 	if err != nil {
 		return err

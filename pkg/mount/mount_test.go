@@ -225,6 +225,52 @@ func TestUnmountNeverForcesAndNeverRemovesData(t *testing.T) {
 	}
 }
 
+// What is mounted of a disk that was pulled out is taken away, of one that is there it stays.
+func TestUnmountGone(t *testing.T) {
+	loop := formatted(t, mount.Ext4, uuidA)
+	m := mount.NewMounter(mounttest.Here(t))
+	target := filepath.Join(t.TempDir(), "target")
+	mounttest.Unmount(t, target)
+	if err := m.UnmountGone(t.Context(), target); err != nil {
+		t.Errorf("of what does not exist: %v", err)
+	}
+	if err := m.Mount(t.Context(), mount.Filesystem{Device: loop.Path, Target: target, FSType: mount.Ext4}); err != nil {
+		t.Fatal(err)
+	}
+	mounted := func() bool {
+		t.Helper()
+		is, err := m.Mounted(t.Context(), target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return is
+	}
+	if err := m.UnmountGone(t.Context(), target); err != nil || !mounted() {
+		t.Fatalf("of a device that is there: %v, mounted %v", err, mounted())
+	}
+	m.SetSysBlock(t.TempDir()) // the kernel has no device any more
+	held, err := os.Open(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.UnmountGone(t.Context(), target); !errors.Is(err, volume.ErrInUse) || !mounted() {
+		t.Fatalf("while it is held: %v, mounted %v", err, mounted())
+	}
+	if err := held.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.UnmountGone(t.Context(), target); err != nil || mounted() {
+		t.Fatalf("of a device that is gone: %v, mounted %v", err, mounted())
+	}
+	// A filesystem without a device is not one of a device that is gone.
+	if err := unix.Mount("tmpfs", target, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.UnmountGone(t.Context(), target); err != nil || !mounted() {
+		t.Fatalf("of a tmpfs: %v, mounted %v", err, mounted())
+	}
+}
+
 func TestUnmountTakesStackedMounts(t *testing.T) {
 	mounttest.RequireRoot(t)
 	m := mount.NewMounter(mounttest.Here(t))

@@ -26,10 +26,14 @@ const (
 
 // Mounter mounts volumes on the host. Calls for different targets may run at once;
 // the caller keeps those for one volume apart.
-type Mounter struct{ host Host }
+type Mounter struct {
+	host Host
+	// sysBlock is the directory that has the numbers of all block devices.
+	sysBlock string
+}
 
 // NewMounter returns a Mounter for the host.
-func NewMounter(host Host) *Mounter { return &Mounter{host: host} }
+func NewMounter(host Host) *Mounter { return &Mounter{host: host, sysBlock: "/sys/dev/block"} }
 
 // Inspect reads the superblock of a device. Errors as ReadSuperblock,
 // volume.ErrNotFound when there is no such device.

@@ -7,7 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-dev/berth/pkg/volume"
@@ -31,6 +35,46 @@ func (m *Mounter) Unmount(ctx context.Context, target string) error {
 // UnmountOnly is Unmount, but leaves the directory.
 func (m *Mounter) UnmountOnly(ctx context.Context, target string) error {
 	return m.takeAway(ctx, target, false)
+}
+
+// UnmountGone takes away from the target the filesystems of devices that the kernel does not
+// have any more: of disks that were pulled out while they were mounted. Nothing can be read
+// from them or written to them, and the disk that is put back is another device, with another
+// number. What else is mounted there stays. Errors as Unmount.
+func (m *Mounter) UnmountGone(ctx context.Context, target string) error {
+	err := m.host.InMountNamespace(ctx, func() error {
+		path, err := resolve(target)
+		if errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for range stackedMounts {
+			current, err := mountAt(path)
+			if err != nil || current == nil || !m.isGone(current) {
+				return err
+			}
+			if err := unmountTop(path, current); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("unmount %s, whose device is gone: %w", target, err)
+	}
+	return nil
+}
+
+// isGone reports whether a mount shows the filesystem of a block device that the kernel does
+// not have. btrfs and what is on no device have numbers of their own, below major 1.
+func (m *Mounter) isGone(i *mountinfo.Info) bool {
+	if i.Major == 0 {
+		return false
+	}
+	_, err := os.Lstat(filepath.Join(m.sysBlock, fmt.Sprintf("%d:%d", i.Major, i.Minor)))
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 func (m *Mounter) takeAway(ctx context.Context, target string, remove bool) error {
@@ -62,17 +106,24 @@ func unmount(path string) error {
 		if current == nil {
 			return nil
 		}
-		switch err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW); err {
-		case nil:
-		case unix.EBUSY:
-			return fmt.Errorf("%w: %s is held by a process or another mount", volume.ErrInUse, current.Source)
-		case unix.EINVAL, unix.ENOENT:
-			// Gone meanwhile: the table decides.
-		default:
+		if err := unmountTop(path, current); err != nil {
 			return err
 		}
 	}
 	return fmt.Errorf("it is still a mount point after %d unmounts", stackedMounts)
+}
+
+// unmountTop takes away the mount that is on top at a path. Only the table says whether it is
+// gone.
+func unmountTop(path string, current *mountinfo.Info) error {
+	switch err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW); err {
+	case nil, unix.EINVAL, unix.ENOENT: // the last two: gone meanwhile
+		return nil
+	case unix.EBUSY:
+		return fmt.Errorf("%w: %s is held by a process or another mount", volume.ErrInUse, current.Source)
+	default:
+		return err
+	}
 }
 
 // removeEmpty removes an empty directory or an empty file, and nothing else.
