@@ -145,5 +145,5 @@ var _ = Describe("Volumes of a thick pool", Label("pools", "copies"), func() {
 		}
 		removePool(ctx, set, pool)
 		awaitDisk(ctx, node, disk.Serial, "blank")
-	}, SpecTimeout(2*patience))
+	}, SpecTimeout(4*patience))
 })
