@@ -56,7 +56,7 @@ var _ = Describe("A class of several pools", Label("spread"), func() {
 			pv, err := space.AwaitBound(ctx, claim)
 			Expect(err).NotTo(HaveOccurred())
 			in = append(in, volumeOf(ctx, pv).Spec.Pool)
-			Expect(pv.Labels).To(HaveKeyWithValue("berth.dev/pool", in[i]))
+			Expect(pv.Spec.CSI.VolumeAttributes).To(HaveKeyWithValue("pool", in[i]))
 		}
 		Expect(in).To(ConsistOf("e2e-spread-a", "e2e-spread-b"))
 
