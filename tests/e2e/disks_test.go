@@ -63,6 +63,24 @@ var _ = Describe("A disk", Label("disks"), Ordered, ContinueOnFailure, func() {
 		awaitDisk(ctx, node, disk.Serial, "blank")
 	}, SpecTimeout(patience))
 
+	It("that cannot be read is not handed out, and is usable when it can", func(ctx SpecContext) {
+		node, disk := suite.nodes[0], Disk{Serial: "E2E-UNREADABLE", SizeBytes: smallDisk, FailReads: true}
+		plug(ctx, node, disk)
+		device := awaitDisk(ctx, node, disk.Serial, "input/output error")
+		awaitEvent(ctx, device, v1alpha1.ReasonUnreadable)
+		Expect(suite.hosts.UnplugDisk(ctx, node, disk.Serial)).To(Succeed())
+		awaitDisk(ctx, node, disk.Serial, "gone")
+		disk.FailReads = false
+		Expect(suite.hosts.PlugDisk(ctx, node, disk)).To(Succeed())
+		awaitDisk(ctx, node, disk.Serial, "blank")
+	}, SpecTimeout(patience))
+})
+
+// Serial: agents are started anew, and udev and the devices are kept busy, for which everything
+// else on the node would wait.
+var _ = Describe("A disk", Label("disks"), Serial, func() {
+	BeforeEach(func() { needs(CanPlugDisks) })
+
 	It("of which the kernel tells all the time costs few writes", func(ctx SpecContext) {
 		needs(CanExec)
 		node, disk := suite.nodes[0], Disk{Serial: "E2E-STORM", SizeBytes: smallDisk}
@@ -100,18 +118,6 @@ var _ = Describe("A disk", Label("disks"), Ordered, ContinueOnFailure, func() {
 		Expect(agentContainer(now).ContainerID).To(Equal(agentContainer(agent).ContainerID), "the agent was not started anew")
 		AddReportEntry("storm", fmt.Sprintf("%d events in %.0f s: %d writes", events, seconds, writes), ReportEntryVisibilityAlways)
 	}, SpecTimeout(2*patience))
-
-	It("that cannot be read is not handed out, and is usable when it can", func(ctx SpecContext) {
-		node, disk := suite.nodes[0], Disk{Serial: "E2E-UNREADABLE", SizeBytes: smallDisk, FailReads: true}
-		plug(ctx, node, disk)
-		device := awaitDisk(ctx, node, disk.Serial, "input/output error")
-		awaitEvent(ctx, device, v1alpha1.ReasonUnreadable)
-		Expect(suite.hosts.UnplugDisk(ctx, node, disk.Serial)).To(Succeed())
-		awaitDisk(ctx, node, disk.Serial, "gone")
-		disk.FailReads = false
-		Expect(suite.hosts.PlugDisk(ctx, node, disk)).To(Succeed())
-		awaitDisk(ctx, node, disk.Serial, "blank")
-	}, SpecTimeout(patience))
 
 	It("that cannot be written serves no claim, and nobody gets it before it is clean", func(ctx SpecContext) {
 		node, disk := suite.nodes[0], Disk{Serial: "E2E-UNWRITABLE", SizeBytes: smallDisk, FailWrites: true}
@@ -199,11 +205,6 @@ var _ = Describe("A disk", Label("disks"), Ordered, ContinueOnFailure, func() {
 		Expect(space.AwaitVolumeGone(ctx, volume.Name)).To(Succeed())
 		awaitDisk(ctx, node, disk.Serial, "blank")
 	}, SpecTimeout(3*patience))
-})
-
-// Serial: agents are started anew.
-var _ = Describe("A disk", Label("disks"), Serial, func() {
-	BeforeEach(func() { needs(CanPlugDisks) })
 
 	It("that says it is failing is not handed out", func(ctx SpecContext) {
 		node, disk := suite.nodes[0], Disk{Serial: "E2E-FAILING", SizeBytes: smallDisk, NVMe: true}
