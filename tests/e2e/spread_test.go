@@ -5,6 +5,7 @@ package e2e
 
 import (
 	"fmt"
+	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -32,9 +33,11 @@ var _ = Describe("A class of several pools", Label("spread"), func() {
 		}, NodeTimeout(patience))
 		var sets []*v1alpha1.PoolSet
 		var pools []*v1alpha1.Pool
-		for _, name := range []string{"a", "b"} {
+		// An agent knows the root of a PoolSet of that name for good, and this one is new.
+		names := []string{"e2e-spread-a-" + rand5(), "e2e-spread-b-" + rand5()}
+		for _, name := range names {
 			set := &v1alpha1.PoolSet{
-				ObjectMeta: metav1.ObjectMeta{Name: "e2e-spread-" + name},
+				ObjectMeta: metav1.ObjectMeta{Name: name},
 				Spec: v1alpha1.PoolSetSpec{
 					Kind: v1alpha1.PoolHostpath, Hostpath: &v1alpha1.HostpathPool{Path: top + "/" + name},
 					NodeSelector: map[string]string{corev1.LabelHostname: node},
@@ -42,7 +45,7 @@ var _ = Describe("A class of several pools", Label("spread"), func() {
 			}
 			sets, pools = append(sets, set), append(pools, newPool(ctx, set, node))
 		}
-		class := newClass(ctx, map[string]string{"mode": "hostpath", "pool": "e2e-spread-b, e2e-spread-a"})
+		class := newClass(ctx, map[string]string{"mode": "hostpath", "pool": strings.Join(names, ", ")})
 		space := newSpace(ctx)
 
 		// The two are on one filesystem: the one with a volume has less left.
@@ -58,7 +61,7 @@ var _ = Describe("A class of several pools", Label("spread"), func() {
 			in = append(in, volumeOf(ctx, pv).Spec.Pool)
 			Expect(pv.Spec.CSI.VolumeAttributes).To(HaveKeyWithValue("pool", in[i]))
 		}
-		Expect(in).To(ConsistOf("e2e-spread-a", "e2e-spread-b"))
+		Expect(in).To(ConsistOf(names))
 
 		By("giving everything back")
 		for i := range 2 {
