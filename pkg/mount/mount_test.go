@@ -248,6 +248,10 @@ func TestUnmountGone(t *testing.T) {
 	if err := m.UnmountGone(t.Context(), target); err != nil || !mounted() {
 		t.Fatalf("of a device that is there: %v, mounted %v", err, mounted())
 	}
+	m.SetSysBlock(filepath.Join(t.TempDir(), "missing"))
+	if err := m.UnmountGone(t.Context(), target); err == nil || !mounted() {
+		t.Fatalf("without sysfs: %v, mounted %v", err, mounted())
+	}
 	m.SetSysBlock(t.TempDir()) // the kernel has no device any more
 	held, err := os.Open(target)
 	if err != nil {

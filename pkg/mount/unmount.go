@@ -52,7 +52,10 @@ func (m *Mounter) UnmountGone(ctx context.Context, target string) error {
 		}
 		for range stackedMounts {
 			current, err := mountAt(path)
-			if err != nil || current == nil || !m.isGone(current) {
+			if err != nil || current == nil {
+				return err
+			}
+			if gone, err := m.isGone(current); err != nil || !gone {
 				return err
 			}
 			if err := unmountTop(path, current); err != nil {
@@ -68,13 +71,20 @@ func (m *Mounter) UnmountGone(ctx context.Context, target string) error {
 }
 
 // isGone reports whether a mount shows the filesystem of a block device that the kernel does
-// not have. btrfs and what is on no device have numbers of their own, below major 1.
-func (m *Mounter) isGone(i *mountinfo.Info) bool {
+// not have. btrfs and what is on no device have numbers of their own, below major 1. Where sysfs
+// cannot be seen it is an error: that nothing is shown there proves nothing.
+func (m *Mounter) isGone(i *mountinfo.Info) (bool, error) {
 	if i.Major == 0 {
-		return false
+		return false, nil
+	}
+	if _, err := os.ReadDir(m.sysBlock); err != nil {
+		return false, fmt.Errorf("look for the device of %s: %w", i.Source, err)
 	}
 	_, err := os.Lstat(filepath.Join(m.sysBlock, fmt.Sprintf("%d:%d", i.Major, i.Minor)))
-	return errors.Is(err, fs.ErrNotExist)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	return false, err
 }
 
 func (m *Mounter) takeAway(ctx context.Context, target string, remove bool) error {
