@@ -4,7 +4,7 @@
 #
 # Runs stages of the tests and closes with one count of all of them:
 #
-#   hack/test.sh unit layouts integration e2e
+#   hack/test.sh unit conformance integration e2e
 #   hack/test.sh soak
 #
 # A testbed that it starts it takes down again, whatever happens; one that was up
@@ -64,15 +64,16 @@ suite() {
 stage() {
   case $1 in
     unit) make --no-print-directory unit ;;
-    # What the unit tests leave out under the race detector.
-    layouts) report run --name layouts -- go test -timeout 20m -run 'Conformance|FaultMatrix' ./pkg/lvm ;;
+    # What the unit tests leave out under the race detector: the layouts of pools, and csi-sanity.
+    conformance) report run --name conformance -- go test -timeout 20m -run 'Conformance|FaultMatrix|Sanity' ./pkg/lvm ./internal/sanity ;;
     integration)
       KUBEBUILDER_ASSETS=$(go run ./hack/assets) || return
       export KUBEBUILDER_ASSETS
       report run --name integration -- go test -count=1 -timeout 20m ./tests/integration/...
       ;;
     e2e) suite e2e --label-filter='!long' ;;
-    soak) suite soak --label-filter='chaos || long' -- -creations=300 -power-losses=30 ;;
+    long) suite long --label-filter=long ;;
+    soak) suite soak --label-filter=long -- -creations=300 -power-losses=30 ;;
     *)
       echo "no such stage: $1" >&2
       return 2

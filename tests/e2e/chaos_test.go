@@ -26,7 +26,7 @@ import (
 // Both harms happen at once, each to a node of its own: they share the control plane,
 // and the provisioner that leads runs on one of the two. Most of the time of each is
 // waiting for kubelet or for a machine to boot, which the other can use.
-var _ = Describe("Creations and deletions", Label("chaos"), Serial, func() {
+var _ = Describe("Creations and deletions", Label("chaos", "long"), Serial, func() {
 	It("converge although agents are killed and power is lost at random moments", func(ctx SpecContext) {
 		needs(CanExec)
 		killed, darkened := suite.nodes[0], suite.nodes[len(suite.nodes)-1]

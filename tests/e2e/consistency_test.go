@@ -64,7 +64,7 @@ as $bin/psql -qAtc "select 'ok' union all select count(*) || '|' || max(id) from
 
 // Disks of the test's own: the pool of the other specs stays as it is. All that is slow goes
 // on at once.
-var _ = Describe("Snapshots of volumes that are written to", Label("pools", "groups", "databases"), func() {
+var _ = Describe("Snapshots of volumes that are written to", Label("pools", "groups", "databases", "long"), func() {
 	It("hold several volumes at one instant, and databases with all that they acknowledged", func(ctx SpecContext) {
 		needs(CanPlugDisks)
 		needs(CanExec)

@@ -81,7 +81,7 @@ var _ = Describe("A disk", Label("disks"), Ordered, ContinueOnFailure, func() {
 var _ = Describe("A disk", Label("disks"), Serial, func() {
 	BeforeEach(func() { needs(CanPlugDisks) })
 
-	It("of which the kernel tells all the time costs few writes", func(ctx SpecContext) {
+	It("of which the kernel tells all the time costs few writes", Label("long"), func(ctx SpecContext) {
 		needs(CanExec)
 		node, disk := suite.nodes[0], Disk{Serial: "E2E-STORM", SizeBytes: smallDisk}
 		plug(ctx, node, disk)

@@ -121,7 +121,7 @@ var _ = Describe("A redundant pool", Label("pools", "raid"), func() {
 		awaitDisk(ctx, node, second.Serial, "blank")
 	}, SpecTimeout(5*patience))
 
-	It("keeps thin volumes and what was made of them, whatever two of six disks are lost", func(ctx SpecContext) {
+	It("keeps thin volumes and what was made of them, whatever two of six disks are lost", Label("long"), func(ctx SpecContext) {
 		needs(CanPlugDisks)
 		needs(CanExec)
 		node := suite.nodes[len(suite.nodes)-1]
