@@ -1,0 +1,161 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	berth "github.com/berth-dev/berth/api/v1alpha1"
+)
+
+// batch is claims that are made and bound, spread over the nodes. It plays the scheduler, by
+// the annotation that names the node, and the volume controller of Kubernetes, which binds
+// claim and PersistentVolume once the provisioner has made the latter.
+type batch struct {
+	cluster *cluster
+	// name begins the names of the claims.
+	name  string
+	count int
+	nodes int
+	// underWay is how many claims may wait for their volumes at a time.
+	underWay int
+	progress func(bound int)
+
+	mu      sync.Mutex
+	created map[string]time.Time
+	bound   map[string]time.Time
+}
+
+// bind makes the claims and returns when all are bound: how long that has taken from the
+// first creation on, and how long each claim was waited for.
+func (b *batch) bind(ctx context.Context) (took time.Duration, each samples, err error) {
+	b.created, b.bound = map[string]time.Time{}, map[string]time.Time{}
+	first := &corev1.PersistentVolumeList{}
+	if err := b.cluster.client.List(ctx, first, client.Limit(1)); err != nil {
+		return 0, nil, fmt.Errorf("list PersistentVolumes: %w", err)
+	}
+	watcher, err := b.cluster.client.Watch(ctx, &corev1.PersistentVolumeList{}, &client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: first.ResourceVersion}})
+	if err != nil {
+		return 0, nil, fmt.Errorf("watch PersistentVolumes: %w", err)
+	}
+	defer watcher.Stop()
+
+	began := time.Now()
+	slots := make(chan struct{}, b.underWay)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return b.create(ctx, slots) })
+	group.Go(func() error { return b.follow(ctx, watcher, slots) })
+	if err := group.Wait(); err != nil {
+		return 0, nil, err
+	}
+	last := began
+	for name, at := range b.bound {
+		each = append(each, at.Sub(b.created[name]).Seconds())
+		if at.After(last) {
+			last = at
+		}
+	}
+	return last.Sub(began), each, nil
+}
+
+func (b *batch) create(ctx context.Context, slots chan<- struct{}) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(writers)
+	for i := range b.count {
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return group.Wait()
+		}
+		group.Go(func() error {
+			storageClass := class
+			claim := &corev1.PersistentVolumeClaim{
+				ObjectMeta: metav1.ObjectMeta{
+					Namespace: claims, Name: fmt.Sprintf("%s-%05d", b.name, i),
+					Annotations: map[string]string{
+						"volume.kubernetes.io/storage-provisioner": berth.DriverName,
+						"volume.kubernetes.io/selected-node":       nodeName(i % b.nodes),
+					},
+				},
+				Spec: corev1.PersistentVolumeClaimSpec{
+					StorageClassName: &storageClass,
+					AccessModes:      []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+					Resources: corev1.VolumeResourceRequirements{
+						Requests: corev1.ResourceList{corev1.ResourceStorage: *resource.NewQuantity(volumeBytes, resource.BinarySI)},
+					},
+				},
+			}
+			b.mu.Lock()
+			b.created[claim.Name] = time.Now()
+			b.mu.Unlock()
+			if err := b.cluster.client.Create(ctx, claim); err != nil {
+				return fmt.Errorf("create claim %s: %w", claim.Name, err)
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// follow binds what the provisioner makes.
+func (b *batch) follow(ctx context.Context, watcher watch.Interface, slots <-chan struct{}) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(writers)
+	for seen := 0; seen < b.count; {
+		select {
+		case <-ctx.Done():
+			return group.Wait()
+		case event, open := <-watcher.ResultChan():
+			if !open {
+				return fmt.Errorf("the watch of PersistentVolumes has ended with %d of %d claims bound", seen, b.count)
+			}
+			pv, ok := event.Object.(*corev1.PersistentVolume)
+			if !ok || event.Type != watch.Added || pv.Spec.ClaimRef == nil || pv.Spec.ClaimRef.Namespace != claims {
+				continue
+			}
+			seen++
+			group.Go(func() error {
+				defer func() { <-slots }()
+				return b.bindOne(ctx, pv)
+			})
+		}
+	}
+	return group.Wait()
+}
+
+func (b *batch) bindOne(ctx context.Context, pv *corev1.PersistentVolume) error {
+	claim := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: claims, Name: pv.Spec.ClaimRef.Name}}
+	merge := func(patch string) client.Patch { return client.RawPatch(types.MergePatchType, []byte(patch)) }
+	if err := b.cluster.client.Status().Patch(ctx, pv.DeepCopy(), merge(`{"status":{"phase":"Bound"}}`)); err != nil {
+		return fmt.Errorf("bind PersistentVolume %s: %w", pv.Name, err)
+	}
+	spec := fmt.Sprintf(`{"metadata":{"annotations":{"pv.kubernetes.io/bind-completed":"yes","pv.kubernetes.io/bound-by-controller":"yes"}},"spec":{"volumeName":%q}}`, pv.Name)
+	if err := b.cluster.client.Patch(ctx, claim, merge(spec)); err != nil {
+		return fmt.Errorf("bind claim %s: %w", claim.Name, err)
+	}
+	size := pv.Spec.Capacity[corev1.ResourceStorage]
+	status := fmt.Sprintf(`{"status":{"phase":"Bound","accessModes":["ReadWriteOnce"],"capacity":{"storage":%q}}}`, size.String())
+	if err := b.cluster.client.Status().Patch(ctx, claim, merge(status)); err != nil {
+		return fmt.Errorf("bind claim %s: %w", claim.Name, err)
+	}
+	b.mu.Lock()
+	b.bound[claim.Name] = time.Now()
+	n := len(b.bound)
+	b.mu.Unlock()
+	if b.progress != nil {
+		b.progress(n)
+	}
+	return nil
+}
