@@ -15,11 +15,11 @@ import (
 	"strings"
 	"time"
 
-
 	"github.com/berth-dev/berth/tests/scale/hollow"
 )
 
-// follows is how many resources an agent follows; TestAgentFollows counts them.
+// follows is how many resources an agent follows at least: that it follows them all is
+// waited for.
 const follows = 8
 
 // run is one number of nodes being measured.
@@ -453,4 +453,3 @@ func (r *run) bind(ctx context.Context) error {
 	r.row.ProvisionerPeakKiB = max(r.row.ProvisionerPeakKiB, peak)
 	return err
 }
-

@@ -90,8 +90,12 @@ func (p *process) stop(grace time.Duration) {
 		case <-time.After(grace):
 		}
 	}
-	_ = p.cmd.Process.Kill()
-	<-p.ended
+	select {
+	case <-p.ended:
+	default:
+		_ = syscall.Kill(-p.pid(), syscall.SIGKILL) // with what it has started itself
+		<-p.ended
+	}
 }
 
 // err says that it has ended; its log has why.

@@ -54,15 +54,15 @@ type row struct {
 	FillPerSecond float64 `json:"fillPerSecond"`
 
 	// Of an agent and a minute in which nothing happens.
-	IdleRequests  samples `json:"idleRequests"` // but watches
-	IdleRenewals  samples `json:"idleRenewals"` // watches
-	IdleWatch     samples `json:"idleWatchBytes"`
-	IdleReceived  samples `json:"idleReceivedBytes"`
-	IdleSent      samples `json:"idleSentBytes"`
+	IdleRequests  samples        `json:"idleRequests"` // but watches
+	IdleRenewals  samples        `json:"idleRenewals"` // watches
+	IdleWatch     samples        `json:"idleWatchBytes"`
+	IdleReceived  samples        `json:"idleReceivedBytes"`
+	IdleSent      samples        `json:"idleSentBytes"`
 	IdleWhat      map[string]int `json:"idleWhat"`
-	IdleReal      float64 `json:"idleReal"`        // requests of the agent in a process of its own, by its own count
-	IdleProvision float64 `json:"idleProvisioner"` // the same of the provisioner
-	IdleServed    float64 `json:"idleServed"`      // requests the apiserver has counted, less the benchmark's, all together
+	IdleReal      float64        `json:"idleReal"`        // requests of the agent in a process of its own, by its own count
+	IdleProvision float64        `json:"idleProvisioner"` // the same of the provisioner
+	IdleServed    float64        `json:"idleServed"`      // requests the apiserver has counted, less the benchmark's, all together
 	// IdleProcessor is what the apiserver used of one processor meanwhile, in percent.
 	IdleProcessor float64 `json:"idleProcessor"`
 

@@ -166,19 +166,12 @@ func (p *agents) run(ctx context.Context, n Node) error {
 	if err != nil {
 		return err
 	}
-	hostname, err := os.Hostname()
-	if err != nil {
-		return err
-	}
 	config := &rest.Config{
 		Host: p.spec.Server, BearerToken: n.Token, TLSClientConfig: rest.TLSClientConfig{CAData: p.spec.CA},
 		UserAgent: "berth-node-agent/hollow",
 		QPS:       -1, // as the configuration of the real one is read
 	}
-	w := &wire{
-		meter: p.meter, synced: map[string]int{},
-		hostInstance: []byte("berth-node-agent-" + hostname + `"`), instance: []byte("berth-node-agent-" + n.Pod + `"`),
-	}
+	w := &wire{meter: p.meter, synced: map[string]int{}, instance: "berth-node-agent-" + n.Pod}
 	w.attach(config)
 	// The agent's own context ends only when Serve has returned.
 	a, err := nodeagent.New(ctx, nodeagent.Options{

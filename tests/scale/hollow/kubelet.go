@@ -14,8 +14,6 @@ import (
 	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 )
 
-
-
 // Register tells an agent what kubelet tells it once it has found its socket.
 func Register(ctx context.Context, socket string) error {
 	tick := time.NewTicker(50 * time.Millisecond)

@@ -72,9 +72,8 @@ func (m *meter) count(what string, code int, began time.Time) {
 // watches stand.
 type wire struct {
 	meter *meter
-	// instance is what the agent's events say that they come from: a pod's hostname is its
-	// name, and all hollow agents share one.
-	hostInstance, instance []byte
+	// instance is what the agent's events are to say that they come from.
+	instance string
 
 	mu sync.Mutex
 	// synced counts, by resource, the open watches that have had everything there was. A
@@ -146,9 +145,9 @@ type countedTrips struct {
 // RoundTrip implements http.RoundTripper.
 func (t *countedTrips) RoundTrip(req *http.Request) (*http.Response, error) {
 	verb, resource := Asked(req)
-	if resource == "events" && req.Body != nil {
+	if verb == "create" && resource == "events" {
 		var err error
-		if req, err = t.wire.inItsName(req); err != nil {
+		if req, err = inItsName(req, t.wire.instance); err != nil {
 			return nil, err
 		}
 	}
@@ -168,23 +167,6 @@ func (t *countedTrips) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp.Body = body
 	}
 	return resp, nil
-}
-
-// inItsName replaces the hostname that events are sent with.
-func (w *wire) inItsName(req *http.Request) (*http.Request, error) {
-	body, err := io.ReadAll(req.Body)
-	if err != nil {
-		return nil, err
-	}
-	if err := req.Body.Close(); err != nil {
-		return nil, err
-	}
-	body = bytes.ReplaceAll(body, w.hostInstance, w.instance)
-	req = req.Clone(req.Context())
-	req.ContentLength = int64(len(body))
-	req.Body = io.NopCloser(bytes.NewReader(body))
-	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
-	return req, nil
 }
 
 // initialEnd is in the event that ends what a watch begins with (KEP-3157), in JSON as in
