@@ -21,10 +21,12 @@ import (
 )
 
 // batch is claims that are made and bound, spread over the nodes. It plays the scheduler, by
-// the annotation that names the node, and the volume controller of Kubernetes, which binds
-// claim and PersistentVolume once the provisioner has made the latter.
+// the annotation that names the node, and, where there is none, the volume controller of
+// Kubernetes, which binds claim and PersistentVolume once the provisioner has made the latter.
 type batch struct {
 	cluster *cluster
+	// controllers says that Kubernetes' own are there.
+	controllers bool
 	// name begins the names of the claims.
 	name  string
 	count int
@@ -42,13 +44,9 @@ type batch struct {
 // first creation on, and how long each claim was waited for.
 func (b *batch) bind(ctx context.Context) (took time.Duration, each samples, err error) {
 	b.created, b.bound = map[string]time.Time{}, map[string]time.Time{}
-	first := &corev1.PersistentVolumeList{}
-	if err := b.cluster.client.List(ctx, first, client.Limit(1)); err != nil {
-		return 0, nil, fmt.Errorf("list PersistentVolumes: %w", err)
-	}
-	watcher, err := b.cluster.client.Watch(ctx, &corev1.PersistentVolumeList{}, &client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: first.ResourceVersion}})
+	watcher, err := b.watch(ctx)
 	if err != nil {
-		return 0, nil, fmt.Errorf("watch PersistentVolumes: %w", err)
+		return 0, nil, err
 	}
 	defer watcher.Stop()
 
@@ -68,6 +66,24 @@ func (b *batch) bind(ctx context.Context) (took time.Duration, each samples, err
 		}
 	}
 	return last.Sub(began), each, nil
+}
+
+// watch tells of the PersistentVolumes from now on, or of the claims where they are bound by
+// others.
+func (b *batch) watch(ctx context.Context) (watch.Interface, error) {
+	var list client.ObjectList = &corev1.PersistentVolumeList{}
+	from := &client.ListOptions{Limit: 1}
+	if b.controllers {
+		list, from.Namespace = &corev1.PersistentVolumeClaimList{}, claims
+	}
+	if err := b.cluster.client.List(ctx, list, from); err != nil {
+		return nil, fmt.Errorf("list: %w", err)
+	}
+	watcher, err := b.cluster.client.Watch(ctx, list, &client.ListOptions{Namespace: from.Namespace, Raw: &metav1.ListOptions{ResourceVersion: list.GetResourceVersion()}})
+	if err != nil {
+		return nil, fmt.Errorf("watch: %w", err)
+	}
+	return watcher, nil
 }
 
 func (b *batch) create(ctx context.Context, slots chan<- struct{}) error {
@@ -109,30 +125,55 @@ func (b *batch) create(ctx context.Context, slots chan<- struct{}) error {
 	return group.Wait()
 }
 
-// follow binds what the provisioner makes.
+// follow binds what the provisioner makes, or hears that it is bound.
 func (b *batch) follow(ctx context.Context, watcher watch.Interface, slots <-chan struct{}) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(writers)
 	for seen := 0; seen < b.count; {
+		var event watch.Event
+		var open bool
 		select {
 		case <-ctx.Done():
 			return group.Wait()
-		case event, open := <-watcher.ResultChan():
-			if !open {
-				return fmt.Errorf("the watch of PersistentVolumes has ended with %d of %d claims bound", seen, b.count)
-			}
-			pv, ok := event.Object.(*corev1.PersistentVolume)
-			if !ok || event.Type != watch.Added || pv.Spec.ClaimRef == nil || pv.Spec.ClaimRef.Namespace != claims {
+		case event, open = <-watcher.ResultChan():
+		}
+		if !open {
+			return fmt.Errorf("the watch has ended with %d of %d claims bound", seen, b.count)
+		}
+		switch object := event.Object.(type) {
+		case *corev1.PersistentVolume:
+			if event.Type != watch.Added || object.Spec.ClaimRef == nil || object.Spec.ClaimRef.Namespace != claims {
 				continue
 			}
 			seen++
 			group.Go(func() error {
 				defer func() { <-slots }()
-				return b.bindOne(ctx, pv)
+				return b.bindOne(ctx, object)
 			})
+		case *corev1.PersistentVolumeClaim:
+			if object.Status.Phase == corev1.ClaimBound && b.isBound(object.Name) {
+				seen++
+				<-slots
+			}
 		}
 	}
 	return group.Wait()
+}
+
+// isBound takes down when a claim of the batch was bound; it is false for one of which that
+// is known.
+func (b *batch) isBound(name string) bool {
+	b.mu.Lock()
+	_, ours := b.created[name]
+	_, known := b.bound[name]
+	if ours && !known {
+		b.bound[name] = time.Now()
+	}
+	if ours && !known && b.progress != nil {
+		b.progress(len(b.bound))
+	}
+	b.mu.Unlock()
+	return ours && !known
 }
 
 func (b *batch) bindOne(ctx context.Context, pv *corev1.PersistentVolume) error {
@@ -150,12 +191,6 @@ func (b *batch) bindOne(ctx context.Context, pv *corev1.PersistentVolume) error 
 	if err := b.cluster.client.Status().Patch(ctx, claim, merge(status)); err != nil {
 		return fmt.Errorf("bind claim %s: %w", claim.Name, err)
 	}
-	b.mu.Lock()
-	b.bound[claim.Name] = time.Now()
-	n := len(b.bound)
-	b.mu.Unlock()
-	if b.progress != nil {
-		b.progress(n)
-	}
+	b.isBound(claim.Name)
 	return nil
 }

@@ -105,9 +105,8 @@ type trips func(*http.Request) (*http.Response, error)
 // RoundTrip implements http.RoundTripper.
 func (f trips) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// install applies the one-file install, but for what needs nodes with containers, and makes
-// the class and the pools. pool is the directory of the pool on every host.
-func (c *cluster) install(ctx context.Context, manifest, pool string) error {
+// install applies the one-file install, but for what needs nodes with containers.
+func (c *cluster) install(ctx context.Context, manifest string) error {
 	objects, err := readManifests(manifest)
 	if err != nil {
 		return err
@@ -126,6 +125,12 @@ func (c *cluster) install(ctx context.Context, manifest, pool string) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// prepare makes the class, the pools and the namespace of the claims. pool is the directory of
+// the pool on every host.
+func (c *cluster) prepare(ctx context.Context, pool string) error {
 	wait := storagev1.VolumeBindingWaitForFirstConsumer
 	for _, object := range []client.Object{
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: claims}},
@@ -181,7 +186,8 @@ func (c *cluster) join(ctx context.Context, n int) ([]hollow.Node, error) {
 				ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: podName(name), Labels: map[string]string{nodeLabel: "true"}},
 				Spec: corev1.PodSpec{
 					NodeName: name, ServiceAccountName: "berth-node-agent",
-					Containers: []corev1.Container{{Name: "node-agent", Image: "none"}},
+					Tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}}, // as the DaemonSet has
+					Containers:  []corev1.Container{{Name: "node-agent", Image: "none"}},
 				},
 			}
 			for _, object := range []client.Object{csiNode, pod} {

@@ -45,6 +45,8 @@ type plan struct {
 	results  string
 	plot     string
 	timeout  time.Duration
+	// kubeconfig of a cluster with Berth, instead of a control plane of its own.
+	kubeconfig string
 }
 
 func main() {
@@ -82,6 +84,7 @@ func parse() (plan, error) {
 	flag.StringVar(&p.dir, "dir", "", "directory to work in; empty is memory, /dev/shm, where there is such a thing")
 	flag.StringVar(&p.results, "results", "build/bench-scale.json", "file with the results of all numbers of nodes so far")
 	flag.StringVar(&p.plot, "plot", "build/bench-scale.svg", "file for the plot")
+	flag.StringVar(&p.kubeconfig, "kubeconfig", "", "use this cluster, with Berth and its provisioner, in place of a control plane of its own: nothing is killed then, and no memory measured but the agents'")
 	flag.DurationVar(&p.timeout, "timeout", 4*time.Hour, "bound on the whole run")
 	flag.Parse()
 	for size := range strings.SplitSeq(sizes, ",") {
@@ -104,7 +107,11 @@ func parse() (plan, error) {
 	case os.Getuid() != 0:
 		return p, errors.New("needs root: the agent in a process of its own makes namespaces")
 	}
-	for _, file := range []string{filepath.Join(p.assets, "etcd"), filepath.Join(p.assets, "kube-apiserver"), filepath.Join(p.binaries, "node-agent"), filepath.Join(p.binaries, "provisioner"), p.manifest} {
+	needed := []string{filepath.Join(p.binaries, "node-agent")}
+	if p.kubeconfig == "" {
+		needed = append(needed, filepath.Join(p.assets, "etcd"), filepath.Join(p.assets, "kube-apiserver"), filepath.Join(p.binaries, "provisioner"), p.manifest)
+	}
+	for _, file := range needed {
 		if _, err := os.Stat(file); err != nil {
 			return p, fmt.Errorf("%w: hack/bench-scale.sh builds what is needed", err)
 		}
@@ -117,6 +124,7 @@ func parse() (plan, error) {
 func all(p plan) error {
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
+	context.AfterFunc(ctx, cancel) // the second interrupt is not waited for
 	ctx, stop := context.WithTimeout(ctx, p.timeout)
 	defer stop()
 	known, err := readResults(p.results)

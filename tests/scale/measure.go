@@ -39,7 +39,8 @@ type run struct {
 	heard map[string]int
 }
 
-// measure measures one number of nodes on a fresh control plane, and leaves nothing behind.
+// measure measures one number of nodes on a fresh control plane, or on the one that it was
+// given, and leaves nothing behind.
 func measure(ctx context.Context, p plan, nodes int) (_ row, err error) {
 	dir, err := workDir(p.dir)
 	if err != nil {
@@ -47,17 +48,21 @@ func measure(ctx context.Context, p plan, nodes int) (_ row, err error) {
 	}
 	r := &run{plan: p, nodes: nodes, dir: dir, heard: map[string]int{}, row: row{Date: time.Now().Format(time.DateOnly), Nodes: nodes, Volumes: nodes * p.volumes, Claims: p.claims}}
 	defer func() { err = errors.Join(err, r.cleanUp(err)) }()
-	for _, step := range []struct {
+	type step struct {
 		what string
 		do   func(context.Context) error
-	}{
-		{"control plane", r.startControlPlane},
-		{"nodes and agents", r.startAgents},
-		{"volumes", r.fill},
-		{"nothing happens", r.idle},
-		{"apiserver killed", r.herd},
-		{"claims bound", r.bind},
-	} {
+	}
+	steps := []step{
+		{"control plane", r.startControlPlane}, {"nodes and agents", r.startAgents}, {"volumes", r.guarded(r.fill)},
+		{"nothing happens", r.guarded(r.idle)}, {"apiserver killed", r.guarded(r.herd)}, {"claims bound", r.guarded(r.bind)},
+	}
+	if p.kubeconfig != "" {
+		steps = []step{
+			{"connect", r.connect}, {"nodes and agents", r.startAgents}, {"volumes", r.guarded(r.fill)},
+			{"nothing happens", r.guarded(r.idle)}, {"claims bound", r.guarded(r.bind)}, {"leave the cluster as it was", r.leave},
+		}
+	}
+	for _, step := range steps {
 		began := time.Now()
 		r.say("%s", step.what)
 		if err := step.do(ctx); err != nil {
@@ -75,12 +80,13 @@ func (r *run) say(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "%s  %4d nodes  %s\n", time.Now().Format(time.TimeOnly), r.nodes, fmt.Sprintf(format, args...))
 }
 
-// cleanUp ends all processes and removes their files; it keeps the logs of a failure.
-func (r *run) cleanUp(failure error) error {
-	for _, p := range []*program{r.provisioner, r.real} {
-		if p != nil {
-			p.stop(3 * time.Second)
-		}
+// poolPath is where the volumes are on each host.
+func (r *run) poolPath() string { return filepath.Join(r.dir, "pool") }
+
+// stopAgents ends the agents. A repeated call does nothing.
+func (r *run) stopAgents() {
+	if r.real != nil {
+		r.real.stop(3 * time.Second)
 	}
 	if r.agents != nil {
 		r.agents.stop(0)
@@ -88,6 +94,21 @@ func (r *run) cleanUp(failure error) error {
 	if r.host != nil {
 		r.host.stop(0)
 	}
+}
+
+// cleanUp ends all processes and removes their files; it shows the ends of their logs after a
+// failure.
+func (r *run) cleanUp(failure error) error {
+	if failure != nil && r.kubeconfig != "" && r.agents != nil {
+		// Also after an interrupt; another one ends that too.
+		if err := r.leave(context.Background()); err != nil {
+			r.say("what is called scale-… and berth-scale is left in the cluster: %v", err)
+		}
+	}
+	if r.provisioner != nil {
+		r.provisioner.stop(3 * time.Second)
+	}
+	r.stopAgents()
 	if r.control != nil {
 		r.control.stop()
 	}
@@ -137,7 +158,10 @@ func (r *run) startControlPlane(ctx context.Context) (err error) {
 	if r.cluster, err = newCluster(r.control.admin); err != nil {
 		return err
 	}
-	if err := r.cluster.install(ctx, r.manifest, filepath.Join(r.dir, "pool")); err != nil {
+	if err := r.cluster.install(ctx, r.manifest); err != nil {
+		return err
+	}
+	if err := r.cluster.prepare(ctx, r.poolPath()); err != nil {
 		return err
 	}
 	if r.provisioner, err = newProvisioner(ctx, r.cluster, filepath.Join(r.binaries, "provisioner"), filepath.Join(r.dir, "provisioner")); err != nil {
@@ -166,16 +190,16 @@ func (r *run) startAgents(ctx context.Context) error {
 	}
 	began := time.Now()
 	r.agents, err = startHollow(hollow.Spec{
-		Dir: filepath.Join(r.dir, "n"), Server: r.control.admin.Host, CA: r.control.admin.CAData, Namespace: namespace,
+		Dir: filepath.Join(r.dir, "n"), Server: r.cluster.config.Host, CA: r.cluster.config.CAData, Namespace: namespace,
 		Follows: follows, Nodes: nodes[:len(nodes)-1],
 	}, filepath.Join(r.dir, "hollow.log"))
 	if err != nil {
 		return err
 	}
 	shown := time.Now()
+	var report hollow.Report
 	err = until(ctx, "all agents are ready", 20*time.Minute, r.processes(), func() (bool, error) {
-		report, err := r.agents.report(false)
-		if err != nil {
+		if report, err = r.agents.report(false); err != nil {
 			return false, err
 		}
 		ready, err := r.real.ready(ctx)
@@ -189,17 +213,67 @@ func (r *run) startAgents(ctx context.Context) error {
 		return true, nil
 	})
 	r.row.StartSeconds = time.Since(began).Seconds()
+	r.row.StartWhat = report.Traffic.Requests
+	r.say("%d MiB more, for which they asked: %s", (report.ResidentKiB-report.BaseKiB)/1024, list(report.Traffic.Requests))
 	return err
 }
 
+// processes are those that must run.
 func (r *run) processes() []*process {
-	return []*process{r.control.etcd, r.control.apiserver, r.agents.process, r.real.process, r.host, r.provisioner.process}
+	running := []*process{r.agents.process, r.real.process, r.host}
+	if r.control != nil {
+		running = append(running, r.control.etcd)
+	}
+	return running
+}
+
+// guarded does something until one of the processes ends. It plays kubelet for the provisioner,
+// which ends when it cannot renew its lease in time, as on a machine without a processor to
+// spare.
+func (r *run) guarded(do func(context.Context) error) func(context.Context) error {
+	return func(parent context.Context) error {
+		ctx, cancel := context.WithCancelCause(parent)
+		defer cancel(nil)
+		watching := make(chan struct{})
+		go func() {
+			defer close(watching)
+			tick := time.NewTicker(time.Second)
+			defer tick.Stop()
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-tick.C:
+				}
+				for _, p := range r.processes() {
+					if err := p.err(); err != nil {
+						cancel(err)
+					}
+				}
+				if r.provisioner == nil || r.provisioner.err() == nil {
+					continue
+				}
+				r.row.ProvisionerEnds++
+				r.say("the provisioner has ended and is started again: %s", lastLine(r.provisioner.log))
+				if err := r.provisioner.start(); err != nil {
+					cancel(err)
+				}
+			}
+		}()
+		err := do(ctx)
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		cancel(nil)
+		<-watching
+		return err
+	}
 }
 
 // fill makes the volumes that are there while the rest is measured, as everybody makes them.
 func (r *run) fill(ctx context.Context) error {
-	shown := time.Now()
-	b := &batch{cluster: r.cluster, name: "fill", count: r.row.Volumes, nodes: r.nodes, underWay: 500, progress: func(bound int) {
+	shown := time.Now() // progress is called by one at a time
+	b := &batch{cluster: r.cluster, controllers: r.control == nil, name: "fill", count: r.row.Volumes, nodes: r.nodes, underWay: 500, progress: func(bound int) {
 		if time.Since(shown) > 30*time.Second {
 			shown = time.Now()
 			r.say("%d of %d volumes", bound, r.row.Volumes)
@@ -251,11 +325,13 @@ func (r *run) read(ctx context.Context) (x reading, err error) {
 	if x.real, err = r.real.metric(ctx, "rest_client_requests_total"); err != nil {
 		return x, err
 	}
-	if x.provisioner, err = r.provisioner.metric(ctx, "rest_client_requests_total"); err != nil {
-		return x, err
-	}
-	if x.cpu, err = r.control.apiserver.cpuSeconds(); err != nil {
-		return x, err
+	if r.control != nil {
+		if x.provisioner, err = r.provisioner.metric(ctx, "rest_client_requests_total"); err != nil {
+			return x, err
+		}
+		if x.cpu, err = r.control.apiserver.cpuSeconds(); err != nil {
+			return x, err
+		}
 	}
 	if x.served, err = r.cluster.served(ctx); err != nil {
 		return x, err
@@ -332,12 +408,14 @@ func (r *run) memory() error {
 		return err
 	}
 	r.row.HollowKiB = float64(report.ResidentKiB-report.BaseKiB) / float64(r.nodes-1)
+	if r.row.AgentKiB, err = hollow.ResidentKiB(r.real.pid()); err != nil || r.control == nil {
+		return err
+	}
 	for _, of := range []struct {
 		pid   int
 		field string
 		to    *int
 	}{
-		{r.real.pid(), "VmRSS", &r.row.AgentKiB},
 		{r.provisioner.pid(), "VmRSS", &r.row.ProvisionerKiB},
 		{r.provisioner.pid(), "VmHWM", &r.row.ProvisionerPeakKiB},
 		{r.control.apiserver.pid(), "VmRSS", &r.row.APIServerKiB},
@@ -419,17 +497,6 @@ func (r *run) restartAPIServer(ctx context.Context) error {
 			r.say("  %d %s", n, what)
 		}
 	}
-	return r.reviveProvisioner(ctx)
-}
-
-// reviveProvisioner does what kubelet does when the provisioner has lost its lease.
-func (r *run) reviveProvisioner(ctx context.Context) error {
-	if r.provisioner.err() != nil {
-		r.row.ProvisionerEnds++
-		if err := r.provisioner.start(); err != nil {
-			return err
-		}
-	}
 	return r.provisioner.awaitLead(ctx)
 }
 
@@ -439,7 +506,7 @@ func (r *run) bind(ctx context.Context) error {
 		if err := r.settle(ctx); err != nil {
 			return err
 		}
-		b := &batch{cluster: r.cluster, name: fmt.Sprintf("round-%d", i), count: r.claims, nodes: r.nodes, underWay: r.claims}
+		b := &batch{cluster: r.cluster, controllers: r.control == nil, name: fmt.Sprintf("round-%d", i), count: r.claims, nodes: r.nodes, underWay: r.claims}
 		took, each, err := b.bind(ctx)
 		if err != nil {
 			return err
@@ -448,6 +515,9 @@ func (r *run) bind(ctx context.Context) error {
 		r.row.BindMedian = append(r.row.BindMedian, each.median())
 		r.row.BindP95 = append(r.row.BindP95, each.quantile(0.95))
 		r.say("%d claims in %.1f s", r.claims, took.Seconds())
+	}
+	if r.control == nil {
+		return nil
 	}
 	peak, err := hollow.StatusKiB(r.provisioner.pid(), "VmHWM")
 	r.row.ProvisionerPeakKiB = max(r.row.ProvisionerPeakKiB, peak)

@@ -13,9 +13,9 @@ import (
 // The sizes of the plot, in pixels. Each panel has a frame with room for its title and the
 // labels of its axes.
 const (
-	panelWidth, panelHeight = 360, 240
+	panelWidth, panelHeight = 360, 280
 	marginLeft, marginRight = 56, 16
-	marginTop, marginBottom = 46, 34
+	marginTop, marginBottom = 74, 36
 )
 
 // curve is one line of a panel.
@@ -58,7 +58,7 @@ var colours = []string{"#0b6e99", "#c2570c", "#6b7280"}
 // plot draws the panels, two beside each other, as SVG.
 func (r results) plot() []byte {
 	var out bytes.Buffer
-	width, height := 2*panelWidth, panelHeight*(len(panels)+1)/2
+	width, height := 2*panelWidth, (len(panels)+1)/2*panelHeight
 	fmt.Fprintf(&out, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="11">`+"\n", width, height)
 	fmt.Fprintf(&out, `<rect width="%d" height="%d" fill="#ffffff"/>`+"\n", width, height)
 	for i, p := range panels {
@@ -121,7 +121,6 @@ func (p panel) draw(out *bytes.Buffer, rows results) {
 		fmt.Fprintf(out, `<line x1="%d" y1="%.1f" x2="%d" y2="%.1f" stroke="#e5e7eb"/>`+"\n", marginLeft, y.at(v), panelWidth-marginRight, y.at(v))
 		fmt.Fprintf(out, `<text x="%d" y="%.1f" text-anchor="end">%s</text>`+"\n", marginLeft-6, y.at(v)+4, number(v))
 	}
-	left := float64(marginLeft)
 	for i, c := range p.curves {
 		var points []string
 		var dots bytes.Buffer
@@ -136,8 +135,7 @@ func (p panel) draw(out *bytes.Buffer, rows results) {
 		}
 		fmt.Fprintf(out, `<polyline fill="none" stroke="%s" stroke-width="2" points="%s"/>`+"\n", colours[i], strings.Join(points, " "))
 		out.Write(dots.Bytes())
-		fmt.Fprintf(out, `<text x="%.0f" y="32" fill="%s">%s</text>`+"\n", left, colours[i], c.name)
-		left += 6*float64(len(c.name)) - float64(len(c.name))/2 + 10
+		fmt.Fprintf(out, `<text x="%d" y="%d" fill="%s">%s</text>`+"\n", marginLeft, 32+14*i, colours[i], c.name)
 	}
 }
 
@@ -146,7 +144,7 @@ func number(v float64) string {
 	switch {
 	case v >= 1e6:
 		return fmt.Sprintf("%.3gM", v/1e6)
-	case v >= 1e4:
+	case v >= 1e3:
 		return fmt.Sprintf("%.3gk", v/1e3)
 	}
 	return fmt.Sprintf("%.3g", v)

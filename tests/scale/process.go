@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -42,6 +43,8 @@ type process struct {
 	// unshare are the namespaces of its own (CLONE_NEWNS).
 	unshare uintptr
 
+	// mu guards what start replaces.
+	mu    sync.Mutex
 	cmd   *exec.Cmd
 	ended chan struct{}
 }
@@ -53,56 +56,71 @@ func (p *process) start() error {
 		return err
 	}
 	defer log.Close()
-	p.cmd = exec.Command(p.argv[0], p.argv[1:]...)
-	p.cmd.Env = append(os.Environ(), p.env...)
-	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = p.stdin, p.stdout, log
+	cmd := exec.Command(p.argv[0], p.argv[1:]...)
+	cmd.Env = append(os.Environ(), p.env...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = p.stdin, p.stdout, log
 	if p.stdout == nil {
-		p.cmd.Stdout = log
+		cmd.Stdout = log
 	}
 	// A group of its own: Ctrl-C is for this process, which ends the others in order.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, Unshareflags: p.unshare}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, Unshareflags: p.unshare}
 	result := make(chan error)
-	starts <- func() { result <- p.cmd.Start() }
+	starts <- func() { result <- cmd.Start() }
 	if err := <-result; err != nil {
 		return fmt.Errorf("start %s: %w", p.name, err)
 	}
 	ended := make(chan struct{})
-	p.ended = ended
 	go func() {
-		_ = p.cmd.Wait() // its log says why
+		_ = cmd.Wait() // its log says why
 		close(ended)
 	}()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cmd, p.ended = cmd, ended
 	return nil
 }
 
-func (p *process) pid() int { return p.cmd.Process.Pid }
+// running is the process that was started last, nil before any was.
+func (p *process) running() (*exec.Cmd, <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cmd, p.ended
+}
+
+// pid of a process that was started.
+func (p *process) pid() int {
+	cmd, _ := p.running()
+	return cmd.Process.Pid
+}
 
 // stop ends it: politely, and after the grace otherwise. A repeated call does nothing.
 func (p *process) stop(grace time.Duration) {
-	if p.cmd == nil || p.cmd.Process == nil {
+	cmd, ended := p.running()
+	if cmd == nil {
 		return
 	}
 	if grace > 0 {
-		_ = p.cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
-		case <-p.ended:
+		case <-ended:
 			return
 		case <-time.After(grace):
 		}
 	}
 	select {
-	case <-p.ended:
+	case <-ended:
 	default:
-		_ = syscall.Kill(-p.pid(), syscall.SIGKILL) // with what it has started itself
-		<-p.ended
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // with what it has started itself
+		<-ended
 	}
 }
 
 // err says that it has ended; its log has why.
 func (p *process) err() error {
+	cmd, ended := p.running()
 	select {
-	case <-p.ended:
-		return fmt.Errorf("%s has ended (%s)", p.name, p.cmd.ProcessState)
+	case <-ended:
+		return fmt.Errorf("%s has ended (%s)", p.name, cmd.ProcessState)
 	default:
 		return nil
 	}
@@ -128,6 +146,12 @@ func (p *process) cpuSeconds() (float64, error) {
 		ticks += n
 	}
 	return ticks / 100, nil
+}
+
+// lastLine of a log.
+func lastLine(path string) string {
+	lines := strings.Split(strings.TrimSpace(tail(path)), "\n")
+	return lines[len(lines)-1]
 }
 
 func tail(path string) string {

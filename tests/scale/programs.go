@@ -125,7 +125,7 @@ func newProvisioner(ctx context.Context, c *cluster, binary, dir string) (*progr
 
 // awaitLead returns when the provisioner leads and knows everything.
 func (p *program) awaitLead(ctx context.Context) error {
-	return until(ctx, "the provisioner leads", 5*time.Minute, []*process{p.process}, func() (bool, error) {
+	return until(ctx, "the provisioner leads", 5*time.Minute, nil, func() (bool, error) {
 		leads, err := p.metric(ctx, "leader_election_master_status")
 		if err != nil || leads != 1 {
 			return false, err

@@ -50,6 +50,8 @@ type row struct {
 	// StartSeconds until all agents were ready for the first time, on a cluster without
 	// volumes, started as fast as the process can.
 	StartSeconds float64 `json:"startSeconds"`
+	// StartWhat is what they asked for until then.
+	StartWhat map[string]int `json:"startWhat"`
 	// FillPerSecond is how many volumes were made per second before anything was measured.
 	FillPerSecond float64 `json:"fillPerSecond"`
 

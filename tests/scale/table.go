@@ -69,7 +69,8 @@ func (r results) print(out io.Writer) {
 	line("→ received by all agents, MiB", func(of row) string { return of.HerdReceived.spread("%.1f", 1<<20) })
 	line("measured on", func(of row) string { return of.Date })
 	for _, of := range r {
-		fmt.Fprintf(out, "\nWhat %d agents asked for in %d idle minutes: %s.\n", of.Nodes-1, len(of.IdleRequests), list(of.IdleWhat))
+		fmt.Fprintf(out, "\nWhat %d agents asked for until they were ready: %s.\n", of.Nodes-1, list(of.StartWhat))
+		fmt.Fprintf(out, "What they asked for in %d idle minutes: %s.\n", len(of.IdleRequests), list(of.IdleWhat))
 	}
 }
 
