@@ -54,7 +54,10 @@ func main() {
 		exit(hollow.Run(os.Stdin, os.Stdout, os.Stderr))
 	}
 	ctrl.SetLogger(logr.Discard()) // what its clients say is in their errors
-	p, err := parse()
+	p, err := parse(os.Args[1:])
+	if errors.Is(err, flag.ErrHelp) {
+		os.Exit(0)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "scale:", err)
 		os.Exit(2)
@@ -70,23 +73,27 @@ func exit(err error) {
 	os.Exit(0)
 }
 
-func parse() (plan, error) {
+func parse(args []string) (plan, error) {
 	var p plan
 	var sizes string
-	flag.StringVar(&sizes, "nodes", "10,100,1000", "numbers of nodes, comma-separated, each at least 2; each is measured on a control plane of its own; empty only prints what -results has")
-	flag.IntVar(&p.volumes, "volumes", 20, "volumes per node that are there before anything is measured")
-	flag.IntVar(&p.claims, "claims", 1000, "claims to bind at once, spread over the nodes")
-	flag.IntVar(&p.minutes, "idle", 10, "minutes to measure in which nothing happens")
-	flag.IntVar(&p.rounds, "rounds", 3, "how often claims are bound and the apiserver is killed")
-	flag.StringVar(&p.assets, "assets", os.Getenv("KUBEBUILDER_ASSETS"), "directory with etcd and kube-apiserver (default $KUBEBUILDER_ASSETS)")
-	flag.StringVar(&p.binaries, "binaries", "build/scale", "directory with node-agent and provisioner")
-	flag.StringVar(&p.manifest, "manifest", "deploy/berth.yaml", "the one-file install")
-	flag.StringVar(&p.dir, "dir", "", "directory to work in; empty is memory, /dev/shm, where there is such a thing")
-	flag.StringVar(&p.results, "results", "build/bench-scale.json", "file with the results of all numbers of nodes so far")
-	flag.StringVar(&p.plot, "plot", "build/bench-scale.svg", "file for the plot")
-	flag.StringVar(&p.kubeconfig, "kubeconfig", "", "use this cluster, with Berth and its provisioner, in place of a control plane of its own: nothing is killed then, and no memory measured but the agents'")
-	flag.DurationVar(&p.timeout, "timeout", 4*time.Hour, "bound on the whole run")
-	flag.Parse()
+	// A set of its own: controller-runtime has put -kubeconfig into the common one.
+	fs := flag.NewFlagSet("scale", flag.ContinueOnError)
+	fs.StringVar(&sizes, "nodes", "10,100,1000", "numbers of nodes, comma-separated, each at least 2; each is measured on a control plane of its own; empty only prints what -results has")
+	fs.IntVar(&p.volumes, "volumes", 20, "volumes per node that are there before anything is measured")
+	fs.IntVar(&p.claims, "claims", 1000, "claims to bind at once, spread over the nodes")
+	fs.IntVar(&p.minutes, "idle", 10, "minutes to measure in which nothing happens")
+	fs.IntVar(&p.rounds, "rounds", 3, "how often claims are bound and the apiserver is killed")
+	fs.StringVar(&p.assets, "assets", os.Getenv("KUBEBUILDER_ASSETS"), "directory with etcd and kube-apiserver (default $KUBEBUILDER_ASSETS)")
+	fs.StringVar(&p.binaries, "binaries", "build/scale", "directory with node-agent and provisioner")
+	fs.StringVar(&p.manifest, "manifest", "deploy/berth.yaml", "the one-file install")
+	fs.StringVar(&p.dir, "dir", "", "directory to work in; empty is memory, /dev/shm, where there is such a thing")
+	fs.StringVar(&p.results, "results", "build/bench-scale.json", "file with the results of all numbers of nodes so far")
+	fs.StringVar(&p.plot, "plot", "build/bench-scale.svg", "file for the plot")
+	fs.StringVar(&p.kubeconfig, "kubeconfig", "", "use this cluster, with Berth and its provisioner, in place of a control plane of its own: nothing is killed then, and no memory measured but the agents'")
+	fs.DurationVar(&p.timeout, "timeout", 4*time.Hour, "bound on the whole run")
+	if err := fs.Parse(args); err != nil {
+		return p, err
+	}
 	for size := range strings.SplitSeq(sizes, ",") {
 		if size == "" {
 			continue
@@ -100,8 +107,8 @@ func parse() (plan, error) {
 	switch {
 	case p.volumes < 1 || p.claims < 1 || p.minutes < 1 || p.rounds < 1:
 		return p, errors.New("-volumes, -claims, -idle and -rounds must be at least 1")
-	case flag.NArg() > 0:
-		return p, fmt.Errorf("unexpected argument %q", flag.Arg(0))
+	case fs.NArg() > 0:
+		return p, fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	case len(p.sizes) == 0:
 		return p, nil
 	case os.Getuid() != 0:

@@ -42,6 +42,18 @@ func TestSumOfMetric(t *testing.T) {
 	}
 }
 
+func TestOptions(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"-nodes=1"}, {"-nodes=10,x"}, {"-nodes=5001"}, {"-rounds=0"}, {"more"}, {"-nodes=10", "-assets=/no/such/place"}} {
+		if _, err := parse(args); err == nil {
+			t.Errorf("%v was taken", args)
+		}
+	}
+	if p, err := parse([]string{"-nodes="}); err != nil || len(p.sizes) != 0 || p.claims != 1000 || p.volumes != 20 {
+		t.Errorf("only to print: %+v, %v", p, err)
+	}
+}
+
 func someResults() results {
 	var r results
 	for _, nodes := range []int{1000, 10, 100} {
