@@ -134,6 +134,9 @@ func all(p plan) error {
 	context.AfterFunc(ctx, cancel) // the second interrupt is not waited for
 	ctx, stop := context.WithTimeout(ctx, p.timeout)
 	defer stop()
+	if p.kubeconfig != "" {
+		p.results = "" // they do not stand beside those of a control plane that does nothing else
+	}
 	known, err := readResults(p.results)
 	if err != nil {
 		return err

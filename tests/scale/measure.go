@@ -489,7 +489,7 @@ func (r *run) restartAPIServer(ctx context.Context) error {
 	r.row.HerdSynced = append(r.row.HerdSynced, report.SyncedAt.Sub(killed).Seconds())
 	r.row.HerdPeak = append(r.row.HerdPeak, float64(peak))
 	r.row.HerdMinute = append(r.row.HerdMinute, float64(minute))
-	r.row.HerdRefused = append(r.row.HerdRefused, float64(report.Traffic.Codes[429]-before.Traffic.Codes[429]))
+	r.row.HerdRefused = append(r.row.HerdRefused, float64(refused(report.Traffic)-refused(before.Traffic)))
 	r.row.HerdReceived = append(r.row.HerdReceived, float64(report.Traffic.ReceivedBytes-before.Traffic.ReceivedBytes))
 	r.say("ready after %.1f s, in sync after %.1f s, %d requests in one second, %d in a minute", ready.Seconds(), report.SyncedAt.Sub(killed).Seconds(), peak, minute)
 	for what, n := range report.Traffic.Requests {
@@ -498,6 +498,18 @@ func (r *run) restartAPIServer(ctx context.Context) error {
 		}
 	}
 	return r.provisioner.awaitLead(ctx)
+}
+
+// refused are the requests that were answered with a no. An apiserver that begins says so
+// while it does not know its rights (403) or fills its caches (429).
+func refused(t hollow.Traffic) int {
+	sum := 0
+	for code, n := range t.Codes {
+		if code >= 400 {
+			sum += n
+		}
+	}
+	return sum
 }
 
 // bind measures how long a number of claims takes that does not depend on that of nodes.

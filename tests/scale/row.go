@@ -94,10 +94,13 @@ type row struct {
 }
 
 // results are rows by the number of nodes, kept in a file so that sizes can be measured one
-// at a time.
+// at a time. An empty path keeps none.
 type results []row
 
 func readResults(path string) (results, error) {
+	if path == "" {
+		return nil, nil
+	}
 	content, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -121,6 +124,9 @@ func (r results) with(new row) results {
 }
 
 func (r results) write(path string) error {
+	if path == "" {
+		return nil
+	}
 	content, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err

@@ -37,6 +37,15 @@ func (r results) print(out io.Writer) {
 		}
 		fmt.Fprintf(out, "| %s |\n", strings.Join(cells, " | "))
 	}
+	// own leaves out what is not known of a cluster that was there before.
+	own := func(name string, cell func(row) string) {
+		line(name, func(of row) string {
+			if of.APIServerKiB == 0 {
+				return "–"
+			}
+			return cell(of)
+		})
+	}
 	line("", func(of row) string { return fmt.Sprintf("%d nodes", of.Nodes) })
 	line("---", func(row) string { return "---" })
 	line("volumes", func(of row) string { return fmt.Sprint(of.Volumes) })
@@ -46,27 +55,27 @@ func (r results) print(out io.Writer) {
 	line("idle: bytes of watches per node and minute", func(of row) string { return of.IdleWatch.average("%.0f", 1) })
 	line("idle: bytes received per node and minute, with TLS and HTTP/2", func(of row) string { return of.IdleReceived.average("%.0f", 1) })
 	line("idle: bytes sent per node and minute", func(of row) string { return of.IdleSent.average("%.0f", 1) })
-	line("idle: requests of the provisioner per minute", func(of row) string { return fmt.Sprintf("%.1f", of.IdleProvision) })
+	own("idle: requests of the provisioner per minute", func(of row) string { return fmt.Sprintf("%.1f", of.IdleProvision) })
 	line("idle: requests per minute by the apiserver's own count", func(of row) string { return fmt.Sprintf("%.0f", of.IdleServed) })
-	line("idle: apiserver, of one processor", func(of row) string { return fmt.Sprintf("%.1f %%", of.IdleProcessor) })
-	line("resident: provisioner", func(of row) string { return mib(float64(of.ProvisionerKiB)) })
-	line("resident: provisioner, the most it ever had", func(of row) string { return mib(float64(of.ProvisionerPeakKiB)) })
+	own("idle: apiserver, of one processor", func(of row) string { return fmt.Sprintf("%.1f %%", of.IdleProcessor) })
+	own("resident: provisioner", func(of row) string { return mib(float64(of.ProvisionerKiB)) })
+	own("resident: provisioner, the most it ever had", func(of row) string { return mib(float64(of.ProvisionerPeakKiB)) })
 	line("resident: one agent in a process of its own", func(of row) string { return mib(float64(of.AgentKiB)) })
 	line("resident: one more agent in a process of many", func(of row) string { return mib(of.HollowKiB) })
-	line("resident: apiserver", func(of row) string { return mib(float64(of.APIServerKiB)) })
+	own("resident: apiserver", func(of row) string { return mib(float64(of.APIServerKiB)) })
 	line("all agents started at once → all ready", func(of row) string { return fmt.Sprintf("%.1f s", of.StartSeconds) })
 	line("claims bound per second, until the volumes were there", func(of row) string { return fmt.Sprintf("%.1f", of.FillPerSecond) })
 	line("claims created at once", func(of row) string { return fmt.Sprint(of.Claims) })
 	line("→ all bound", func(of row) string { return of.BindSeconds.spread("%.1f", 1) + " s" })
 	line("→ the median claim bound", func(of row) string { return of.BindMedian.spread("%.1f", 1) + " s" })
 	line("→ 95 % of them bound", func(of row) string { return of.BindP95.spread("%.1f", 1) + " s" })
-	line("apiserver killed → ready again", func(of row) string { return of.HerdReady.spread("%.1f", 1) + " s" })
-	line("→ all agents in sync", func(of row) string { return of.HerdSynced.spread("%.1f", 1) + " s" })
-	line("→ the most requests in one second", func(of row) string { return of.HerdPeak.spread("%.0f", 1) })
-	line("→ requests in the first minute", func(of row) string { return of.HerdMinute.spread("%.0f", 1) })
-	line("→ of a node", func(of row) string { return of.HerdMinute.spread("%.1f", float64(of.Nodes-1)) })
-	line("→ refused as too many (429)", func(of row) string { return of.HerdRefused.spread("%.0f", 1) })
-	line("→ received by all agents, MiB", func(of row) string { return of.HerdReceived.spread("%.1f", 1<<20) })
+	own("apiserver killed → ready again", func(of row) string { return of.HerdReady.spread("%.1f", 1) + " s" })
+	own("→ all agents in sync", func(of row) string { return of.HerdSynced.spread("%.1f", 1) + " s" })
+	own("→ the most requests in one second", func(of row) string { return of.HerdPeak.spread("%.0f", 1) })
+	own("→ requests in the first minute", func(of row) string { return of.HerdMinute.spread("%.0f", 1) })
+	own("→ of a node", func(of row) string { return of.HerdMinute.spread("%.1f", float64(of.Nodes-1)) })
+	own("→ of these refused, to be asked again", func(of row) string { return of.HerdRefused.spread("%.0f", 1) })
+	own("→ received by all agents, MiB", func(of row) string { return of.HerdReceived.spread("%.1f", 1<<20) })
 	line("measured on", func(of row) string { return of.Date })
 	for _, of := range r {
 		fmt.Fprintf(out, "\nWhat %d agents asked for until they were ready: %s.\n", of.Nodes-1, list(of.StartWhat))
