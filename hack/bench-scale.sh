@@ -10,7 +10,7 @@
 #   hack/bench-scale.sh                     10, 100 and 1,000 nodes
 #   hack/bench-scale.sh -nodes 100          one number; the others are kept from before
 #   hack/bench-scale.sh -nodes ""           print again what is kept
-#   build/testbed run -- hack/bench-scale.sh -nodes 10 -kubeconfig FILE
+#   build/testbed run -- hack/bench-scale.sh -nodes 10 -kubeconfig "$(build/testbed kubeconfig)"
 #                                           against a cluster that has Berth, and is left as it was
 set -euo pipefail
 cd "$(dirname "$0")/.."

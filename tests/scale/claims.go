@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
+	watchtools "k8s.io/client-go/tools/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	berth "github.com/berth-dev/berth/api/v1alpha1"
@@ -79,11 +80,24 @@ func (b *batch) watch(ctx context.Context) (watch.Interface, error) {
 	if err := b.cluster.client.List(ctx, list, from); err != nil {
 		return nil, fmt.Errorf("list: %w", err)
 	}
-	watcher, err := b.cluster.client.Watch(ctx, list, &client.ListOptions{Namespace: from.Namespace, Raw: &metav1.ListOptions{ResourceVersion: list.GetResourceVersion()}})
+	// It goes on where it was when the apiserver ends it.
+	watcher, err := watchtools.NewRetryWatcherWithContext(ctx, list.GetResourceVersion(), follower{func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+		return b.cluster.client.Watch(ctx, list, &client.ListOptions{Namespace: from.Namespace, Raw: &o})
+	}})
 	if err != nil {
 		return nil, fmt.Errorf("watch: %w", err)
 	}
 	return watcher, nil
+}
+
+// follower is a cache.WatcherWithContext.
+type follower struct {
+	watch func(context.Context, metav1.ListOptions) (watch.Interface, error)
+}
+
+// WatchWithContext implements it.
+func (f follower) WatchWithContext(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+	return f.watch(ctx, o)
 }
 
 func (b *batch) create(ctx context.Context, slots chan<- struct{}) error {
@@ -116,10 +130,9 @@ func (b *batch) create(ctx context.Context, slots chan<- struct{}) error {
 			b.mu.Lock()
 			b.created[claim.Name] = time.Now()
 			b.mu.Unlock()
-			if err := b.cluster.client.Create(ctx, claim); err != nil {
-				return fmt.Errorf("create claim %s: %w", claim.Name, err)
-			}
-			return nil
+			return again(ctx, "create claim "+claim.Name, func() error {
+				return client.IgnoreAlreadyExists(b.cluster.client.Create(ctx, claim))
+			})
 		})
 	}
 	return group.Wait()
@@ -179,17 +192,19 @@ func (b *batch) isBound(name string) bool {
 func (b *batch) bindOne(ctx context.Context, pv *corev1.PersistentVolume) error {
 	claim := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: claims, Name: pv.Spec.ClaimRef.Name}}
 	merge := func(patch string) client.Patch { return client.RawPatch(types.MergePatchType, []byte(patch)) }
-	if err := b.cluster.client.Status().Patch(ctx, pv.DeepCopy(), merge(`{"status":{"phase":"Bound"}}`)); err != nil {
-		return fmt.Errorf("bind PersistentVolume %s: %w", pv.Name, err)
-	}
 	spec := fmt.Sprintf(`{"metadata":{"annotations":{"pv.kubernetes.io/bind-completed":"yes","pv.kubernetes.io/bound-by-controller":"yes"}},"spec":{"volumeName":%q}}`, pv.Name)
-	if err := b.cluster.client.Patch(ctx, claim, merge(spec)); err != nil {
-		return fmt.Errorf("bind claim %s: %w", claim.Name, err)
-	}
 	size := pv.Spec.Capacity[corev1.ResourceStorage]
 	status := fmt.Sprintf(`{"status":{"phase":"Bound","accessModes":["ReadWriteOnce"],"capacity":{"storage":%q}}}`, size.String())
-	if err := b.cluster.client.Status().Patch(ctx, claim, merge(status)); err != nil {
-		return fmt.Errorf("bind claim %s: %w", claim.Name, err)
+	for _, write := range []func() error{
+		func() error {
+			return b.cluster.client.Status().Patch(ctx, pv.DeepCopy(), merge(`{"status":{"phase":"Bound"}}`))
+		},
+		func() error { return b.cluster.client.Patch(ctx, claim, merge(spec)) },
+		func() error { return b.cluster.client.Status().Patch(ctx, claim, merge(status)) },
+	} {
+		if err := again(ctx, "bind claim "+claim.Name, write); err != nil {
+			return err
+		}
 	}
 	b.isBound(claim.Name)
 	return nil

@@ -118,8 +118,8 @@ func (c *cluster) install(ctx context.Context, manifest string) error {
 		}
 		// The kinds of Berth are known a moment after their definitions.
 		err := until(ctx, "create "+object.GetKind()+" "+object.GetName(), time.Minute, nil, func() (bool, error) {
-			err := c.client.Create(ctx, object.DeepCopy())
-			return err == nil || apierrors.IsAlreadyExists(err), err
+			err := client.IgnoreAlreadyExists(c.client.Create(ctx, object.DeepCopy()))
+			return err == nil, err
 		})
 		if err != nil {
 			return err
@@ -143,8 +143,8 @@ func (c *cluster) prepare(ctx context.Context, pool string) error {
 		}},
 	} {
 		err := until(ctx, "create "+object.GetName(), time.Minute, nil, func() (bool, error) {
-			err := c.client.Create(ctx, object)
-			return err == nil || apierrors.IsAlreadyExists(err), err
+			err := client.IgnoreAlreadyExists(c.client.Create(ctx, object))
+			return err == nil, err
 		})
 		if err != nil {
 			return err
@@ -214,6 +214,18 @@ func (c *cluster) token(ctx context.Context, account string, bound *authenticati
 	return answer.Status.Token, nil
 }
 
+// again does something until it succeeds, for a minute: an apiserver that has more to do than it
+// can refuses, or answers too late.
+func again(ctx context.Context, what string, do func() error) error {
+	return until(ctx, what, time.Minute, nil, func() (bool, error) {
+		err := do()
+		if apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsNotFound(err) {
+			return true, err
+		}
+		return err == nil, err
+	})
+}
+
 // beat does what kubelets do of which agents hear: each reports its node's status every five
 // minutes when nothing changes (nodeStatusReportFrequency). It returns with the context.
 func (c *cluster) beat(ctx context.Context, nodes int) error {
@@ -229,9 +241,11 @@ func (c *cluster) beat(ctx context.Context, nodes int) error {
 		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName(i % nodes)}}
 		patch := fmt.Sprintf(`{"status":{"conditions":[{"type":"Ready","status":"True","reason":"KubeletReady","message":"kubelet is posting ready status","lastHeartbeatTime":%q}]}}`,
 			time.Now().UTC().Format(time.RFC3339))
-		err := c.client.Status().Patch(ctx, node, client.RawPatch(types.StrategicMergePatchType, []byte(patch)))
+		err := again(ctx, "report as the kubelet of "+node.Name, func() error {
+			return c.client.Status().Patch(ctx, node, client.RawPatch(types.StrategicMergePatchType, []byte(patch)))
+		})
 		if err != nil && ctx.Err() == nil {
-			return fmt.Errorf("report as the kubelet of %s: %w", node.Name, err)
+			return err
 		}
 	}
 }

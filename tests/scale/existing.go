@@ -73,7 +73,10 @@ func (r *run) leave(ctx context.Context) error {
 					}
 				}
 			}
-			return left == 0, fmt.Errorf("%d %s are left", left, what)
+			if left > 0 {
+				return false, fmt.Errorf("%d %s are left", left, what)
+			}
+			return true, nil
 		})
 	}
 	if err := gone("volumes", &berth.LocalVolumeList{}); err != nil {

@@ -22,6 +22,10 @@ import (
 // waited for.
 const follows = 8
 
+// startEvery is the time between the starts of two hollow agents. All at once would be what no
+// rollout does, and is what the herd is measured by.
+const startEvery = 50 * time.Millisecond
+
 // run is one number of nodes being measured.
 type run struct {
 	plan
@@ -191,10 +195,14 @@ func (r *run) startAgents(ctx context.Context) error {
 	began := time.Now()
 	r.agents, err = startHollow(hollow.Spec{
 		Dir: filepath.Join(r.dir, "n"), Server: r.cluster.config.Host, CA: r.cluster.config.CAData, Namespace: namespace,
-		Follows: follows, Nodes: nodes[:len(nodes)-1],
+		StartEvery: startEvery, Follows: follows, Nodes: nodes[:len(nodes)-1],
 	}, filepath.Join(r.dir, "hollow.log"))
 	if err != nil {
 		return err
+	}
+	if r.control != nil {
+		// An interrupt does not wait for its answer. A cluster that was given needs them to the end.
+		context.AfterFunc(ctx, func() { r.agents.stop(0) })
 	}
 	shown := time.Now()
 	var report hollow.Report

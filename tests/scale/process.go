@@ -162,7 +162,8 @@ func tail(path string) string {
 	return string(content[max(0, len(content)-2000):])
 }
 
-// until waits until f says so. It fails with the context, and when one of the processes ends.
+// until waits until f says so, and returns what f said with it. It fails with the context, and
+// when one of the processes ends; an error of f alone is what is said when the time is over.
 func until(ctx context.Context, what string, limit time.Duration, processes []*process, f func() (bool, error)) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
@@ -170,7 +171,7 @@ func until(ctx context.Context, what string, limit time.Duration, processes []*p
 	for {
 		done, err := f()
 		if done {
-			return nil
+			return err
 		}
 		for _, p := range processes {
 			if ended := p.err(); ended != nil {

@@ -48,7 +48,7 @@ type row struct {
 	Volumes int    `json:"volumes"`
 
 	// StartSeconds until all agents were ready for the first time, on a cluster without
-	// volumes, started as fast as the process can.
+	// volumes, started one after the other (startEvery).
 	StartSeconds float64 `json:"startSeconds"`
 	// StartWhat is what they asked for until then.
 	StartWhat map[string]int `json:"startWhat"`

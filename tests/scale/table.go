@@ -63,7 +63,7 @@ func (r results) print(out io.Writer) {
 	line("resident: one agent in a process of its own", func(of row) string { return mib(float64(of.AgentKiB)) })
 	line("resident: one more agent in a process of many", func(of row) string { return mib(of.HollowKiB) })
 	own("resident: apiserver", func(of row) string { return mib(float64(of.APIServerKiB)) })
-	line("all agents started at once → all ready", func(of row) string { return fmt.Sprintf("%.1f s", of.StartSeconds) })
+	line("agents started, 20 per second → all ready", func(of row) string { return fmt.Sprintf("%.1f s", of.StartSeconds) })
 	line("claims bound per second, until the volumes were there", func(of row) string { return fmt.Sprintf("%.1f", of.FillPerSecond) })
 	line("claims created at once", func(of row) string { return fmt.Sprint(of.Claims) })
 	line("→ all bound", func(of row) string { return of.BindSeconds.spread("%.1f", 1) + " s" })
