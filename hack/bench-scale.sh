@@ -4,8 +4,9 @@
 #
 # Measures by tests/scale how Berth's costs grow with the number of nodes: real agents
 # over hollow hosts and the real provisioner, against an etcd and an apiserver of its
-# own for each number, without the testbed. Needs root, and for 1,000 nodes about
-# 12 GiB of memory and two hours on two cores. Prints Markdown, and keeps it and a plot in build/.
+# own for each number, without the testbed. Needs root, some 3 MiB of memory for each
+# node beside the apiserver's, and a machine that has nothing else to do: an apiserver
+# without a processor loses its clients. Prints Markdown, and keeps it and a plot in build/.
 #
 #   hack/bench-scale.sh                     10, 100 and 1,000 nodes
 #   hack/bench-scale.sh -nodes 100          one number; the others are kept from before
