@@ -25,6 +25,9 @@ func (s samples) spread(format string, unit float64) string {
 // average is the mean, and between which values the minutes lie: renewals come in some
 // minutes and not in others.
 func (s samples) average(format string, unit float64) string {
+	if len(s) == 1 {
+		return fmt.Sprintf(format, s[0]/unit)
+	}
 	return fmt.Sprintf(format+" ("+format+" to "+format+")", s.mean()/unit, s.quantile(0)/unit, s.quantile(1)/unit)
 }
 
