@@ -57,13 +57,21 @@ func measure(ctx context.Context, p plan, nodes int) (_ row, err error) {
 		do   func(context.Context) error
 	}
 	steps := []step{
-		{"control plane", r.startControlPlane}, {"nodes and agents", r.startAgents}, {"volumes", r.guarded(r.fill)},
-		{"nothing happens", r.guarded(r.idle)}, {"apiserver killed", r.guarded(r.herd)}, {"claims bound", r.guarded(r.bind)},
+		{"control plane", r.startControlPlane},
+		{"nodes and agents", r.startAgents},
+		{"volumes", r.guarded(r.fill)},
+		{"nothing happens", r.guarded(r.idle)},
+		{"apiserver killed", r.guarded(r.herd)},
+		{"claims bound", r.guarded(r.bind)},
 	}
 	if p.kubeconfig != "" {
 		steps = []step{
-			{"connect", r.connect}, {"nodes and agents", r.startAgents}, {"volumes", r.guarded(r.fill)},
-			{"nothing happens", r.guarded(r.idle)}, {"claims bound", r.guarded(r.bind)}, {"leave the cluster as it was", r.leave},
+			{"connect", r.connect},
+			{"nodes and agents", r.startAgents},
+			{"volumes", r.guarded(r.fill)},
+			{"nothing happens", r.guarded(r.idle)},
+			{"claims bound", r.guarded(r.bind)},
+			{"leave the cluster as it was", r.leave},
 		}
 	}
 	for _, step := range steps {

@@ -80,7 +80,7 @@ const Command = "hollow-agents"
 
 // Run is the process. It reads a Spec from the first line of in, and answers each further
 // line with a Report: "trim" gives memory back before. It ends with in.
-func Run(in io.Reader, out io.Writer, errs io.Writer) error {
+func Run(in io.Reader, out, errs io.Writer) error {
 	debug.SetGCPercent(gcPercent)
 	lines := bufio.NewReader(in)
 	line, err := lines.ReadBytes('\n')

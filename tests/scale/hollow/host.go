@@ -28,7 +28,7 @@ func newHost(root string) (*host, error) {
 		"proc/swaps":       "Filename Type Size Used Priority\n",
 	}
 	links := map[string]string{}
-	disk := func(directory, name string, number string, attributes map[string]string) {
+	disk := func(directory, name, number string, attributes map[string]string) {
 		for file, content := range attributes {
 			files[filepath.Join(directory, file)] = content + "\n"
 		}
