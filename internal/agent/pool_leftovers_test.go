@@ -85,7 +85,7 @@ func TestPoolTellsOfLeftOvers(t *testing.T) {
 			t.Fatalf("told at once: %s; again in %s", got, wait)
 		}
 		want := []string{
-			"Record " + volumetest.ID(4) + " pvc-4", "Volume " + volumetest.ID(1) + " pvc-1", "Volume " + volumetest.ID(3) + " ",
+			"Record " + volumetest.ID(4) + " pvc-4", "Volume " + volumetest.ID(1) + " pvc-1", "Volume " + volumetest.ID(3) + " v",
 		}
 		wait = h.lookAgain(wait)
 		if got := h.leftOvers(); !slices.Equal(got, want) || h.pool().Status.LeftOverCount != 3 || wait != leftOverRetry {
@@ -221,7 +221,7 @@ func TestPoolOfAForgottenNode(t *testing.T) {
 			t.Error("disks that are not blank were claimed")
 		}
 		h.lookAgain(leftOverGrace)
-		if got := h.leftOvers(); !slices.Equal(got, []string{"Volume " + volumetest.ID(1) + " "}) {
+		if got := h.leftOvers(); !slices.Equal(got, []string{"Volume " + volumetest.ID(1) + " v"}) {
 			t.Errorf("told %s", got)
 		}
 		if found, err := memory.List(t.Context()); err != nil || len(found) != 1 {

@@ -21,7 +21,7 @@ func (r *PoolReconciler) purge(ctx context.Context, pool *v1alpha1.Pool, view *p
 	if r.Purger == nil || p.backend == nil || view.record == nil {
 		return 0
 	}
-	place := purgePlace{poolSet: name, mode: modeOf(view.record.Kind), backend: p.backend, again: func() { r.queue.add(name) }}
+	place := PurgePlace{PoolSet: name, Mode: modeOf(view.record.Kind), Backend: p.backend, Again: func() { r.queue.add(name) }}
 	all, wait := r.Purger.Tend(ctx, place, pool.Spec.Purge)
 	view.purges = &all
 	for _, now := range all {

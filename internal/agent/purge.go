@@ -87,13 +87,13 @@ func NewPurger(o PurgeOptions) (*Purger, error) {
 	return &Purger{PurgeOptions: o, records: records, looks: map[string]purgeLook{}}, nil
 }
 
-// purgePlace is the pool that left-overs are in.
-type purgePlace struct {
-	poolSet string
-	mode    volume.Mode
-	backend volume.Backend
-	// again looks at the pool soon.
-	again func()
+// PurgePlace is the pool that left-overs are in.
+type PurgePlace struct {
+	PoolSet string
+	Mode    volume.Mode
+	Backend volume.Backend
+	// Again looks at the pool soon.
+	Again func()
 }
 
 // Quarantined reports whether a volume is not handed to pods because somebody has asked to
@@ -112,12 +112,12 @@ func (p *Purger) Quarantined(uid string) bool {
 
 // Tend brings what is asked for one step further, and returns how far each request is, and when
 // to look again; 0 for not before something happens.
-func (p *Purger) Tend(ctx context.Context, place purgePlace, requests []v1alpha1.PurgeRequest) (all []v1alpha1.PurgeStatus, wait time.Duration) {
+func (p *Purger) Tend(ctx context.Context, place PurgePlace, requests []v1alpha1.PurgeRequest) (all []v1alpha1.PurgeStatus, wait time.Duration) {
 	asked := map[string]bool{}
 	for _, req := range requests {
 		asked[req.UID] = true
 	}
-	for _, rec := range p.records.ofPool(place.poolSet) {
+	for _, rec := range p.records.ofPool(place.PoolSet) {
 		switch {
 		case asked[rec.UID]:
 		case rec.State == v1alpha1.PurgePurging:
@@ -151,7 +151,7 @@ func (p *Purger) forget(uid string) error {
 
 // look answers from the last look as long as that is fresh: a pool is looked at whenever
 // something happens in it, and each look here reads all PersistentVolumes.
-func (p *Purger) look(ctx context.Context, place purgePlace, req v1alpha1.PurgeRequest) v1alpha1.PurgeStatus {
+func (p *Purger) look(ctx context.Context, place PurgePlace, req v1alpha1.PurgeRequest) v1alpha1.PurgeStatus {
 	p.mu.Lock()
 	last, known := p.looks[req.UID]
 	p.mu.Unlock()
@@ -170,7 +170,7 @@ func (p *Purger) look(ctx context.Context, place purgePlace, req v1alpha1.PurgeR
 }
 
 // tend brings one request a step further.
-func (p *Purger) tend(ctx context.Context, place purgePlace, req v1alpha1.PurgeRequest) v1alpha1.PurgeStatus {
+func (p *Purger) tend(ctx context.Context, place PurgePlace, req v1alpha1.PurgeRequest) v1alpha1.PurgeStatus {
 	rec, err := p.records.get(req.UID)
 	if err == nil {
 		err = volume.ValidateID(req.UID)
@@ -181,7 +181,7 @@ func (p *Purger) tend(ctx context.Context, place purgePlace, req v1alpha1.PurgeR
 	if err != nil {
 		return refusedPurge(err)
 	}
-	if rec != nil && !rec.isFor(place.poolSet, req) {
+	if rec != nil && !rec.isFor(place.PoolSet, req) {
 		if rec.State == v1alpha1.PurgePurging {
 			return v1alpha1.PurgeStatus{State: v1alpha1.PurgeWaiting, Message: fmt.Sprintf("the removal of %s %s in pool %s has begun, and is ended first", rec.UID, rec.Identity, rec.PoolSet)}
 		}
@@ -202,7 +202,7 @@ func (p *Purger) tend(ctx context.Context, place purgePlace, req v1alpha1.PurgeR
 	}
 	if rec == nil {
 		rec = &purgeRecord{
-			UID: req.UID, Kind: req.Kind, Identity: req.Identity, PoolSet: place.poolSet, MachineID: p.Carver.MachineID, Name: found.entry.Name,
+			UID: req.UID, Kind: req.Kind, Identity: req.Identity, PoolSet: place.PoolSet, MachineID: p.Carver.MachineID, Name: found.entry.Name,
 			Token: newPurgeToken(), Since: time.Now().UTC().Truncate(time.Second), Holds: p.describe(ctx, place, found), State: v1alpha1.PurgeQuarantined,
 		}
 		if err := p.records.put(nil, rec); err != nil {
@@ -275,7 +275,7 @@ type provenLeftOver struct {
 // prove returns nil when what a request names is there, is Berth's, is the very thing that was
 // named, belongs to no object and is not in use; an error that wraps errRefusedPurge when it is
 // proven that it is not so.
-func (p *Purger) prove(ctx context.Context, place purgePlace, req v1alpha1.PurgeRequest) (provenLeftOver, error) {
+func (p *Purger) prove(ctx context.Context, place PurgePlace, req v1alpha1.PurgeRequest) (provenLeftOver, error) {
 	found, err := p.identify(ctx, place, req)
 	if err != nil {
 		return found, err
@@ -299,7 +299,7 @@ func (p *Purger) prove(ctx context.Context, place purgePlace, req v1alpha1.Purge
 	if req.Kind == v1alpha1.LeftOverRecord {
 		return found, nil
 	}
-	return found, p.proveUnused(ctx, place.backend, e)
+	return found, p.proveUnused(ctx, place.Backend, e)
 }
 
 func (p *Purger) proveNobodys(ctx context.Context, l leftBehind) error {
@@ -332,17 +332,17 @@ func (p *Purger) proveUnused(ctx context.Context, b volume.Backend, e ledger.Ent
 }
 
 // identify finds what a request names, and proves that it is the very thing.
-func (p *Purger) identify(ctx context.Context, place purgePlace, req v1alpha1.PurgeRequest) (found provenLeftOver, err error) {
-	x, ok := place.backend.(volume.Examiner)
+func (p *Purger) identify(ctx context.Context, place PurgePlace, req v1alpha1.PurgeRequest) (found provenLeftOver, err error) {
+	x, ok := place.Backend.(volume.Examiner)
 	if !ok {
-		return found, fmt.Errorf("%w: volumes of mode %s cannot be examined", errRefusedPurge, place.mode)
+		return found, fmt.Errorf("%w: volumes of mode %s cannot be examined", errRefusedPurge, place.Mode)
 	}
 	e, err := p.Ledger.Get(req.UID)
 	switch {
 	case errors.Is(err, ledger.ErrNotFound):
 	case err != nil:
 		return found, fmt.Errorf("%w: %w", errRefusedPurge, err)
-	case e.MachineID != p.Carver.MachineID || e.Mode != place.mode || e.Pool != place.poolSet:
+	case e.MachineID != p.Carver.MachineID || e.Mode != place.Mode || e.Pool != place.PoolSet:
 		return found, fmt.Errorf("%w: the node's ledger has it in pool %q on the machine %s", errRefusedPurge, e.Pool, e.MachineID)
 	case e.State == ledger.Deleting:
 		return found, fmt.Errorf("%w: its deletion has begun, and is ended without anybody's asking", errRefusedPurge)
@@ -350,7 +350,7 @@ func (p *Purger) identify(ctx context.Context, place purgePlace, req v1alpha1.Pu
 		found.entry, found.known = e, true
 	}
 	if req.Kind == v1alpha1.LeftOverRecord {
-		return found, p.identifyRecord(ctx, x, place.backend, req, found)
+		return found, p.identifyRecord(ctx, x, place.Backend, req, found)
 	}
 	found.exam, err = x.Examine(ctx, req.UID)
 	switch {
@@ -366,10 +366,10 @@ func (p *Purger) identify(ctx context.Context, place purgePlace, req v1alpha1.Pu
 	rec := found.exam.Record
 	if !found.known {
 		found.entry = ledger.Entry{
-			UID: req.UID, Name: found.exam.Name, MachineID: p.Carver.MachineID, Mode: place.mode, Pool: place.poolSet, Wipe: volume.WipeZero,
+			UID: req.UID, Name: found.exam.Name, MachineID: p.Carver.MachineID, Mode: place.Mode, Pool: place.PoolSet, Wipe: volume.WipeZero,
 			State: ledger.Carved, Access: volume.AccessFilesystem,
 		}
-		if place.mode != volume.ModeHostpath {
+		if place.Mode != volume.ModeHostpath {
 			found.entry.Access = volume.AccessBlock // so that it is looked for in pods as such, too
 		}
 	}
@@ -410,8 +410,8 @@ func identityOfEntry(e ledger.Entry) string {
 }
 
 // carryOut removes what was confirmed. It may take hours, and goes on apart from this worker.
-func (p *Purger) carryOut(ctx context.Context, place purgePlace, req v1alpha1.PurgeRequest, rec *purgeRecord) v1alpha1.PurgeStatus {
-	_, err := p.works.do(ctx, req.UID, "wiping", place.again, func(ctx context.Context, _ func(doneBytes, totalBytes int64)) (ledger.Entry, error) {
+func (p *Purger) carryOut(ctx context.Context, place PurgePlace, req v1alpha1.PurgeRequest, rec *purgeRecord) v1alpha1.PurgeStatus {
+	_, err := p.works.do(ctx, req.UID, "wiping", place.Again, func(ctx context.Context, _ func(doneBytes, totalBytes int64)) (ledger.Entry, error) {
 		return ledger.Entry{}, p.purge(ctx, place, req)
 	})
 	now, readErr := p.records.get(req.UID)
@@ -438,7 +438,7 @@ func (p *Purger) carryOut(ctx context.Context, place purgePlace, req v1alpha1.Pu
 }
 
 // purge is the second phase, under the volume's lock.
-func (p *Purger) purge(ctx context.Context, place purgePlace, req v1alpha1.PurgeRequest) error {
+func (p *Purger) purge(ctx context.Context, place PurgePlace, req v1alpha1.PurgeRequest) error {
 	rec, err := p.records.get(req.UID)
 	if err != nil || rec == nil {
 		return errors.Join(err, fmt.Errorf("%w: it is in no quarantine any more", errRefusedPurge))
@@ -455,7 +455,7 @@ func (p *Purger) purge(ctx context.Context, place purgePlace, req v1alpha1.Purge
 	if rec.Kind == v1alpha1.LeftOverRecord {
 		err = p.Carver.Journal.Remove(rec.UID)
 	} else {
-		err = p.Carver.remove(ctx, place.backend, found.entry, found.known)
+		err = p.Carver.remove(ctx, place.Backend, found.entry, found.known)
 	}
 	if err != nil {
 		return err
@@ -465,19 +465,19 @@ func (p *Purger) purge(ctx context.Context, place purgePlace, req v1alpha1.Purge
 	if err := p.records.put(rec, &done); err != nil {
 		return err
 	}
-	p.Carver.Backends.Touch(place.poolSet)
+	p.Carver.Backends.Touch(place.PoolSet)
 	p.Log.Info("Purged a left-over", "uid", rec.UID, "volume", rec.Name, "pool", rec.PoolSet, "held", rec.Holds, "wipe", found.entry.Wipe)
 	return nil
 }
 
 // begin proves everything once more and writes down that the removal begins. One that had begun
 // before is gone on with.
-func (p *Purger) begin(ctx context.Context, place purgePlace, req v1alpha1.PurgeRequest, rec *purgeRecord) (*purgeRecord, provenLeftOver, error) {
+func (p *Purger) begin(ctx context.Context, place PurgePlace, req v1alpha1.PurgeRequest, rec *purgeRecord) (*purgeRecord, provenLeftOver, error) {
 	if rec.State == v1alpha1.PurgePurging {
 		found, err := p.resume(ctx, place, rec)
 		return rec, found, err
 	}
-	if rec.State != v1alpha1.PurgeQuarantined || !rec.isFor(place.poolSet, req) || !isConfirmed(rec, req) {
+	if rec.State != v1alpha1.PurgeQuarantined || !rec.isFor(place.PoolSet, req) || !isConfirmed(rec, req) {
 		return rec, provenLeftOver{}, fmt.Errorf("%w: it is not confirmed", errRefusedPurge)
 	}
 	found, err := p.prove(ctx, place, req)
@@ -491,7 +491,7 @@ func (p *Purger) begin(ctx context.Context, place purgePlace, req v1alpha1.Purge
 
 // resume takes up a removal that had begun. What is still there must be the very thing, and
 // nobody's.
-func (p *Purger) resume(ctx context.Context, place purgePlace, rec *purgeRecord) (found provenLeftOver, err error) {
+func (p *Purger) resume(ctx context.Context, place PurgePlace, rec *purgeRecord) (found provenLeftOver, err error) {
 	if err := p.proveNobodys(ctx, leftBehind{uid: rec.UID, names: []string{rec.Name}, storage: rec.Storage}); err != nil {
 		return found, err
 	}
@@ -503,7 +503,7 @@ func (p *Purger) resume(ctx context.Context, place purgePlace, rec *purgeRecord)
 		return found, err
 	default:
 		e = ledger.Entry{
-			UID: rec.UID, Name: rec.Name, MachineID: rec.MachineID, Mode: place.mode, Pool: rec.PoolSet, Wipe: rec.Wipe,
+			UID: rec.UID, Name: rec.Name, MachineID: rec.MachineID, Mode: place.Mode, Pool: rec.PoolSet, Wipe: rec.Wipe,
 			State: ledger.Carved, Access: volume.AccessFilesystem,
 		}
 	}
@@ -517,9 +517,9 @@ func (p *Purger) resume(ctx context.Context, place purgePlace, rec *purgeRecord)
 		}
 		return found, nil
 	}
-	x, ok := place.backend.(volume.Examiner)
+	x, ok := place.Backend.(volume.Examiner)
 	if !ok {
-		return found, fmt.Errorf("%w: volumes of mode %s cannot be examined", errRefusedPurge, place.mode)
+		return found, fmt.Errorf("%w: volumes of mode %s cannot be examined", errRefusedPurge, place.Mode)
 	}
 	found.exam, err = x.Examine(ctx, rec.UID)
 	switch {
@@ -533,11 +533,11 @@ func (p *Purger) resume(ctx context.Context, place purgePlace, rec *purgeRecord)
 	case e.State == ledger.Deleting:
 		return found, nil // that nobody has it was proven before
 	}
-	return found, p.proveUnused(ctx, place.backend, e)
+	return found, p.proveUnused(ctx, place.Backend, e)
 }
 
 // describe says in words what is lost with a left-over.
-func (p *Purger) describe(ctx context.Context, place purgePlace, found provenLeftOver) string {
+func (p *Purger) describe(ctx context.Context, place PurgePlace, found provenLeftOver) string {
 	e, x := found.entry, found.exam
 	parts := []string{"volume " + e.Name}
 	if x.Claim != "" {
@@ -560,15 +560,15 @@ func (p *Purger) describe(ctx context.Context, place purgePlace, found provenLef
 }
 
 // contents says what is on a volume.
-func (p *Purger) contents(ctx context.Context, place purgePlace, found provenLeftOver) string {
+func (p *Purger) contents(ctx context.Context, place PurgePlace, found provenLeftOver) string {
 	e := found.entry
 	switch {
-	case place.mode == volume.ModeHostpath:
+	case place.Mode == volume.ModeHostpath:
 		return "a directory"
 	case e.Encryption != nil:
 		return "encrypted"
 	}
-	location, err := place.backend.Locate(ctx, e.UID, *e.Record)
+	location, err := place.Backend.Locate(ctx, e.UID, *e.Record)
 	if err != nil {
 		return "what is on it could not be read"
 	}

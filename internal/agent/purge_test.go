@@ -148,7 +148,7 @@ func (h *purgeHost) request(i int) v1alpha1.PurgeRequest {
 func (h *purgeHost) tend(requests ...v1alpha1.PurgeRequest) []v1alpha1.PurgeStatus {
 	h.t.Helper()
 	h.purger.looks = map[string]purgeLook{}
-	place := purgePlace{poolSet: "fast", mode: h.mode, backend: h.memory, again: func() {}}
+	place := PurgePlace{PoolSet: "fast", Mode: h.mode, Backend: h.memory, Again: func() {}}
 	all, _ := h.purger.Tend(h.t.Context(), place, requests)
 	return all
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -60,11 +61,19 @@ type orphanSearch struct {
 	rows    []orphanRow
 }
 
-// orphans lists what is left over; it is troubled when there is something.
+// orphans lists what is left over, or removes some of it.
 func (p *plugin) orphans(ctx context.Context, args []string) (bool, error) {
-	if args[0] != "list" {
-		return false, fmt.Errorf("%w: kubectl berth orphans list; there is no %q", errUsage, args[0])
+	switch {
+	case args[0] == "list" && len(args) == 1:
+		return p.listOrphans(ctx)
+	case args[0] == "purge" && len(args) == 2: //nolint:mnd // and what
+		return p.purge(ctx, args[1])
 	}
+	return false, fmt.Errorf("%w: kubectl berth orphans list, or purge NODE/POOL/UID; there is no %q", errUsage, strings.Join(args, " "))
+}
+
+// listOrphans lists what is left over; it is troubled when there is something.
+func (p *plugin) listOrphans(ctx context.Context) (bool, error) {
 	s := &orphanSearch{rows: []orphanRow{}}
 	// A volume comes before the PersistentVolume that leads to it and before the claim on a disk
 	// that it holds, and a claim waits until its PersistentVolume stands: read in this order,
@@ -216,7 +225,7 @@ func (s *orphanSearch) searchPools() {
 	for i := range s.pools.Items {
 		pool := &s.pools.Items[i]
 		for _, l := range pool.Status.LeftOvers {
-			row := orphanRow{Node: pool.Spec.NodeName, Object: pool.Name + ": " + cmp.Or(l.Location, string(l.UID)), Bytes: l.SizeBytes, UID: l.UID}
+			row := orphanRow{Node: pool.Spec.NodeName, Object: pool.Name + ": " + cmp.Or(l.Location, string(l.UID)), Bytes: l.SizeBytes, UID: l.UID, Claim: l.Claim}
 			was := ""
 			if l.Name != "" {
 				was = " of " + l.Name
@@ -227,16 +236,34 @@ func (s *orphanSearch) searchPools() {
 				s.add(row, "a snapshot that no LocalSnapshot stands for; it is kept")
 			case berth.LeftOverRecord:
 				row.Lacks = noStorage
-				s.add(row, "an entry%s in the node's ledger, with neither a LocalVolume nor storage", was)
+				s.add(row, "an entry%s in the node's ledger, with neither a LocalVolume nor storage%s", was, purgeOf(pool, l))
 			default:
 				row.Lacks = noLocalVolume
-				s.add(row, "the storage%s, which no LocalVolume stands for; it is kept, and its room is not given away", was)
+				s.add(row, "the storage%s, which no LocalVolume stands for; it is kept, and its room is not given away%s%s", was, inUseOf(l), purgeOf(pool, l))
 			}
 		}
 		if more := int(pool.Status.LeftOverCount) - len(pool.Status.LeftOvers); more > 0 {
 			s.add(orphanRow{Node: pool.Spec.NodeName, Object: pool.Name + ": others", Lacks: noLocalVolume}, "%d more, which its status has no place for", more)
 		}
 	}
+}
+
+// inUseOf says where something is mounted.
+func inUseOf(l berth.LeftOver) string {
+	if l.InUse == "" {
+		return ""
+	}
+	return "; in use: " + l.InUse
+}
+
+// purgeOf says how far the request is to purge something.
+func purgeOf(pool *berth.Pool, l berth.LeftOver) string {
+	for _, s := range pool.Status.Purges {
+		if s.UID == string(l.UID) {
+			return fmt.Sprintf("; to be purged, %s: %s", s.State, s.Message)
+		}
+	}
+	return ""
 }
 
 // searchDisks finds claims whose holder is gone. A disk that is Released waits for its wipe,
