@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -70,6 +71,7 @@ type Purger struct {
 
 // purgeLook is what a look gave, and at which request.
 type purgeLook struct {
+	poolSet string
 	request v1alpha1.PurgeRequest
 	at      time.Time
 	status  v1alpha1.PurgeStatus
@@ -117,6 +119,9 @@ func (p *Purger) Tend(ctx context.Context, place PurgePlace, requests []v1alpha1
 	for _, req := range requests {
 		asked[req.UID] = true
 	}
+	p.mu.Lock()
+	maps.DeleteFunc(p.looks, func(uid string, l purgeLook) bool { return l.poolSet == place.PoolSet && !asked[uid] })
+	p.mu.Unlock()
 	for _, rec := range p.records.ofPool(place.PoolSet) {
 		switch {
 		case asked[rec.UID]:
@@ -124,7 +129,7 @@ func (p *Purger) Tend(ctx context.Context, place PurgePlace, requests []v1alpha1
 			// What has begun is ended: its data are lost already.
 			requests = append(slices.Clip(requests), rec.request())
 		default:
-			if err := p.forget(rec.UID); err != nil {
+			if err := p.records.remove(rec.UID); err != nil {
 				p.Log.Error("A quarantine that was withdrawn cannot be ended", "uid", rec.UID, "error", err)
 			} else {
 				p.Log.Info("Ended the purge of a left-over that nobody asks for any more", "uid", rec.UID, "state", rec.State)
@@ -140,13 +145,6 @@ func (p *Purger) Tend(ctx context.Context, place PurgePlace, requests []v1alpha1
 	}
 	// One that goes on without its request is not shown where there is no place.
 	return all[:min(len(all), mostPurges)], wait
-}
-
-func (p *Purger) forget(uid string) error {
-	p.mu.Lock()
-	delete(p.looks, uid)
-	p.mu.Unlock()
-	return p.records.remove(uid)
 }
 
 // look answers from the last look as long as that is fresh: a pool is looked at whenever
@@ -165,7 +163,7 @@ func (p *Purger) look(ctx context.Context, place PurgePlace, req v1alpha1.PurgeR
 	status.Message, status.Holds = status.Message[:min(len(status.Message), longest)], status.Holds[:min(len(status.Holds), longest)]
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.looks[req.UID] = purgeLook{req, time.Now(), status}
+	p.looks[req.UID] = purgeLook{place.PoolSet, req, time.Now(), status}
 	return status
 }
 
@@ -202,13 +200,13 @@ func (p *Purger) tend(ctx context.Context, place PurgePlace, req v1alpha1.PurgeR
 	}
 	if rec == nil {
 		rec = &purgeRecord{
-			UID: req.UID, Kind: req.Kind, Identity: req.Identity, PoolSet: place.PoolSet, MachineID: p.Carver.MachineID, Name: found.entry.Name,
+			UID: req.UID, Kind: req.Kind, Identity: req.Identity, PoolSet: place.PoolSet, MachineID: p.Carver.MachineID, Names: found.names(), NameCut: found.exam.NameCut,
 			Token: newPurgeToken(), Since: time.Now().UTC().Truncate(time.Second), Holds: p.describe(ctx, place, found), State: v1alpha1.PurgeQuarantined,
 		}
 		if err := p.records.put(nil, rec); err != nil {
 			return waitingPurge(nil, err)
 		}
-		p.Log.Info("Put a left-over into quarantine that somebody has asked to purge", "uid", rec.UID, "volume", rec.Name, "pool", rec.PoolSet, "holds", rec.Holds)
+		p.Log.Info("Put a left-over into quarantine that somebody has asked to purge", "uid", rec.UID, "volume", rec.name(), "pool", rec.PoolSet, "holds", rec.Holds)
 		// A confirmation that is there already is of another quarantine.
 	} else if isConfirmed(rec, req) {
 		return p.carryOut(ctx, place, req, rec)
@@ -236,7 +234,7 @@ func (p *Purger) give(rec *purgeRecord, uid string, cause error) v1alpha1.PurgeS
 	if err := p.records.remove(uid); err != nil {
 		return waitingPurge(rec, errors.Join(cause, err))
 	}
-	p.Log.Warn("Ended a quarantine; the left-over is kept", "uid", uid, "volume", rec.Name, "cause", cause)
+	p.Log.Warn("Ended a quarantine; the left-over is kept", "uid", uid, "volume", rec.name(), "cause", cause)
 	return refusedPurge(fmt.Errorf("the quarantine since %s has ended: %w", rec.Since.Format(time.RFC3339), cause))
 }
 
@@ -272,6 +270,17 @@ type provenLeftOver struct {
 	exam  volume.Examination
 }
 
+// names are what it is called by the ledger and by the mark on the disk, each once, that of the
+// mark last.
+func (f provenLeftOver) names() (names []string) {
+	for _, name := range []string{f.entry.Name, f.exam.Name} {
+		if name != "" && (len(names) == 0 || names[0] != name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // prove returns nil when what a request names is there, is Berth's, is the very thing that was
 // named, belongs to no object and is not in use; an error that wraps errRefusedPurge when it is
 // proven that it is not so.
@@ -281,19 +290,11 @@ func (p *Purger) prove(ctx context.Context, place PurgePlace, req v1alpha1.Purge
 		return found, err
 	}
 	e := found.entry
-	behind := leftBehind{uid: req.UID, storage: e.Record}
-	for _, name := range []string{e.Name, found.exam.Name} {
-		if name != "" && !slices.Contains(behind.names, name) {
-			behind.names = append(behind.names, name)
-		}
-	}
-	if found.exam.NameCut {
-		behind.prefix = found.exam.Name
-	}
-	if len(behind.names) == 0 {
+	names := found.names()
+	if len(names) == 0 {
 		return found, fmt.Errorf("%w: what it was called is not known, so it cannot be told whether a PersistentVolume leads to it", errRefusedPurge)
 	}
-	if err := p.proveNobodys(ctx, behind); err != nil {
+	if err := p.proveNobodys(ctx, behind(req.UID, names, found.exam.NameCut, e.Record)); err != nil {
 		return found, err
 	}
 	if req.Kind == v1alpha1.LeftOverRecord {
@@ -443,7 +444,7 @@ func (p *Purger) purge(ctx context.Context, place PurgePlace, req v1alpha1.Purge
 	if err != nil || rec == nil {
 		return errors.Join(err, fmt.Errorf("%w: it is in no quarantine any more", errRefusedPurge))
 	}
-	unlock, err := p.Carver.Locks.Lock(ctx, rec.Name)
+	unlock, err := p.Carver.Locks.Lock(ctx, rec.name())
 	if err != nil {
 		return err
 	}
@@ -466,7 +467,7 @@ func (p *Purger) purge(ctx context.Context, place PurgePlace, req v1alpha1.Purge
 		return err
 	}
 	p.Carver.Backends.Touch(place.PoolSet)
-	p.Log.Info("Purged a left-over", "uid", rec.UID, "volume", rec.Name, "pool", rec.PoolSet, "held", rec.Holds, "wipe", found.entry.Wipe)
+	p.Log.Info("Purged a left-over", "uid", rec.UID, "volume", rec.name(), "pool", rec.PoolSet, "held", rec.Holds, "wipe", found.entry.Wipe)
 	return nil
 }
 
@@ -492,7 +493,7 @@ func (p *Purger) begin(ctx context.Context, place PurgePlace, req v1alpha1.Purge
 // resume takes up a removal that had begun. What is still there must be the very thing, and
 // nobody's.
 func (p *Purger) resume(ctx context.Context, place PurgePlace, rec *purgeRecord) (found provenLeftOver, err error) {
-	if err := p.proveNobodys(ctx, leftBehind{uid: rec.UID, names: []string{rec.Name}, storage: rec.Storage}); err != nil {
+	if err := p.proveNobodys(ctx, behind(rec.UID, rec.Names, rec.NameCut, rec.Storage)); err != nil {
 		return found, err
 	}
 	e, err := p.Ledger.Get(rec.UID)
@@ -503,7 +504,7 @@ func (p *Purger) resume(ctx context.Context, place PurgePlace, rec *purgeRecord)
 		return found, err
 	default:
 		e = ledger.Entry{
-			UID: rec.UID, Name: rec.Name, MachineID: rec.MachineID, Mode: place.Mode, Pool: rec.PoolSet, Wipe: rec.Wipe,
+			UID: rec.UID, Name: rec.name(), MachineID: rec.MachineID, Mode: place.Mode, Pool: rec.PoolSet, Wipe: rec.Wipe,
 			State: ledger.Carved, Access: volume.AccessFilesystem,
 		}
 	}

@@ -32,6 +32,16 @@ type leftBehind struct {
 	storage *volume.Record
 }
 
+// behind is what objects could name a left-over by that has those names. Of the last, when it is
+// cut, each longer one may be the volume's.
+func behind(uid string, names []string, cut bool, storage *volume.Record) leftBehind {
+	l := leftBehind{uid: uid, names: names, storage: storage}
+	if cut && len(names) > 0 {
+		l.prefix = names[len(names)-1]
+	}
+	return l
+}
+
 func (l leftBehind) isCalled(name string) bool {
 	return slices.Contains(l.names, name) || l.prefix != "" && strings.HasPrefix(name, l.prefix)
 }

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -33,8 +34,10 @@ type purgeRecord struct {
 	Identity      string                `json:"identity"`
 	PoolSet       string                `json:"poolSet"`
 	MachineID     string                `json:"machineID"`
-	// Name of the volume, by which it is locked.
-	Name string `json:"name"`
+	// Names are what the volume is called; it is locked by the first. NameCut is true when the
+	// last may go on.
+	Names   []string `json:"names"`
+	NameCut bool     `json:"nameCut,omitempty"`
 	// Token confirms this quarantine, and no other.
 	Token string    `json:"token"`
 	Since time.Time `json:"since"`
@@ -53,8 +56,8 @@ func (r *purgeRecord) validate() error {
 		return fmt.Errorf("schemaVersion %d: this Berth understands %d", r.SchemaVersion, purgeRecordVersion)
 	case volume.ValidateID(r.UID) != nil:
 		return fmt.Errorf("uid %q is not a lower-case UUID", r.UID)
-	case r.Identity == "" || r.PoolSet == "" || r.MachineID == "" || r.Name == "" || r.Token == "" || r.Since.IsZero():
-		return errors.New("identity, poolSet, machineID, name, token or since is empty")
+	case r.Identity == "" || r.PoolSet == "" || r.MachineID == "" || len(r.Names) == 0 || slices.Contains(r.Names, "") || r.Token == "" || r.Since.IsZero():
+		return errors.New("identity, poolSet, machineID, names, token or since is empty")
 	case r.Kind != v1alpha1.LeftOverVolume && r.Kind != v1alpha1.LeftOverRecord:
 		return fmt.Errorf("kind %q cannot be purged", r.Kind)
 	case r.State != v1alpha1.PurgeQuarantined && r.State != v1alpha1.PurgePurging && r.State != v1alpha1.PurgePurged:
@@ -69,6 +72,9 @@ func (r *purgeRecord) validate() error {
 func (r *purgeRecord) isFor(poolSet string, req v1alpha1.PurgeRequest) bool {
 	return r.PoolSet == poolSet && r.Kind == req.Kind && r.Identity == req.Identity
 }
+
+// name is what the volume is locked by.
+func (r *purgeRecord) name() string { return r.Names[0] }
 
 // request is the one that the record was made for, as it was confirmed.
 func (r *purgeRecord) request() v1alpha1.PurgeRequest {

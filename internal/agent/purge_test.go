@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -460,6 +462,46 @@ func TestPurgeWaitsForWhatItCannotSee(t *testing.T) {
 	h.want(req, v1alpha1.PurgePurged, "")
 }
 
+// A look is not repeated at once, for it reads all PersistentVolumes; but what is asked anew, is
+// confirmed, or was withdrawn, is looked at.
+func TestPurgeIsNotLookedAtAllTheTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newPurgeHost(t, volume.ModeLVM)
+		h.leave(1, true)
+		req := h.request(1)
+		place := PurgePlace{PoolSet: "fast", Mode: h.mode, Backend: h.memory, Again: func() {}}
+		want := func(state v1alpha1.PurgeState, requests ...v1alpha1.PurgeRequest) (token string) {
+			t.Helper()
+			all, wait := h.purger.Tend(t.Context(), place, requests)
+			if len(all) != len(requests) || len(all) > 0 && (all[0].State != state || wait != purgeInterval) {
+				t.Fatalf("it is %+v, again in %s; want %s", all, wait, state)
+			}
+			for _, s := range all {
+				token = s.Token
+			}
+			return token
+		}
+		want(v1alpha1.PurgeQuarantined, req)
+		h.away = errors.New("the API server is away")
+		want(v1alpha1.PurgeQuarantined, req)
+		time.Sleep(purgeInterval) //nolint:forbidigo // it is how the bubble's clock moves on
+		want(v1alpha1.PurgeWaiting, req)
+		h.away = nil
+		want(v1alpha1.PurgeQuarantined, req)
+		h.create(ownersOf(t, h)["PersistentVolume by-hand"])
+		want(v1alpha1.PurgeQuarantined, req)
+		confirmed := req
+		confirmed.Confirm = "any"
+		want(v1alpha1.PurgeRefused, confirmed)
+		h.remove(ownersOf(t, h)["PersistentVolume by-hand"])
+		want(v1alpha1.PurgeRefused, confirmed)
+		want("")
+		want(v1alpha1.PurgeQuarantined, confirmed)
+		h.wantKept(1)
+	})
+}
+
 func TestPurgeRefusesWhatHasNoName(t *testing.T) {
 	t.Parallel()
 	h := newPurgeHost(t, volume.ModeLVM)
@@ -473,11 +515,11 @@ func TestPurgeRefusesWhatHasNoName(t *testing.T) {
 // Of a name that the mark on the disk has a part of, each longer one may be the volume's.
 func TestOwnerByThePartOfAName(t *testing.T) {
 	t.Parallel()
-	l := leftBehind{uid: volumetest.ID(1), prefix: "pvc-1"}
+	l := behind(volumetest.ID(1), []string{"pvc-1"}, true, nil)
 	if !l.isCalled("pvc-1-and-more") || l.isCalled("pvc-") {
 		t.Error("it is called by its prefix, and nothing else")
 	}
-	if l := (leftBehind{names: []string{"pvc-1"}}); l.isCalled("pvc-1-and-more") || l.isCalled("") || !l.isCalled("pvc-1") {
+	if l := behind(volumetest.ID(1), []string{"pvc-1"}, false, nil); l.isCalled("pvc-1-and-more") || l.isCalled("") || !l.isCalled("pvc-1") {
 		t.Error("it is called by its whole name, and nothing else")
 	}
 }
