@@ -251,7 +251,7 @@ type PoolStatus struct {
 }
 
 // LeftOverKind says what is left over.
-// +kubebuilder:validation:Enum=Volume;Snapshot;Record
+// +kubebuilder:validation:Enum=Volume;Snapshot;Record;Directory
 type LeftOverKind string
 
 const (
@@ -261,13 +261,17 @@ const (
 	LeftOverSnapshot LeftOverKind = "Snapshot"
 	// LeftOverRecord is an entry of the node's ledger with neither a LocalVolume nor storage.
 	LeftOverRecord LeftOverKind = "Record"
+	// LeftOverDirectory lies among the directories of volumes, and Berth has no record of it.
+	LeftOverDirectory LeftOverKind = "Directory"
 )
 
 // LeftOver is something on a node that no object stands for.
 type LeftOver struct {
 	Kind LeftOverKind `json:"kind"`
-	// UID of the object that it was made for; it names the thing on the disk.
-	UID types.UID `json:"uid"`
+	// UID of the object that it was made for; it names the thing on the disk. Not set for what
+	// Berth has no record of.
+	// +optional
+	UID types.UID `json:"uid,omitempty"`
 	// Name of that object, where the node's ledger has it.
 	// +optional
 	Name string `json:"name,omitempty"`

@@ -45,8 +45,8 @@ type leftOvers struct {
 
 // leftOverKey tells left-overs apart, whatever else is told of them.
 type leftOverKey struct {
-	kind          v1alpha1.LeftOverKind
-	uid, identity string
+	kind                    v1alpha1.LeftOverKind
+	uid, identity, location string
 }
 
 // lookAgain has it looked through at the next occasion.
@@ -76,10 +76,10 @@ func (l *leftOvers) wait(now time.Time) time.Duration {
 func (l *leftOvers) judge(now time.Time, found []v1alpha1.LeftOver) *leftOverView {
 	since := map[leftOverKey]time.Time{}
 	view := &leftOverView{}
-	counts := map[v1alpha1.LeftOverKind]int{v1alpha1.LeftOverVolume: 0, v1alpha1.LeftOverSnapshot: 0, v1alpha1.LeftOverRecord: 0}
+	counts := map[v1alpha1.LeftOverKind]int{v1alpha1.LeftOverVolume: 0, v1alpha1.LeftOverSnapshot: 0, v1alpha1.LeftOverRecord: 0, v1alpha1.LeftOverDirectory: 0}
 	l.looked, l.next = now, leftOverInterval
 	for _, f := range found {
-		key := leftOverKey{f.Kind, string(f.UID), f.Identity}
+		key := leftOverKey{f.Kind, string(f.UID), f.Identity, f.Location}
 		first, seen := l.since[key]
 		if !seen {
 			first = now
@@ -99,7 +99,7 @@ func (l *leftOvers) judge(now time.Time, found []v1alpha1.LeftOver) *leftOverVie
 	}
 	l.since = since
 	slices.SortFunc(view.all, func(a, b v1alpha1.LeftOver) int {
-		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.UID, b.UID))
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.UID, b.UID), cmp.Compare(a.Location, b.Location))
 	})
 	view.count = int32(min(len(view.all), 1<<31-1))
 	view.all = view.all[:min(len(view.all), mostLeftOvers)]
@@ -128,6 +128,13 @@ func (r *PoolReconciler) lookForLeftOvers(ctx context.Context, name string, view
 	return p.leftOvers.next
 }
 
+// strayFinder is a backend that has a place of its own in which others could put something;
+// *hostpath.Backend is one.
+type strayFinder interface {
+	// Strays returns what is there and is no volume, by the path on the host.
+	Strays(ctx context.Context) ([]string, error)
+}
+
 // findLeftOvers returns what is in the pool, or recorded on the node as being there, without a
 // LocalVolume or LocalSnapshot. The storage is read before the objects: an object is there
 // before anything is made for it.
@@ -140,6 +147,12 @@ func (r *PoolReconciler) findLeftOvers(ctx context.Context, rec *poolRecord, bac
 	if s, ok := backend.(volume.Snapshotter); ok {
 		if snapshots, err = s.ListSnapshots(ctx); err != nil {
 			return nil, fmt.Errorf("list the snapshots of pool %s: %w", rec.PoolSet, err)
+		}
+	}
+	var strays []string
+	if s, ok := backend.(strayFinder); ok {
+		if strays, err = s.Strays(ctx); err != nil {
+			return nil, err
 		}
 	}
 	recorded := map[string]ledger.Entry{}
@@ -164,6 +177,9 @@ func (r *PoolReconciler) findLeftOvers(ctx context.Context, rec *poolRecord, bac
 		if !wanted.uids[types.UID(s.ID)] {
 			found = append(found, leftOver(v1alpha1.LeftOverSnapshot, s, ""))
 		}
+	}
+	for _, dir := range strays {
+		found = append(found, v1alpha1.LeftOver{Kind: v1alpha1.LeftOverDirectory, Location: dir})
 	}
 	for _, lv := range wanted.ready {
 		if lv.pool == rec.PoolSet && !onDisk[lv.uid] && r.Doubt != nil {

@@ -27,7 +27,7 @@ var (
 	poolDegradedDesc  = poolDesc("berth_pool_degraded_volumes", "Volumes of a redundant pool that lack a disk, or have not caught up with one.")
 	poolRebuiltDesc   = poolDesc("berth_pool_rebuilt_ratio", "How far the volume is rebuilt that has come the least far; 1 when none is being rebuilt.")
 	poolDataDesc      = poolDesc("berth_pool_thin_data_used_ratio", "Share of a thin pool's data that is in use.")
-	leftOversDesc     = prometheus.NewDesc("berth_left_overs", "What the pool has and no object stands for, by kind: Volume, Snapshot, Record (an entry of the node's ledger without storage).", []string{"pool", "kind"}, nil)
+	leftOversDesc     = prometheus.NewDesc("berth_left_overs", "What the pool has and no object stands for, by kind: Volume, Snapshot, Record (an entry of the node's ledger without storage), Directory (which Berth has no record of).", []string{"pool", "kind"}, nil)
 	poolMetadataDesc  = poolDesc("berth_pool_thin_metadata_used_ratio", "Share of a thin pool's metadata that is in use.")
 )
 

@@ -255,7 +255,7 @@ func quarantined(rec *purgeRecord, state v1alpha1.PurgeState, message string) v1
 }
 
 func purged(rec *purgeRecord) v1alpha1.PurgeStatus {
-	message := "it was deleted, wiped by " + string(rec.Wipe)
+	message := "it was deleted as volumes are, by the wipe policy " + string(rec.Wipe)
 	if rec.Kind == v1alpha1.LeftOverRecord {
 		message = "the entry was removed from the node's ledger"
 	}
@@ -366,16 +366,22 @@ func (p *Purger) identify(ctx context.Context, place PurgePlace, req v1alpha1.Pu
 	}
 	rec := found.exam.Record
 	if !found.known {
-		found.entry = ledger.Entry{
-			UID: req.UID, Name: found.exam.Name, MachineID: p.Carver.MachineID, Mode: place.Mode, Pool: place.PoolSet, Wipe: volume.WipeZero,
-			State: ledger.Carved, Access: volume.AccessFilesystem,
-		}
-		if place.Mode != volume.ModeHostpath {
-			found.entry.Access = volume.AccessBlock // so that it is looked for in pods as such, too
-		}
+		found.entry = p.unrecorded(place, req.UID, found.exam.Name, volume.WipeZero)
 	}
 	found.entry.Record = &rec
 	return found, nil
+}
+
+// unrecorded is the entry of a volume that the ledger does not know.
+func (p *Purger) unrecorded(place PurgePlace, uid, name string, wipe volume.WipePolicy) ledger.Entry {
+	e := ledger.Entry{
+		UID: uid, Name: name, MachineID: p.Carver.MachineID, Mode: place.Mode, Pool: place.PoolSet, Wipe: wipe,
+		State: ledger.Carved, Access: volume.AccessFilesystem,
+	}
+	if place.Mode != volume.ModeHostpath {
+		e.Access = volume.AccessBlock // so that it is looked for in pods as such, too
+	}
+	return e
 }
 
 // identifyRecord proves that an entry of the ledger is the one that was named, and that there is
@@ -503,10 +509,7 @@ func (p *Purger) resume(ctx context.Context, place PurgePlace, rec *purgeRecord)
 	case !errors.Is(err, ledger.ErrNotFound):
 		return found, err
 	default:
-		e = ledger.Entry{
-			UID: rec.UID, Name: rec.name(), MachineID: rec.MachineID, Mode: place.Mode, Pool: rec.PoolSet, Wipe: rec.Wipe,
-			State: ledger.Carved, Access: volume.AccessFilesystem,
-		}
+		e = p.unrecorded(place, rec.UID, rec.name(), rec.Wipe)
 	}
 	if e.Record == nil {
 		e.Record = rec.Storage
@@ -557,7 +560,7 @@ func (p *Purger) describe(ctx context.Context, place PurgePlace, found provenLef
 	if !found.known {
 		parts = append(parts, "not in the node's ledger")
 	}
-	return strings.Join(append(parts, "to be wiped by "+string(e.Wipe)), ", ")
+	return strings.Join(append(parts, "wipe policy "+string(e.Wipe)), ", ")
 }
 
 // contents says what is on a volume.

@@ -308,12 +308,12 @@ func TestPurgeNeedsBothPhases(t *testing.T) {
 			}
 			h.wantKept(1, 2)
 			req.Confirm = first.Token
-			wiped := "wiped by zero" // what nobody knows the policy of
+			policy := "wipe policy zero" // what nobody knows the policy of
 			if known {
-				wiped = "wiped by discard"
+				policy = "wipe policy discard"
 			}
 			for range 2 {
-				h.want(req, v1alpha1.PurgePurged, wiped)
+				h.want(req, v1alpha1.PurgePurged, policy)
 			}
 			if h.isThere(1) {
 				t.Fatal("it is there still")
@@ -628,8 +628,11 @@ func TestPurgeThatHadBegun(t *testing.T) {
 	t.Run("in use", func(t *testing.T) {
 		t.Parallel()
 		h, req := begin(t, false)
-		defer h.memory.Hold(volumetest.ID(1))()
+		release := h.memory.Hold(volumetest.ID(1))
 		h.want(req, v1alpha1.PurgePurging, "in use")
+		release()
+		h.mounts = []string{"/var/lib/kubelet/x"}
+		h.want(req, v1alpha1.PurgePurging, "published at")
 		h.wantKept(1)
 	})
 }

@@ -33,6 +33,8 @@ const (
 	noPool = "NoPool"
 	// noStorage: a LocalVolume, or an entry of a node's ledger.
 	noStorage = "NoStorage"
+	// noRecord: a directory among those of volumes.
+	noRecord = "NoRecord"
 )
 
 // orphanRow is something that the other half of is missing.
@@ -234,6 +236,9 @@ func (s *orphanSearch) searchPools() {
 			case berth.LeftOverSnapshot:
 				row.Lacks = noLocalSnapshot
 				s.add(row, "a snapshot that no LocalSnapshot stands for; it is kept")
+			case berth.LeftOverDirectory:
+				row.Lacks = noRecord
+				s.add(row, "a directory among those of volumes, which Berth has no record of and never touches")
 			case berth.LeftOverRecord:
 				row.Lacks = noStorage
 				s.add(row, "an entry%s in the node's ledger, with neither a LocalVolume nor storage%s", was, purgeOf(pool, l))

@@ -130,6 +130,8 @@ func (l *purgePlan) read(pool *berth.Pool) {
 func (p *plugin) request(ctx context.Context, pool *berth.Pool, plan *purgePlan, asked int) (bool, error) {
 	l := plan.LeftOver
 	switch {
+	case l.Kind == berth.LeftOverDirectory:
+		plan.refuse("it has no mark of Berth, which touches nothing that it has not made")
 	case l.Kind == berth.LeftOverSnapshot:
 		plan.refuse("a snapshot is not purged by Berth: remove it on the node by lvremove")
 	case l.Identity == "":

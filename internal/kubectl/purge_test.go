@@ -30,6 +30,7 @@ func leftCluster(requests []berth.PurgeRequest, answers ...berth.PurgeStatus) *c
 		{Kind: berth.LeftOverVolume, UID: "00000000-0000-4000-8000-000000000006", Name: "pvc-6", Identity: "x", InUse: "mounted at /mnt"},
 		{Kind: berth.LeftOverVolume, UID: "00000000-0000-4000-8000-000000000007", Name: "twice", Identity: "x"},
 		{Kind: berth.LeftOverVolume, UID: "00000000-0000-4000-8000-000000000008", Name: "twice", Identity: "y"},
+		{Kind: berth.LeftOverDirectory, Location: "/srv/berth/volumes/x"},
 	}
 	pool.Spec.Purge, pool.Status.Purges = requests, answers
 	return c
@@ -107,6 +108,7 @@ func TestPurge(t *testing.T) {
 		},
 		"a snapshot":          {args: "node1/fast/00000000-0000-4000-8000-000000000004 --yes", code: exitTrouble, says: []string{"lvremove"}},
 		"of unknown identity": {args: "node1/fast/pvc-5 --yes", code: exitTrouble, says: []string{"cannot be named in full"}},
+		"of nobody":           {args: "node1/fast//srv/berth/volumes/x --yes", code: exitTrouble, says: []string{"no mark of Berth"}},
 		"in use":              {args: "node1/fast/pvc-6 --yes", code: exitTrouble, says: []string{"in use: mounted at /mnt"}},
 		"two of a name":       {args: "node1/fast/twice --yes", code: exitUsage, says: []string{"by its UID"}},
 		"nothing of a name":   {args: "node1/fast/pvc-9 --yes", code: exitUsage, says: []string{"no left-over pvc-9"}},
@@ -179,7 +181,7 @@ func TestOrphansListTellsOfPurges(t *testing.T) {
 	t.Parallel()
 	c := leftCluster(nil, berth.PurgeStatus{UID: leftUID, State: berth.PurgeQuarantined, Message: "nobody gets it"})
 	_, out, _ := c.run(t, "orphans", "list", "-o", "wide")
-	for _, part := range []string{"to be purged, Quarantined: nobody gets it", "in use: mounted at /mnt", "shop/orders"} {
+	for _, part := range []string{"to be purged, Quarantined: nobody gets it", "in use: mounted at /mnt", "shop/orders", "fast-node1: /srv/berth/volumes/x   NoRecord"} {
 		if !strings.Contains(out, part) {
 			t.Errorf("it does not say %q:\n%s", part, out)
 		}

@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -55,4 +57,36 @@ func (b *Backend) ProveUnused(ctx context.Context, id string, rec volume.Record)
 	}
 	defer closeRoot(root)
 	return b.requireUnused(p.dir())
+}
+
+// Strays returns what lies among the volumes by their IDs and was promised to none: put there by
+// somebody else, or left of a root whose records were lost. It is no volume, and nobody touches
+// it. Not what is kept of deleted volumes, and not what lies at paths, where there may be
+// anything. One that is being made may be among them.
+func (b *Backend) Strays(ctx context.Context) ([]string, error) {
+	root, err := b.open(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("look for strays: %w", err)
+	}
+	defer closeRoot(root)
+	names, err := readNames(root, volumesDir)
+	if err != nil {
+		return nil, fmt.Errorf("look for strays in %s: %w", b.Root, err)
+	}
+	promised, err := b.promises.all(root)
+	if err != nil {
+		return nil, fmt.Errorf("look for strays in %s: %w", b.Root, err)
+	}
+	ours := map[string]bool{}
+	for _, p := range promised {
+		ours[p.dir()] = true
+	}
+	var strays []string
+	for _, name := range names {
+		if dir := volumeDir(name); !ours[dir] {
+			strays = append(strays, path.Join(b.Root, dir))
+		}
+	}
+	slices.Sort(strays)
+	return strays, nil
 }
