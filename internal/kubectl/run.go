@@ -58,6 +58,9 @@ type Options struct {
 	// request back, and Wait is how long the agent has for its answer.
 	Yes, Withdraw bool
 	Wait          time.Duration
+	// Machine, of forget-node, is the /etc/machine-id of a host that another one has replaced under
+	// the node's name: what was on it is forgotten, and the node lives on.
+	Machine string
 }
 
 // Cluster is a connection to a cluster.
@@ -161,7 +164,7 @@ func subcommands() []subcommand {
 			run:     (*plugin).orphans, least: 1, most: 2, //nolint:mnd // purge and what
 		},
 		{
-			name: "forget-node", arguments: "NODE [--dry-run] [--confirm=NODE] [--disks-destroyed]",
+			name: "forget-node", arguments: "NODE [--machine=ID] [--dry-run] [--confirm=NODE] [--disks-destroyed]",
 			summary: "Say what is lost with a node that will not come back, and remove what Berth has of it", run: (*plugin).forgetNode, least: 1, most: 1,
 		},
 		{
@@ -190,6 +193,7 @@ func Run(ctx context.Context, args []string, streams Streams, connect Connector)
 	flags.BoolVar(&o.Yes, "yes", false, "of orphans purge: do what it plans; without it nothing is changed")
 	flags.BoolVar(&o.Withdraw, "withdraw", false, "of orphans purge: take the request back, and let what is in quarantine go")
 	flags.DurationVar(&o.Wait, "wait", defaultWait, "of orphans purge: how long to wait for the agent's answer")
+	flags.StringVar(&o.Machine, "machine", "", "of forget-node: forget only what was on the host of this /etc/machine-id, which another one has replaced under the node's name")
 	flags.Usage = func() { usage(streams.Err, flags) }
 	switch err := flags.Parse(args); {
 	case errors.Is(err, pflag.ErrHelp):
@@ -245,8 +249,8 @@ func choose(args []string, o Options) (subcommand, []string, error) {
 	}
 	purges := all[i].name == "orphans" && args[1] == "purge"
 	switch {
-	case (o.DryRun || o.DisksDestroyed || o.Confirm != "" && !purges) && all[i].name != "forget-node":
-		return subcommand{}, nil, fmt.Errorf("%w: --confirm, but for orphans purge, --dry-run and --disks-destroyed are of forget-node only", errUsage)
+	case (o.DryRun || o.DisksDestroyed || o.Machine != "" || o.Confirm != "" && !purges) && all[i].name != "forget-node":
+		return subcommand{}, nil, fmt.Errorf("%w: --confirm, but for orphans purge, --dry-run, --disks-destroyed and --machine are of forget-node only", errUsage)
 	case (o.Yes || o.Withdraw) && !purges:
 		return subcommand{}, nil, fmt.Errorf("%w: --yes and --withdraw are of orphans purge only", errUsage)
 	}
