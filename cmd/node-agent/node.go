@@ -214,7 +214,7 @@ func (n *node) know(ctx context.Context, backends *agent.Backends) (*agent.Volum
 		return nil, fmt.Errorf("watch LocalVolumes: %w", err)
 	}
 	n.informers = append(n.informers, informer.HasSynced)
-	if err := metrics.Registry.Register(&agent.VolumeCollector{Cache: n.manager.GetClient(), CacheSynced: informer.HasSynced}); err != nil {
+	if err := metrics.Registry.Register(&agent.VolumeCollector{Cache: n.manager.GetClient(), CacheSynced: informer.HasSynced, Ledger: n.ledger}); err != nil {
 		return nil, fmt.Errorf("register the metrics of volumes: %w", err)
 	}
 	return &agent.Volumes{

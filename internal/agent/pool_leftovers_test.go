@@ -19,6 +19,7 @@ import (
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/ledger"
+	"github.com/berth-dev/berth/internal/metrics/metricstest"
 	"github.com/berth-dev/berth/pkg/volume"
 	"github.com/berth-dev/berth/pkg/volume/volumetest"
 )
@@ -343,6 +344,9 @@ func TestLeftOverMetrics(t *testing.T) {
 	}
 	found[0].SizeBytes, found[0].InUse = 2, "mounted" // it is the same all the same
 	p.leftOvers.judge(now.Add(leftOverGrace), found)
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(h.pools)
+	metricstest.CheckSeries(t, registry, "berth_left_overs")
 	if got := told(); got["Volume of fast"] != 2 || got["Record of fast"] != 1 || got["Snapshot of fast"] != 0 {
 		t.Errorf("it tells %v", got)
 	}

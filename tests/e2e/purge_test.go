@@ -17,7 +17,7 @@ import (
 	"github.com/berth-dev/berth/tests/workload"
 )
 
-var _ = Describe("A left-over", Label("purge"), func() {
+var _ = Describe("A left-over", Label("purge", "long"), func() {
 	// Serial: other specs look for what no object stands for.
 	It("is purged in two phases", Serial, func(ctx SpecContext) {
 		class := suite.description.Classes.LVMRetain
