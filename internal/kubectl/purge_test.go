@@ -181,7 +181,7 @@ func TestOrphansListTellsOfPurges(t *testing.T) {
 	t.Parallel()
 	c := leftCluster(nil, berth.PurgeStatus{UID: leftUID, State: berth.PurgeQuarantined, Message: "nobody gets it"})
 	_, out, _ := c.run(t, "orphans", "list", "-o", "wide")
-	for _, part := range []string{"to be purged, Quarantined: nobody gets it", "in use: mounted at /mnt", "shop/orders", "fast-node1: /srv/berth/volumes/x   NoRecord"} {
+	for _, part := range []string{"to be purged, Quarantined: nobody gets it", "in use: mounted at /mnt", "shop/orders", "fast-node1: /srv/berth/volumes/x ", "NoRecord"} {
 		if !strings.Contains(out, part) {
 			t.Errorf("it does not say %q:\n%s", part, out)
 		}
