@@ -735,3 +735,31 @@ func TestQuarantinedVolumeIsNotHandedOut(t *testing.T) {
 		t.Errorf("a volume that was let go: %v", err)
 	}
 }
+
+// What is read as an order to remove something is written again as the same.
+func FuzzDecodePurgeRecord(f *testing.F) {
+	const head = `{"schemaVersion":1,"uid":"00000000-0000-4000-8000-000000000001","kind":"Volume","identity":"vg/lv","poolSet":"fast","machineID":"m","names":["pvc-1"],"token":"t","since":"2026-01-01T00:00:00Z","holds":"",`
+	f.Add([]byte(head + `"state":"Quarantined"}`))
+	f.Add([]byte(head + `"state":"Purging","storage":{"mode":"lvm","sizeBytes":1,"lvm":{"vgName":"a","vgUUID":"b","lvName":"c","lvUUID":"d"}},"wipe":"zero"}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r, err := decodePurgeRecord(data)
+		if err != nil {
+			return
+		}
+		d, err := openPurgeRecords(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.put(nil, r); err != nil {
+			t.Fatalf("accepted and not writable: %v", err)
+		}
+		again, err := openPurgeRecords(d.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := again.get(r.UID)
+		if err != nil || got == nil || got.State != r.State || got.Token != r.Token || got.Identity != r.Identity {
+			t.Fatalf("read again as %+v, %v; it was %+v", got, err, r)
+		}
+	})
+}
