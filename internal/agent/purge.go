@@ -582,8 +582,17 @@ func (p *Purger) contents(ctx context.Context, place PurgePlace, found provenLef
 		return "no ext4, xfs or btrfs, which does not say that nothing is on it"
 	case err != nil:
 		return "what is on it could not be read"
-	case s.Label != "":
-		return fmt.Sprintf("%s %q (%s)", s.FSType, s.Label, s.UUID)
 	}
-	return fmt.Sprintf("%s (%s)", s.FSType, s.UUID)
+	said := s.FSType
+	if s.Label != "" {
+		said += fmt.Sprintf(" %q", s.Label)
+	}
+	said += " (" + s.UUID + ")"
+	if !s.Made.IsZero() {
+		said += " made " + s.Made.UTC().Format(time.RFC3339)
+	}
+	if !s.Written.IsZero() {
+		said += " and last mounted or unmounted " + s.Written.UTC().Format(time.RFC3339)
+	}
+	return said
 }

@@ -105,7 +105,7 @@ func (h *purgeHost) MountsOf(context.Context, string) ([]string, error) { return
 
 // Inspect implements Filesystems.
 func (h *purgeHost) Inspect(context.Context, string) (mount.Superblock, error) {
-	return mount.Superblock{FSType: "ext4", Label: "orders", UUID: "fs-uuid"}, nil
+	return mount.Superblock{FSType: "ext4", Label: "orders", UUID: "fs-uuid", Made: time.Unix(1, 0), Written: time.Unix(60, 0)}, nil
 }
 
 // leave makes the volume that no object stands for, known to the node's ledger or not.
@@ -295,7 +295,7 @@ func TestPurgeNeedsBothPhases(t *testing.T) {
 			if first.Since.IsZero() || first.Token == "" || !strings.Contains(first.Holds, "pvc-1, of claim shop/orders, 1 MiB") {
 				t.Fatalf("the quarantine is %+v", first)
 			}
-			if mode == volume.ModeLVM && !strings.Contains(first.Holds, `ext4 "orders" (fs-uuid)`) {
+			if mode == volume.ModeLVM && !strings.Contains(first.Holds, `ext4 "orders" (fs-uuid) made 1970-01-01T00:00:01Z and last mounted or unmounted 1970-01-01T00:01:00Z`) {
 				t.Errorf("it holds %s", first.Holds)
 			}
 			h.start()
