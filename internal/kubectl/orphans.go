@@ -49,6 +49,9 @@ type orphanRow struct {
 	Bytes int64  `json:"sizeBytes"`
 	// UID is that of the object that is missing, by which the thing on a disk is named.
 	UID types.UID `json:"uid,omitempty"`
+	// Pool is the Pool that it lies in, and Identity what names it in full; empty for objects.
+	Pool     string `json:"pool,omitempty"`
+	Identity string `json:"identity,omitempty"`
 	// Message says what it is and what can be done.
 	Message string `json:"message"`
 }
@@ -227,7 +230,7 @@ func (s *orphanSearch) searchPools() {
 	for i := range s.pools.Items {
 		pool := &s.pools.Items[i]
 		for _, l := range pool.Status.LeftOvers {
-			row := orphanRow{Node: pool.Spec.NodeName, Object: pool.Name + ": " + cmp.Or(l.Location, string(l.UID)), Bytes: l.SizeBytes, UID: l.UID, Claim: l.Claim}
+			row := orphanRow{Node: pool.Spec.NodeName, Object: pool.Name + ": " + cmp.Or(l.Location, string(l.UID)), Bytes: l.SizeBytes, UID: l.UID, Claim: l.Claim, Pool: pool.Name, Identity: l.Identity}
 			was := ""
 			if l.Name != "" {
 				was = " of " + l.Name

@@ -177,6 +177,20 @@ func TestPurgeFlagsAreItsOwn(t *testing.T) {
 	}
 }
 
+// What a machine needs to name a left-over to purge it.
+func TestOrphansListNamesLeftOversInFull(t *testing.T) {
+	t.Parallel()
+	_, out, errs := leftCluster(nil).run(t, "orphans", "list", "-o", "json")
+	var rows []orphanRow
+	if err := json.Unmarshal([]byte(out), &rows); err != nil {
+		t.Fatalf("%v: %s%s", err, out, errs)
+	}
+	i := slices.IndexFunc(rows, func(r orphanRow) bool { return r.UID == leftUID })
+	if i < 0 || rows[i].Pool != "fast-node1" || rows[i].Identity != "vg/lv" || rows[i].Node != "node1" {
+		t.Errorf("it is not among %+v", rows)
+	}
+}
+
 func TestOrphansListTellsOfPurges(t *testing.T) {
 	t.Parallel()
 	c := leftCluster(nil, berth.PurgeStatus{UID: leftUID, State: berth.PurgeQuarantined, Message: "nobody gets it"})
