@@ -86,13 +86,13 @@ type PoolSpec struct {
 
 // PurgeRequest names a left-over that is to be removed.
 //
+// +kubebuilder:validation:XValidation:rule="self.kind == 'Volume' || self.kind == 'Record'",message="only a Volume or a Record can be purged"
 // +kubebuilder:validation:XValidation:rule="self.kind == oldSelf.kind && self.identity == oldSelf.identity",message="a request to purge is for one thing: withdraw it, and ask for the other"
 type PurgeRequest struct {
 	// UID of status.leftOvers.
 	// +kubebuilder:validation:Pattern=`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`
 	UID string `json:"uid"`
-	// Kind of status.leftOvers.
-	// +kubebuilder:validation:Enum=Volume;Record
+	// Kind of status.leftOvers: Volume or Record.
 	Kind LeftOverKind `json:"kind"`
 	// Identity of status.leftOvers: what is there by then and has another one is not touched.
 	// +kubebuilder:validation:MinLength=1

@@ -334,6 +334,9 @@ func (p *Purger) proveUnused(ctx context.Context, b volume.Backend, e ledger.Ent
 
 // identify finds what a request names, and proves that it is the very thing.
 func (p *Purger) identify(ctx context.Context, place PurgePlace, req v1alpha1.PurgeRequest) (found provenLeftOver, err error) {
+	if req.Kind != v1alpha1.LeftOverVolume && req.Kind != v1alpha1.LeftOverRecord {
+		return found, fmt.Errorf("%w: what is of kind %q cannot be purged", errRefusedPurge, req.Kind)
+	}
 	x, ok := place.Backend.(volume.Examiner)
 	if !ok {
 		return found, fmt.Errorf("%w: volumes of mode %s cannot be examined", errRefusedPurge, place.Mode)

@@ -502,6 +502,19 @@ func TestPurgeIsNotLookedAtAllTheTime(t *testing.T) {
 	})
 }
 
+// The kind of a request is the API server's to check, and the agent's.
+func TestPurgeOfOtherKinds(t *testing.T) {
+	t.Parallel()
+	h := newPurgeHost(t, volume.ModeLVM)
+	h.leave(1, true)
+	for _, kind := range []v1alpha1.LeftOverKind{v1alpha1.LeftOverSnapshot, v1alpha1.LeftOverDirectory, ""} {
+		req := h.request(1)
+		req.Kind = kind
+		h.want(req, v1alpha1.PurgeRefused, "cannot be purged")
+	}
+	h.wantKept(1)
+}
+
 func TestPurgeRefusesWhatHasNoName(t *testing.T) {
 	t.Parallel()
 	h := newPurgeHost(t, volume.ModeLVM)

@@ -65,6 +65,10 @@ func TestAgentLooksForOwners(t *testing.T) {
 		t.Fatal(err)
 	}
 	look(v1alpha1.PurgeRefused, "PersistentVolume purge-by-hand")
+	pv.Finalizers = nil // nobody here takes that of the protection away
+	if err := server.admin.Update(t.Context(), pv); err != nil {
+		t.Fatal(err)
+	}
 	if err := server.admin.Delete(t.Context(), pv); err != nil {
 		t.Fatal(err)
 	}
