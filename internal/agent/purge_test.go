@@ -262,13 +262,13 @@ func TestPurgeKeepsWhatHasAnOwner(t *testing.T) {
 			req := h.request(1)
 			for owner, object := range ownersOf(t, h) {
 				// Before it is asked for.
-				h.create(object.DeepCopyObject().(client.Object)) //nolint:forcetypeassert,errcheck // a copy is what it is a copy of
+				h.create(object.DeepCopyObject().(client.Object)) //nolint:forcetypeassert // a copy is what it is a copy of
 				h.want(req, v1alpha1.PurgeRefused, owner)
 				h.remove(object)
 				// Between the phases, with the confirmation given.
 				confirmed := req
 				confirmed.Confirm = h.want(req, v1alpha1.PurgeQuarantined, "").Token
-				h.create(object.DeepCopyObject().(client.Object)) //nolint:forcetypeassert,errcheck // a copy is what it is a copy of
+				h.create(object.DeepCopyObject().(client.Object)) //nolint:forcetypeassert // a copy is what it is a copy of
 				h.want(confirmed, v1alpha1.PurgeRefused, owner)
 				h.want(confirmed, v1alpha1.PurgeRefused, owner)
 				// When the owner is gone again, the confirmation is of a quarantine that has ended.

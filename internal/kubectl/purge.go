@@ -305,8 +305,13 @@ func (p *plugin) tellPurge(plan *purgePlan) error {
 func (l *purgePlan) print(out io.Writer, changed bool) {
 	fmt.Fprintf(out, "%s in pool %s of node %s\n", l.LeftOver.Kind, l.Pool, l.Node)
 	for _, line := range [][2]string{
-		{"UID", string(l.LeftOver.UID)}, {"Volume", l.LeftOver.Name}, {"Claim", l.LeftOver.Claim}, {"Place", l.LeftOver.Location},
-		{"Size", bytes(l.LeftOver.SizeBytes)}, {"Identity", l.LeftOver.Identity}, {"In use", cmp.Or(l.LeftOver.InUse, "no mount is known")},
+		{"UID", string(l.LeftOver.UID)},
+		{"Volume", l.LeftOver.Name},
+		{"Claim", l.LeftOver.Claim},
+		{"Place", l.LeftOver.Location},
+		{"Size", bytes(l.LeftOver.SizeBytes)},
+		{"Identity", l.LeftOver.Identity},
+		{"In use", cmp.Or(l.LeftOver.InUse, "no mount is known")},
 	} {
 		fmt.Fprintf(out, "  %-9s %s\n", line[0], orNone(line[1]))
 	}

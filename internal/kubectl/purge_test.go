@@ -127,7 +127,7 @@ func TestPurge(t *testing.T) {
 					if err := c.Patch(ctx, o, p, opts...); err != nil {
 						return err
 					}
-					pool := o.DeepCopyObject().(*berth.Pool) //nolint:forcetypeassert,errcheck // nothing else is written
+					pool := o.DeepCopyObject().(*berth.Pool) //nolint:forcetypeassert // nothing else is written
 					pool.Status.Purges = tc.answers
 					return c.Update(ctx, pool)
 				},
