@@ -147,6 +147,13 @@ func (n *Agent) assemble(ctx context.Context) error {
 		Copies:    &agent.Copies{Cache: n.manager.GetClient(), Ledger: n.Ledger, Locks: locks, MachineID: n.MachineID},
 		Encrypted: n.sealer,
 	}
+	if pools.Purger, err = agent.NewPurger(agent.PurgeOptions{
+		Live: n.manager.GetAPIReader(), Carver: volumes.Carver, Ledger: n.Ledger, Directory: filepath.Join(n.StateDir, "purges"),
+		Filesystems: mount.NewMounter(n.Host), Log: n.Log.With("part", "purges"),
+	}); err != nil {
+		return err
+	}
+	pools.Mounts, pools.Doubt = mount.NewMounter(n.Host), volumes.Doubt
 	snapshots := &agent.SnapshotReconciler{
 		Client: n.manager.GetClient(), Backends: backends, Ledger: n.Ledger, MachineID: n.MachineID, Locks: locks,
 		Encrypted: n.sealer, Recorder: recorder,
@@ -161,6 +168,7 @@ func (n *Agent) assemble(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	known.Quarantined = pools.Purger.Quarantined
 	n.goOn = func(ctx context.Context) { n.sealer.Recover(ctx, n.Ledger.All(), locks, known.Locate) }
 	if err := n.limit(volumes, known, locks); err != nil {
 		return err
@@ -207,7 +215,7 @@ func (n *Agent) know(ctx context.Context, backends *agent.Backends) (*agent.Volu
 		return nil, fmt.Errorf("watch LocalVolumes: %w", err)
 	}
 	n.informers = append(n.informers, informer.HasSynced)
-	if err := n.Registerer.Register(&agent.VolumeCollector{Cache: n.manager.GetClient(), CacheSynced: informer.HasSynced}); err != nil {
+	if err := n.Registerer.Register(&agent.VolumeCollector{Cache: n.manager.GetClient(), CacheSynced: informer.HasSynced, Ledger: n.Ledger}); err != nil {
 		return nil, fmt.Errorf("register the metrics of volumes: %w", err)
 	}
 	return &agent.Volumes{
