@@ -50,6 +50,10 @@ verify: deps ## Check what is no test: generated files, format, lint, docs, scri
 bench: deps ## Measure volumes per second, latency, requests and memory on the testbed
 	@hack/bench.sh
 
+.PHONY: bench-scale
+bench-scale: deps ## Measure how costs grow from 10 to 100 to 1,000 nodes, on an apiserver of its own
+	@hack/bench-scale.sh
+
 .PHONY: soak
 soak: deps ## Run the long end-to-end specs, with 300 agent kills and 30 power losses
 	@hack/test.sh soak

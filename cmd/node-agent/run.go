@@ -19,6 +19,7 @@ import (
 	"github.com/berth-dev/berth/internal/command"
 	"github.com/berth-dev/berth/internal/ledger"
 	bmetrics "github.com/berth-dev/berth/internal/metrics"
+	"github.com/berth-dev/berth/internal/nodeagent"
 	"github.com/berth-dev/berth/pkg/hostexec"
 )
 
@@ -92,14 +93,21 @@ func serveNode(ctx context.Context, cfg *rest.Config, o options, log *slog.Logge
 	if err := bmetrics.RegisterDamagedEntries(metrics.Registry, func() int { return len(book.Damaged()) }); err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
-	mgr, err := newManager(cfg, o, log)
+	n, err := nodeagent.New(ctx, nodeagent.Options{
+		Config: cfg, NodeName: o.nodeName, Namespace: o.namespace, MachineID: machineID,
+		Host: host, HostRoot: o.hostRoot, StateDir: stateDir, HostStateDir: o.stateDir, Ledger: book,
+		CSISocket: o.csiSocket, Endpoint: o.endpoint(), RegistrationDir: o.registrationDir,
+		HealthInterval: o.healthInterval, WipeParallelism: o.wipeParallelism, WipeRateBytesPerSecond: o.wipeRate.Value(),
+		TrashEntriesPerSecond: o.trashRate, Instants: stillness{root: o.hostRoot}, Registerer: metrics.Registry, Log: log,
+		Settled: func() {
+			if err := trimMemory(); err != nil {
+				log.Warn("memory that is not needed any more was kept", "error", err)
+			}
+		},
+	})
 	if err != nil {
-		return fmt.Errorf("make the manager: %w", err)
-	}
-	n := &node{options: o, log: log, machineID: machineID, stateDir: stateDir, host: host, ledger: book, manager: mgr}
-	if err := n.assemble(ctx); err != nil {
 		return err
 	}
-	ready.set(n.ready)
-	return n.serve(ctx)
+	ready.set(n.Ready)
+	return n.Serve(ctx)
 }

@@ -17,15 +17,13 @@ import (
 	csispec "github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/workqueue"
 	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
-	"github.com/berth-dev/berth/internal/agent"
 	"github.com/berth-dev/berth/internal/metrics/metricstest"
+	"github.com/berth-dev/berth/internal/nodeagent"
 )
 
 func TestOneAgentPerNode(t *testing.T) {
@@ -65,33 +63,6 @@ func TestOneAgentPerNode(t *testing.T) {
 	cancel()
 	if _, err := lockNode(stopped, dir, log); err == nil {
 		t.Error("waits on after it was told to end")
-	}
-}
-
-// A node's kubelet reports every few seconds; each report must not make the agent read
-// all its disks.
-func TestReportsOfKubeletDoNotCount(t *testing.T) {
-	t.Parallel()
-	node := func(uid, version string) *metav1.PartialObjectMetadata {
-		m := agent.NodeMetadata()
-		m.UID, m.ResourceVersion = types.UID(uid), version
-		return m
-	}
-	kicked := 0
-	h := kicks(func() { kicked++ }, isAnotherOne)
-	for _, step := range []struct {
-		what string
-		do   func()
-		want int
-	}{
-		{"added", func() { h.OnAdd(node("a", "1"), true) }, 1},
-		{"reported", func() { h.OnUpdate(node("a", "1"), node("a", "2")) }, 1},
-		{"made again", func() { h.OnUpdate(node("a", "2"), node("b", "3")) }, 2},
-		{"deleted", func() { h.OnDelete(node("b", "3")) }, 3},
-	} {
-		if step.do(); kicked != step.want {
-			t.Errorf("after the Node was %s: %d kicks, want %d", step.what, kicked, step.want)
-		}
 	}
 }
 
@@ -181,7 +152,7 @@ func TestServesKubeletWhileTheAPIServerIsAway(t *testing.T) {
 		if err != nil {
 			t.Errorf("ended with %v", err)
 		}
-	case <-time.After(2 * stopGrace):
+	case <-time.After(2 * nodeagent.StopGrace):
 		t.Fatal("does not end")
 	}
 	for _, socket := range []string{"csi.sock", "berth.dev-reg.sock"} {

@@ -1,13 +1,12 @@
 // Copyright The Berth Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package nodeagent
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"path/filepath"
 	"sync/atomic"
@@ -24,7 +23,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
-	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	berth "github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/agent"
@@ -36,24 +34,17 @@ import (
 	"github.com/berth-dev/berth/internal/ledger"
 	bmetrics "github.com/berth-dev/berth/internal/metrics"
 	"github.com/berth-dev/berth/pkg/block"
-	"github.com/berth-dev/berth/pkg/cgroup"
 	"github.com/berth-dev/berth/pkg/device"
 	"github.com/berth-dev/berth/pkg/dm"
-	"github.com/berth-dev/berth/pkg/hostexec"
 	"github.com/berth-dev/berth/pkg/luks"
 	"github.com/berth-dev/berth/pkg/lvm"
 	"github.com/berth-dev/berth/pkg/mount"
 )
 
-// node is the wired agent of one node.
-type node struct {
-	options
-	log       *slog.Logger
-	machineID string
-	stateDir  string
-	host      *hostexec.Host
-	ledger    *ledger.Ledger
-	manager   manager.Manager
+// Agent is the wired agent of one node.
+type Agent struct {
+	Options
+	manager manager.Manager
 
 	inventory    *discovery.Inventory
 	cleaner      *device.Cleaner
@@ -64,21 +55,31 @@ type node struct {
 	sealer       *agent.Sealer
 	// goOn lets go on what an agent that was killed has held up.
 	goOn      func(ctx context.Context)
-	podEvents *cgroup.Watch
+	podEvents PodEvents
 	informers []toolscache.InformerSynced
 }
 
-// assemble makes the parts and ties them together. It asks the API server nothing.
-func (n *node) assemble(ctx context.Context) error {
+// New makes the parts and ties them together. It asks the API server nothing, and
+// nothing runs before Serve.
+func New(ctx context.Context, o Options) (*Agent, error) {
+	mgr, err := newManager(o)
+	if err != nil {
+		return nil, fmt.Errorf("make the manager: %w", err)
+	}
+	n := &Agent{Options: o, manager: mgr}
+	return n, n.assemble(ctx)
+}
+
+func (n *Agent) assemble(ctx context.Context) error {
 	var err error
 	recorder := n.manager.GetEventRecorder("berth-node-agent")
 	volumes := &agent.VolumeReconciler{Recorder: recorder} // filled below, before anything runs
 	n.inventory, err = discovery.New(discovery.Options{
-		NodeName: n.nodeName, MachineID: n.machineID, Namespace: n.namespace, HostRoot: n.hostRoot,
+		NodeName: n.NodeName, MachineID: n.MachineID, Namespace: n.Namespace, HostRoot: n.HostRoot,
 		Client: n.manager.GetClient(), Reader: n.manager.GetAPIReader(), Informers: n.manager.GetCache(),
-		Recorder: recorder, Runner: n.host,
-		Log: logr.FromSlogHandler(n.log.Handler()).WithName("discovery"), Registerer: metrics.Registry,
-		Holder: n.holder, PoolOf: agent.RecordedPools(filepath.Join(n.stateDir, "pools")).Of,
+		Recorder: recorder, Runner: n.Host,
+		Log: logr.FromSlogHandler(n.Log.Handler()).WithName("discovery"), Registerer: n.Registerer,
+		Holder: n.holder, PoolOf: agent.RecordedPools(filepath.Join(n.StateDir, "pools")).Of,
 		HolderChanged: func(holder berth.BlockDeviceClaimRef) {
 			if holder.Kind == device.OwnerVolume {
 				volumes.Doubt(holder.Name)
@@ -93,41 +94,41 @@ func (n *node) assemble(ctx context.Context) error {
 	if err := n.monitorHealth(); err != nil {
 		return err
 	}
-	disks := hostDisks{n.hostRoot}
+	disks := hostDisks{n.HostRoot}
 	n.cleaner = device.NewCleaner(device.CleanerOptions{
-		Registry: n.inventory, Disks: disks, Observer: n.inventory, Log: n.log.With("part", "cleaner"),
-		Parallelism: n.wipeParallelism, RateBytesPerSecond: n.wipeRate.Value(),
+		Registry: n.inventory, Disks: disks, Observer: n.inventory, Log: n.Log.With("part", "cleaner"),
+		Parallelism: n.WipeParallelism, RateBytesPerSecond: n.WipeRateBytesPerSecond,
 	})
 	backends := agent.NewBackends(device.New(device.Options{
-		Registry: n.inventory, Disks: disks, Prober: block.Prober{Runner: n.host, HostRoot: n.hostRoot},
-		Log: n.log.With("part", "device"),
+		Registry: n.inventory, Disks: disks, Prober: block.Prober{Runner: n.Host, HostRoot: n.HostRoot},
+		Log: n.Log.With("part", "device"),
 	}))
-	generations, err := agent.OpenGenerations(filepath.Join(n.stateDir, "volume-groups"))
+	generations, err := agent.OpenGenerations(filepath.Join(n.StateDir, "volume-groups"))
 	if err != nil {
 		return fmt.Errorf("open the records of volume groups: %w", err)
 	}
 	pools := agent.NewPoolReconciler(ctx, agent.PoolOptions{
-		Client: n.manager.GetClient(), Live: n.manager.GetAPIReader(), NodeName: n.nodeName, MachineID: n.machineID,
-		Directory: filepath.Join(n.stateDir, "pools"), HostRoot: n.hostRoot,
-		Backends: backends, Ledger: n.ledger, Disks: n.inventory,
+		Client: n.manager.GetClient(), Live: n.manager.GetAPIReader(), NodeName: n.NodeName, MachineID: n.MachineID,
+		Directory: filepath.Join(n.StateDir, "pools"), HostRoot: n.HostRoot,
+		Backends: backends, Ledger: n.Ledger, Disks: n.inventory,
 		LVM: agent.LVM{
-			Client:      lvm.NewClient(n.host, lvm.DiskFlusher(n.hostRoot)),
+			Client:      lvm.NewClient(n.Host, lvm.DiskFlusher(n.HostRoot)),
 			Generations: generations,
-			HostRoot:    n.hostRoot,
-			Instants:    stillness{root: n.hostRoot},
-			Log:         n.log.With("part", "pools"),
+			HostRoot:    n.HostRoot,
+			Instants:    n.Instants,
+			Log:         n.Log.With("part", "pools"),
 		},
-		Events: dm.Control{Root: n.hostRoot},
-		Roots:  agent.HostRoots{}, TrashEntriesPerSecond: n.trashRate, Recorder: recorder, Log: n.log.With("part", "pools"),
+		Events: dm.Control{Root: n.HostRoot},
+		Roots:  agent.HostRoots{}, TrashEntriesPerSecond: n.TrashEntriesPerSecond, Recorder: recorder, Log: n.Log.With("part", "pools"),
 	})
 	metadata := agent.NewMetadataKeeper(ctx, agent.MetadataOptions{
-		Client: n.manager.GetClient(), Live: n.manager.GetAPIReader(), Namespace: n.namespace, NodeName: n.nodeName,
-		Directory: filepath.Join(n.stateDir, metadataDirectory), HostDirectory: filepath.Join(n.options.stateDir, metadataDirectory),
-		Recorder: recorder, Log: n.log.With("part", "metadata"),
+		Client: n.manager.GetClient(), Live: n.manager.GetAPIReader(), Namespace: n.Namespace, NodeName: n.NodeName,
+		Directory: filepath.Join(n.StateDir, metadataDirectory), HostDirectory: filepath.Join(n.HostStateDir, metadataDirectory),
+		Recorder: recorder, Log: n.Log.With("part", "metadata"),
 	})
 	pools.Metadata = metadata
 	for _, collector := range []prometheus.Collector{pools, metadata} {
-		if err := metrics.Registry.Register(collector); err != nil {
+		if err := n.Registerer.Register(collector); err != nil {
 			return fmt.Errorf("register the metrics of pools: %w", err)
 		}
 	}
@@ -136,25 +137,25 @@ func (n *node) assemble(ctx context.Context) error {
 	}
 	locks := &agent.Locks{}
 	n.sealer = &agent.Sealer{
-		Ledger: n.ledger, Cryptsetup: luks.NewClient(n.host), Formatter: mount.NewFormatter(n.host), Filesystems: mount.NewMounter(n.host),
-		Changed: volumes.Enqueue, Log: n.log.With("part", "encryption"),
+		Ledger: n.Ledger, Cryptsetup: luks.NewClient(n.Host), Formatter: mount.NewFormatter(n.Host), Filesystems: mount.NewMounter(n.Host),
+		Changed: volumes.Enqueue, Log: n.Log.With("part", "encryption"),
 	}
-	volumes.Client, volumes.Ledger, volumes.SelectDisk = n.manager.GetClient(), n.ledger, discovery.SelectDisk
+	volumes.Client, volumes.Ledger, volumes.SelectDisk = n.manager.GetClient(), n.Ledger, discovery.SelectDisk
 	volumes.Carver = &agent.Carver{
-		Journal: n.ledger, Backends: backends, Formatter: mount.NewFormatter(n.host), Tools: n.host, Mounts: mount.NewMounter(n.host),
-		MachineID: n.machineID, Locks: locks,
-		Copies:    &agent.Copies{Cache: n.manager.GetClient(), Ledger: n.ledger, Locks: locks, MachineID: n.machineID},
+		Journal: n.Ledger, Backends: backends, Formatter: mount.NewFormatter(n.Host), Tools: n.Host, Mounts: mount.NewMounter(n.Host),
+		MachineID: n.MachineID, Locks: locks,
+		Copies:    &agent.Copies{Cache: n.manager.GetClient(), Ledger: n.Ledger, Locks: locks, MachineID: n.MachineID},
 		Encrypted: n.sealer,
 	}
 	if pools.Purger, err = agent.NewPurger(agent.PurgeOptions{
-		Live: n.manager.GetAPIReader(), Carver: volumes.Carver, Ledger: n.ledger, Directory: filepath.Join(n.stateDir, "purges"),
-		Filesystems: mount.NewMounter(n.host), Log: n.log.With("part", "purges"),
+		Live: n.manager.GetAPIReader(), Carver: volumes.Carver, Ledger: n.Ledger, Directory: filepath.Join(n.StateDir, "purges"),
+		Filesystems: mount.NewMounter(n.Host), Log: n.Log.With("part", "purges"),
 	}); err != nil {
 		return err
 	}
-	pools.Mounts, pools.Doubt = mount.NewMounter(n.host), volumes.Doubt
+	pools.Mounts, pools.Doubt = mount.NewMounter(n.Host), volumes.Doubt
 	snapshots := &agent.SnapshotReconciler{
-		Client: n.manager.GetClient(), Backends: backends, Ledger: n.ledger, MachineID: n.machineID, Locks: locks,
+		Client: n.manager.GetClient(), Backends: backends, Ledger: n.Ledger, MachineID: n.MachineID, Locks: locks,
 		Encrypted: n.sealer, Recorder: recorder,
 	}
 	if err := n.keepSnapshots(snapshots, backends); err != nil {
@@ -168,7 +169,7 @@ func (n *node) assemble(ctx context.Context) error {
 		return err
 	}
 	known.Quarantined = pools.Purger.Quarantined
-	n.goOn = func(ctx context.Context) { n.sealer.Recover(ctx, n.ledger.All(), locks, known.Locate) }
+	n.goOn = func(ctx context.Context) { n.sealer.Recover(ctx, n.Ledger.All(), locks, known.Locate) }
 	if err := n.limit(volumes, known, locks); err != nil {
 		return err
 	}
@@ -180,9 +181,9 @@ func (n *node) assemble(ctx context.Context) error {
 
 // holder is the volume that has its data on a disk by the ledger. Of two, which there cannot
 // be, neither is believed.
-func (n *node) holder(diskName string) (holder device.Owner, held bool) {
-	for _, e := range n.ledger.All() {
-		if e.State != ledger.Ready || e.MachineID != n.machineID || e.Record == nil || e.Record.Device == nil || e.Record.Device.Name != diskName {
+func (n *Agent) holder(diskName string) (holder device.Owner, held bool) {
+	for _, e := range n.Ledger.All() {
+		if e.State != ledger.Ready || e.MachineID != n.MachineID || e.Record == nil || e.Record.Device == nil || e.Record.Device.Name != diskName {
 			continue
 		}
 		if held {
@@ -197,59 +198,59 @@ func (n *node) holder(diskName string) (holder device.Owner, held bool) {
 const metadataDirectory = "volume-group-metadata"
 
 // keepSnapshots looks after the snapshots of thick volumes.
-func (n *node) keepSnapshots(snapshots *agent.SnapshotReconciler, backends *agent.Backends) error {
-	keeper := &agent.SnapshotKeeper{Backends: backends, Changed: snapshots.LookAt, Log: n.log.With("part", "snapshots")}
+func (n *Agent) keepSnapshots(snapshots *agent.SnapshotReconciler, backends *agent.Backends) error {
+	keeper := &agent.SnapshotKeeper{Backends: backends, Changed: snapshots.LookAt, Log: n.Log.With("part", "snapshots")}
 	keeper.Setup()
 	snapshots.State = keeper.State
-	if err := metrics.Registry.Register(keeper); err != nil {
+	if err := n.Registerer.Register(keeper); err != nil {
 		return fmt.Errorf("register the metrics of snapshots: %w", err)
 	}
 	return n.manager.Add(keeper)
 }
 
 // know makes what finds the volumes of the node.
-func (n *node) know(ctx context.Context, backends *agent.Backends) (*agent.Volumes, error) {
+func (n *Agent) know(ctx context.Context, backends *agent.Backends) (*agent.Volumes, error) {
 	informer, err := n.manager.GetCache().GetInformer(ctx, &berth.LocalVolume{}, cache.BlockUntilSynced(false))
 	if err != nil {
 		return nil, fmt.Errorf("watch LocalVolumes: %w", err)
 	}
 	n.informers = append(n.informers, informer.HasSynced)
-	if err := metrics.Registry.Register(&agent.VolumeCollector{Cache: n.manager.GetClient(), CacheSynced: informer.HasSynced, Ledger: n.ledger}); err != nil {
+	if err := n.Registerer.Register(&agent.VolumeCollector{Cache: n.manager.GetClient(), CacheSynced: informer.HasSynced, Ledger: n.Ledger}); err != nil {
 		return nil, fmt.Errorf("register the metrics of volumes: %w", err)
 	}
 	return &agent.Volumes{
-		Ledger: n.ledger, Backends: backends, MachineID: n.machineID,
+		Ledger: n.Ledger, Backends: backends, MachineID: n.MachineID,
 		Cache: n.manager.GetClient(), CacheSynced: informer.HasSynced,
 		Opened: n.sealer.Opened,
 	}, nil
 }
 
 // sysfs is the host's.
-func (n *node) sysfs() block.Sysfs {
-	return block.Sysfs{Root: filepath.Join(n.hostRoot, "sys"), HostRoot: n.hostRoot}
+func (n *Agent) sysfs() block.Sysfs {
+	return block.Sysfs{Root: filepath.Join(n.HostRoot, "sys"), HostRoot: n.HostRoot}
 }
 
 // monitorHealth makes the part that asks the disks how they are, unless that is
 // turned off.
-func (n *node) monitorHealth() (err error) {
-	if n.healthInterval == 0 {
+func (n *Agent) monitorHealth() (err error) {
+	if n.HealthInterval == 0 {
 		return nil
 	}
 	changed, _ := n.inventory.Subscribe()
 	n.monitor, err = health.New(health.Options{
-		Disks: n.inventory, Changed: changed, Counters: n.sysfs(), Runner: n.host, Interval: n.healthInterval,
-		Log: logr.FromSlogHandler(n.log.Handler()).WithName("health"), Registerer: metrics.Registry,
+		Disks: n.inventory, Changed: changed, Counters: n.sysfs(), Runner: n.Host, Interval: n.HealthInterval,
+		Log: logr.FromSlogHandler(n.Log.Handler()).WithName("health"), Registerer: n.Registerer,
 	})
 	return err
 }
 
 // control adds the controllers and what else needs the API server.
-func (n *node) control(ctx context.Context, volumes *agent.VolumeReconciler, pools *agent.PoolReconciler, backends *agent.Backends) error {
+func (n *Agent) control(ctx context.Context, volumes *agent.VolumeReconciler, pools *agent.PoolReconciler, backends *agent.Backends) error {
 	disksForPools, _ := n.inventory.Subscribe()
 	disksForCapacity, _ := n.inventory.Subscribe()
 	publisher := capacity.New(capacity.Options{
-		Client: n.manager.GetClient(), Live: n.manager.GetAPIReader(), Namespace: n.namespace, NodeName: n.nodeName,
-		Owner: n.owner, Room: volumes.Room, Log: n.log.With("part", "capacity"),
+		Client: n.manager.GetClient(), Live: n.manager.GetAPIReader(), Namespace: n.Namespace, NodeName: n.NodeName,
+		Owner: n.owner, Room: volumes.Room, Log: n.Log.With("part", "capacity"),
 	})
 	backends.OnChange(publisher.Kick)
 	backends.OnTouch(func(string) { publisher.Kick() })
@@ -327,16 +328,16 @@ func kicks(f func(), matters func(before, after metav1.Object) bool) toolscache.
 }
 
 // owner is the Node: when it goes, its capacity goes.
-func (n *node) owner(ctx context.Context) (metav1.OwnerReference, error) {
+func (n *Agent) owner(ctx context.Context) (metav1.OwnerReference, error) {
 	object := agent.NodeMetadata()
-	if err := n.manager.GetClient().Get(ctx, types.NamespacedName{Name: n.nodeName}, object); err != nil {
-		return metav1.OwnerReference{}, fmt.Errorf("read Node %s: %w", n.nodeName, err)
+	if err := n.manager.GetClient().Get(ctx, types.NamespacedName{Name: n.NodeName}, object); err != nil {
+		return metav1.OwnerReference{}, fmt.Errorf("read Node %s: %w", n.NodeName, err)
 	}
 	return metav1.OwnerReference{APIVersion: "v1", Kind: "Node", Name: object.Name, UID: object.UID}, nil
 }
 
-func (n *node) wireCSI(ctx context.Context, volumes *agent.VolumeReconciler, known *agent.Volumes, locks *agent.Locks) error {
-	calls, err := bmetrics.NewCalls(metrics.Registry)
+func (n *Agent) wireCSI(ctx context.Context, volumes *agent.VolumeReconciler, known *agent.Volumes, locks *agent.Locks) error {
+	calls, err := bmetrics.NewCalls(n.Registerer)
 	if err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
@@ -345,26 +346,26 @@ func (n *node) wireCSI(ctx context.Context, volumes *agent.VolumeReconciler, kno
 		return fmt.Errorf("watch Pools: %w", err)
 	}
 	n.server = &csi.Server{
-		Socket:   n.csiSocket,
+		Socket:   n.CSISocket,
 		Identity: &csi.Identity{Name: berth.DriverName, Version: command.Version()},
 		Node: &nodeService{
 			Node: &csi.Node{
-				NodeName: n.nodeName, TopologyKey: berth.TopologyKeyNode,
+				NodeName: n.NodeName, TopologyKey: berth.TopologyKeyNode,
 				Volumes: known,
-				Mounter: mount.NewMounter(n.host), Locks: locks,
+				Mounter: mount.NewMounter(n.Host), Locks: locks,
 				Encryption: n.sealer,
 				Health: &agent.Health{
-					Volumes: known, Failing: n.inventory.Failing, Under: n.sysfs().Under, NodeName: n.nodeName,
+					Volumes: known, Failing: n.inventory.Failing, Under: n.sysfs().Under, NodeName: n.NodeName,
 					Cache: n.manager.GetClient(), PoolsSynced: pools.HasSynced,
 				},
 			},
 			published: n.limiter.Published, released: volumes.Enqueue,
 		},
-		Log:      n.log.With("part", "csi"),
+		Log:      n.Log.With("part", "csi"),
 		Observer: calls,
 	}
 	n.registration = &csi.Registration{
-		Directory: n.registrationDir, DriverName: berth.DriverName, Endpoint: n.endpoint(), Log: n.log.With("part", "registration"),
+		Directory: n.RegistrationDir, DriverName: berth.DriverName, Endpoint: n.Endpoint, Log: n.Log.With("part", "registration"),
 	}
 	return nil
 }
@@ -386,8 +387,9 @@ func (s *nodeService) NodeUnstageVolume(ctx context.Context, req *csispec.NodeUn
 	return resp, err
 }
 
-// ready is the answer of /readyz.
-func (n *node) ready() error {
+// Ready is the answer of /readyz: nil when the node and its objects are known and kubelet
+// has registered the driver.
+func (n *Agent) Ready() error {
 	for _, synced := range n.informers {
 		if !synced() {
 			return errors.New("the objects of this node were not read from the API server yet")
@@ -399,13 +401,13 @@ func (n *node) ready() error {
 	return n.registration.Registered()
 }
 
-// serve runs until the context ends. CSI is served beside the manager and not by it,
+// Serve runs until the context ends. CSI is served beside the manager and not by it,
 // for the manager starts nothing before the API server has answered.
-func (n *node) serve(ctx context.Context) error {
+func (n *Agent) Serve(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return n.server.Start(ctx) })
 	group.Go(func() error {
-		if err := waitForSocket(ctx, n.csiSocket); err != nil {
+		if err := waitForSocket(ctx, n.CSISocket); err != nil {
 			return err
 		}
 		return n.registration.Start(ctx)
@@ -419,7 +421,7 @@ func (n *node) serve(ctx context.Context) error {
 // runManager runs the manager until the context ends. While the caches of
 // controller-runtime (v0.25.2: runnableGroup.Start) wait for the API server, the
 // manager does not notice that it is told to end; nothing of ours runs in it then.
-func (n *node) runManager(ctx context.Context) error {
+func (n *Agent) runManager(ctx context.Context) error {
 	var started atomic.Bool
 	if err := n.manager.Add(manager.RunnableFunc(func(ctx context.Context) error {
 		started.Store(true)
@@ -428,8 +430,8 @@ func (n *node) runManager(ctx context.Context) error {
 			return nil
 		case <-time.After(settleTime):
 		}
-		if err := trimMemory(); err != nil {
-			n.log.Warn("memory that is not needed any more was kept", "error", err)
+		if n.Settled != nil {
+			n.Settled()
 		}
 		return nil
 	})); err != nil {

@@ -1,7 +1,7 @@
 // Copyright The Berth Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package nodeagent
 
 import (
 	"context"
@@ -16,25 +16,33 @@ import (
 
 // limit makes the part that holds pods to the limits of their volumes. It works in the
 // host's cgroup v2, which is seen below the host's root.
-func (n *node) limit(volumes *agent.VolumeReconciler, known *agent.Volumes, locks *agent.Locks) error {
-	root := filepath.Join(n.hostRoot, "sys/fs/cgroup")
+func (n *Agent) limit(volumes *agent.VolumeReconciler, known *agent.Volumes, locks *agent.Locks) error {
+	root := filepath.Join(n.HostRoot, "sys/fs/cgroup")
 	var err error
-	if n.podEvents, err = cgroup.OpenWatch(root); err != nil {
+	if n.podEvents, err = n.openPodEvents(root); err != nil {
 		return err
 	}
 	n.limiter = &agent.Limiter{
-		Ledger: n.ledger, Locate: known.Locate, Devices: mount.NewMounter(n.host),
+		Ledger: n.Ledger, Locate: known.Locate, Devices: mount.NewMounter(n.Host),
 		Pods: cgroup.NewPods(cgroup.Mounted{Root: root}), Events: n.podEvents,
-		Locks: locks, Failed: volumes.Doubt, Log: n.log.With("part", "limits"),
+		Locks: locks, Failed: volumes.Doubt, Log: n.Log.With("part", "limits"),
 	}
 	volumes.Limiter = n.limiter
 	return nil
 }
 
+// openPodEvents listens to the kernel unless somebody else tells.
+func (n *Agent) openPodEvents(root string) (PodEvents, error) {
+	if n.PodEvents != nil {
+		return n.PodEvents, nil
+	}
+	return cgroup.OpenWatch(root)
+}
+
 // followPods tells the limiter of the cgroups of pods until the context ends, also while
 // the API server is away.
-func (n *node) followPods(ctx context.Context) error {
-	n.limiter.Resume(ctx, n.ledger.All())
+func (n *Agent) followPods(ctx context.Context) error {
+	n.limiter.Resume(ctx, n.Ledger.All())
 	return n.podEvents.Run(ctx, func(uid string) { n.limiter.PodChanged(ctx, uid) })
 }
 

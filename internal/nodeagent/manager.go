@@ -1,10 +1,9 @@
 // Copyright The Berth Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package nodeagent
 
 import (
-	"log/slog"
 	"net/http"
 	"time"
 
@@ -26,8 +25,8 @@ import (
 )
 
 const (
-	// stopGrace is how long what is under way may take after the first signal.
-	stopGrace = 10 * time.Second
+	// StopGrace is how long what is under way may take after the context has ended.
+	StopGrace = 10 * time.Second
 	// patience is how long the controllers wait for the API server when they start.
 	// Ending the process would not bring it back, and would interrupt kubelet's calls,
 	// which are served meanwhile.
@@ -36,25 +35,25 @@ const (
 
 // newManager returns a manager whose cache holds the objects of this node and what is
 // common to all nodes and small. It asks the API server nothing.
-func newManager(cfg *rest.Config, o options, log *slog.Logger) (manager.Manager, error) {
+func newManager(o Options) (manager.Manager, error) {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, storagev1.AddToScheme, berth.AddToScheme} {
 		if err := add(scheme); err != nil {
 			return nil, err
 		}
 	}
-	onThisNode := cache.ByObject{Field: fields.OneTermEqualSelector("spec.nodeName", o.nodeName)}
-	grace := stopGrace
-	return manager.New(cfg, manager.Options{
+	onThisNode := cache.ByObject{Field: fields.OneTermEqualSelector("spec.nodeName", o.NodeName)}
+	grace := StopGrace
+	return manager.New(o.Config, manager.Options{
 		Scheme: scheme,
-		Logger: logr.FromSlogHandler(log.Handler()),
+		Logger: logr.FromSlogHandler(o.Log.Handler()),
 		// The types are few and known: no discovery at start, and none while the API
 		// server is away.
 		MapperProvider:          func(*rest.Config, *http.Client) (meta.RESTMapper, error) { return newMapper(), nil },
 		GracefulShutdownTimeout: &grace,
-		Metrics:                 metricsserver.Options{BindAddress: "0"}, // serveHTTP serves them
+		Metrics:                 metricsserver.Options{BindAddress: "0"}, // whoever has the Registerer serves them
 		HealthProbeBindAddress:  "0",
-		Controller:              config.Controller{CacheSyncTimeout: patience},
+		Controller:              config.Controller{CacheSyncTimeout: patience, SkipNameValidation: &o.SharedProcess},
 		Cache: cache.Options{
 			// A read of a type that is not watched is a mistake, not a new informer of the
 			// whole cluster.
@@ -65,9 +64,9 @@ func newManager(cfg *rest.Config, o options, log *slog.Logger) (manager.Manager,
 				&berth.LocalSnapshot{}: onThisNode,
 				&berth.BlockDevice{}:   onThisNode,
 				&berth.Pool{}:          onThisNode,
-				agent.NodeMetadata():   {Field: fields.OneTermEqualSelector("metadata.name", o.nodeName)},
+				agent.NodeMetadata():   {Field: fields.OneTermEqualSelector("metadata.name", o.NodeName)},
 				&corev1.ConfigMap{}: {Namespaces: map[string]cache.Config{
-					o.namespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", berth.ConfigMapName)},
+					o.Namespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", berth.ConfigMapName)},
 				}},
 			},
 		},
