@@ -104,11 +104,16 @@ func (b *Backend) requirePathOfNobody(root *os.Root, p promise) error {
 func (b *Backend) makeNamed(root *os.Root, p string) error {
 	b.naming.Lock()
 	defer b.naming.Unlock()
+	return b.makeNames(root, p, 0)
+}
+
+// makeNames makes the directories of a path but for the last ones. Only a last one must be new.
+func (b *Backend) makeNames(root *os.Root, p string, but int) error {
 	if err := ensureDir(root, namedDir); err != nil {
 		return fmt.Errorf("make %s: %w", namedDir, err)
 	}
 	parts := strings.Split(p, "/")
-	for i := range parts {
+	for i := range parts[:len(parts)-but] {
 		parent := path.Join(namedDir, path.Join(parts[:i]...))
 		err := withRealDir(root, parent, func(fd int) error {
 			if err := requireClosed(fd, parent); err != nil {

@@ -72,7 +72,7 @@ func (b *Backend) Run(ctx context.Context) error {
 	retry := b.Trash.RetryMin
 	for ctx.Err() == nil {
 		wait, err := b.tendRetained(ctx)
-		if err = errors.Join(err, b.emptyTrash(ctx)); err == nil {
+		if err = errors.Join(err, b.sweepCopies(ctx), b.emptyTrash(ctx)); err == nil {
 			retry = b.Trash.RetryMin
 		} else if ctx.Err() == nil {
 			b.Log.Warn("the trash could not be emptied", "root", b.Root, "retryAfter", retry, "error", err)

@@ -1,0 +1,85 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package hostpath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNoCopies: the filesystem of a root cannot copy volumes. The text says what is missing.
+var ErrNoCopies = errors.New("volumes cannot be copied")
+
+// sharing is whether files can share their blocks under a root, as far as that was tried.
+type sharing struct {
+	mu    sync.Mutex
+	tried bool
+	err   error
+}
+
+// probeFile is what is shared to find out; the other one has suffixes on its name.
+const probeFile = berthDir + "/probe"
+
+// Copies returns nil when volumes of the root can be snapshotted and copied, and an error that
+// wraps ErrNoCopies and says why when its filesystem cannot do that. It is tried once in the
+// life of a process, on files of the root's own.
+func (b *Backend) Copies(ctx context.Context) error {
+	root, err := b.open(ctx)
+	if err != nil {
+		return fmt.Errorf("look whether volumes can be copied: %w", err)
+	}
+	defer closeRoot(root)
+	return b.checkCopies(root)
+}
+
+func (b *Backend) checkCopies(root *os.Root) error {
+	b.sharing.mu.Lock()
+	defer b.sharing.mu.Unlock()
+	if b.sharing.tried {
+		return b.sharing.err
+	}
+	err := b.tryCopy(root)
+	switch {
+	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOTTY), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EXDEV):
+		err = fmt.Errorf("%w: the filesystem of the root %s has no reflinks (%s): an xfs that was made with reflink=1 has them, and a btrfs", ErrNoCopies, b.Root, err.Error())
+	case err != nil:
+		return fmt.Errorf("try to copy a file of %s: %w", b.Root, err)
+	}
+	b.sharing.tried, b.sharing.err = true, err
+	return err
+}
+
+func (b *Backend) tryCopy(root *os.Root) (err error) {
+	if err := b.step("try to copy"); err != nil {
+		return err
+	}
+	names := [2]string{probeFile + tmpSuffix, probeFile + ".copy" + tmpSuffix}
+	var files [2]*os.File
+	for i, name := range names {
+		f, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+		if err != nil {
+			return outOfSpace(err)
+		}
+		defer func() {
+			_ = f.Close()
+			if removeErr := root.Remove(name); removeErr != nil && !errors.Is(removeErr, fs.ErrNotExist) {
+				err = errors.Join(err, removeErr)
+			}
+		}()
+		files[i] = f
+	}
+	if _, err := files[0].Write(make([]byte, probeBytes)); err != nil {
+		return outOfSpace(err)
+	}
+	return b.Clone(int(files[1].Fd()), int(files[0].Fd()))
+}
+
+// probeBytes are a whole number of blocks of any filesystem.
+const probeBytes = 64 << 10
