@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-dev/berth/pkg/hostpath"
 	"github.com/berth-dev/berth/pkg/quota"
 	"github.com/berth-dev/berth/pkg/volume"
 	"github.com/berth-dev/berth/pkg/volume/volumetest"
@@ -36,7 +37,11 @@ func kernelPool(t *testing.T, mkfs ...string) *pool {
 		t.Fatalf("%v: %v: %s", mkfs, err, out)
 	}
 	where := t.TempDir()
-	must(t, unix.Mount(disk, where, strings.TrimPrefix(mkfs[0], "mkfs."), 0, "prjquota"))
+	options := "prjquota"
+	if mkfs[0] == "mkfs.btrfs" {
+		options = ""
+	}
+	must(t, unix.Mount(disk, where, strings.TrimPrefix(mkfs[0], "mkfs."), 0, options))
 	t.Cleanup(func() {
 		if err := unix.Unmount(where, 0); err != nil {
 			t.Error(err)
@@ -45,7 +50,8 @@ func kernelPool(t *testing.T, mkfs ...string) *pool {
 			t.Errorf("wipefs: %v: %s", err, out)
 		}
 	})
-	return startPool(t, &pool{root: path.Join(where, "pool"), used: map[string]bool{}})
+	shares := mkfs[0] != "mkfs.ext4"
+	return startPool(t, &pool{root: path.Join(where, "pool"), used: map[string]bool{}, copies: shares, realCopies: shares})
 }
 
 var kernelFilesystems = map[string][]string{
@@ -53,11 +59,96 @@ var kernelFilesystems = map[string][]string{
 	"ext4": {"mkfs.ext4", "-F", "-q", "-O", "project,quota"},
 }
 
+// kernelReflinks are those that share blocks.
+var kernelReflinks = map[string][]string{
+	"xfs":   kernelFilesystems["xfs"],
+	"btrfs": {"mkfs.btrfs", "-f", "-q"},
+}
+
 // The suite of all backends over real quotas.
 func TestKernelConformance(t *testing.T) {
 	for name, mkfs := range kernelFilesystems {
 		t.Run(name, func(t *testing.T) { conform(t, func(t *testing.T) *pool { return kernelPool(t, mkfs...) }) })
 	}
+	t.Run("btrfs", func(t *testing.T) {
+		conform(t, func(t *testing.T) *pool { return kernelPool(t, kernelReflinks["btrfs"]...) })
+	})
+}
+
+// A snapshot takes no room for what it has in common with its volume, and is kept to its size
+// with all of it; so is what is made of it, which changes nothing in the snapshot.
+func TestKernelCopies(t *testing.T) {
+	for name, mkfs := range kernelReflinks {
+		t.Run(name, func(t *testing.T) {
+			p := kernelPool(t, mkfs...)
+			must(t, p.backend.Copies(t.Context()))
+			limited := p.backend.Limits(t.Context()) == nil
+			rec, err := p.backend.Create(t.Context(), spec(1, 32*mib))
+			must(t, err)
+			dir := p.dirOf(rec)
+			fillWithEverything(t, dir)
+			must(t, fill(path.Join(dir, "large"), 30))
+			unix.Sync()
+			before, free := describe(t, dir), freeBytes(t, p.root)
+			snap, err := p.backend.Snapshot(t.Context(), snapshotSpec(5, 1, rec))
+			must(t, err)
+			must(t, os.Truncate(path.Join(dir, "large"), 1))
+			larger := copyOf(2, 5, snap, true)
+			larger.SizeBytes = 40 * mib
+			restored, err := p.backend.Create(t.Context(), larger)
+			must(t, err)
+			for _, copied := range []volume.Record{snap, restored} {
+				if got := describe(t, p.dirOf(copied)); got != before {
+					t.Errorf("%s is\n%s\nwant\n%s", copied.Hostpath.Directory, got, before)
+				}
+			}
+			unix.Sync()
+			if taken := free - freeBytes(t, p.root); taken > 8*mib {
+				t.Errorf("two copies of 30 MiB took %d bytes", taken)
+			}
+			if !limited {
+				return
+			}
+			giveUpResources(t)
+			inCopy := path.Join(p.dirOf(restored), "more")
+			must(t, fill(inCopy, 8))
+			if err := fill(inCopy, 12); !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+				t.Errorf("past the size of the copy: %v", err)
+			}
+			c, err := p.backend.Capacity(t.Context())
+			must(t, err)
+			if c.AllocatedBytes != (32+32+40)*mib {
+				t.Errorf("allocated are %d bytes", c.AllocatedBytes)
+			}
+		})
+	}
+}
+
+func freeBytes(t *testing.T, where string) int64 {
+	t.Helper()
+	var st unix.Statfs_t
+	must(t, unix.Statfs(where, &st))
+	return int64(st.Bavail) * st.Bsize
+}
+
+// A volume is written to by who has it mounted, unless that is read-only.
+func TestKernelWritten(t *testing.T) {
+	p := kernelPool(t, kernelReflinks["btrfs"]...)
+	rec, err := p.backend.Create(t.Context(), spec(1, mib))
+	must(t, err)
+	pod := t.TempDir()
+	want := func(when string, want bool) {
+		t.Helper()
+		if got, err := hostpath.HostMounts("").Written(p.dirOf(rec)); err != nil || got != want {
+			t.Errorf("%s: written %t, %v", when, got, err)
+		}
+	}
+	want("not mounted", false)
+	mountBind(t, p.dirOf(rec), pod)
+	want("mounted", true)
+	must(t, unix.Mount("", pod, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+	want("mounted read-only", false)
+	must(t, unix.Unmount(pod, 0))
 }
 
 // Writing past the size fails, and does nothing to the neighbour; growth gives room while the
