@@ -103,10 +103,13 @@ const (
 )
 
 // PoolCopies is how the volumes of a root are snapshotted, restored and cloned.
-// +kubebuilder:validation:Enum=Reflink;None
+// +kubebuilder:validation:Enum=Subvolume;Reflink;None
 type PoolCopies string
 
 const (
+	// CopiesSubvolume: at one instant, while pods write; but volumes that are no subvolumes as
+	// by CopiesReflink.
+	CopiesSubvolume PoolCopies = "Subvolume"
 	// CopiesReflink: file by file, while no pod can write to the volume; the files share their
 	// blocks.
 	CopiesReflink PoolCopies = "Reflink"

@@ -223,6 +223,11 @@ func TestRootThatCopies(t *testing.T) {
 	if got := h.pool().Status.Copies; got != v1alpha1.CopiesReflink {
 		t.Fatalf("copies %q", got)
 	}
+	h.instant = true
+	h.settle()
+	if got := h.pool().Status.Copies; got != v1alpha1.CopiesSubvolume {
+		t.Fatalf("copies %q", got)
+	}
 	h.noCopies = fmt.Errorf("%w: the filesystem has no reflinks", hostpath.ErrNoCopies)
 	h.settle()
 	h.want(v1alpha1.PoolHealthy, v1alpha1.ReasonPoolReady)

@@ -35,8 +35,9 @@ type RootBackend interface {
 
 // CopyingBackend is a backend that may be able to copy its volumes; *hostpath.Backend is one.
 type CopyingBackend interface {
-	// Copies returns nil when it is, and an error that wraps hostpath.ErrNoCopies when not.
-	Copies(ctx context.Context) error
+	// Copies returns nil when it is, and an error that wraps hostpath.ErrNoCopies when not;
+	// instant is true when somebody may write to new volumes meanwhile.
+	Copies(ctx context.Context) (instant bool, err error)
 }
 
 // HostRoots are directories of the host.
@@ -115,7 +116,9 @@ func tellCopies(ctx context.Context, b volume.Backend, view *poolView) {
 	if !ok {
 		return
 	}
-	switch err := c.Copies(ctx); {
+	switch instant, err := c.Copies(ctx); {
+	case err == nil && instant:
+		view.copies = v1alpha1.CopiesSubvolume
 	case err == nil:
 		view.copies = v1alpha1.CopiesReflink
 	case errors.Is(err, hostpath.ErrNoCopies):

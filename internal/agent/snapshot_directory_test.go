@@ -225,7 +225,7 @@ func TestDirectoryIsHeldWhileItIsCopied(t *testing.T) {
 	}
 	began, goOn := make(chan struct{}), make(chan struct{})
 	first := true
-	if err := h.directories.Copies(t.Context()); err != nil {
+	if _, err := h.directories.Copies(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	h.cloning = func() {

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-dev/berth/pkg/btrfs"
 	"github.com/berth-dev/berth/pkg/quota"
 	"github.com/berth-dev/berth/pkg/volume"
 )
@@ -40,6 +41,8 @@ type Options struct {
 	Written func(dir string) (bool, error)
 	// Clone makes an open empty file share the blocks of another one. Nil means ioctl_ficlone(2).
 	Clone func(to, from int) error
+	// Subvolumes are what volumes are where the filesystem has some. Nil means those of btrfs.
+	Subvolumes Subvolumes
 	// Room returns the size of the root's filesystem and what can still be written to
 	// it. Nil means statfs(2).
 	Room func() (totalBytes, availBytes int64, err error)
@@ -97,6 +100,9 @@ func New(o Options) (*Backend, error) {
 	}
 	if o.Clone == nil {
 		o.Clone = unix.IoctlFileClone
+	}
+	if o.Subvolumes == nil {
+		o.Subvolumes = btrfs.Subvolumes{}
 	}
 	if o.Reserve == nil {
 		o.Reserve = func(int64) int64 { return 0 }

@@ -22,21 +22,27 @@ type sharing struct {
 	mu    sync.Mutex
 	tried bool
 	err   error
+	// instant: there are subvolumes, and they can be copied.
+	instant bool
 }
 
 // probeFile is what is shared to find out; the other one has suffixes on its name.
 const probeFile = berthDir + "/probe"
 
 // Copies returns nil when volumes of the root can be snapshotted and copied, and an error that
-// wraps ErrNoCopies and says why when its filesystem cannot do that. It is tried once in the
+// wraps ErrNoCopies and says why when its filesystem cannot do that. instant is true when new
+// volumes are copied at one instant, while somebody writes to them. It is tried once in the
 // life of a process, on files of the root's own.
-func (b *Backend) Copies(ctx context.Context) error {
+func (b *Backend) Copies(ctx context.Context) (instant bool, err error) {
 	root, err := b.open(ctx)
 	if err != nil {
-		return fmt.Errorf("look whether volumes can be copied: %w", err)
+		return false, fmt.Errorf("look whether volumes can be copied: %w", err)
 	}
 	defer closeRoot(root)
-	return b.checkCopies(root)
+	if err := b.checkCopies(root); err != nil {
+		return false, err
+	}
+	return b.makesSubvolumes(root)
 }
 
 func (b *Backend) checkCopies(root *os.Root) error {
@@ -51,6 +57,20 @@ func (b *Backend) checkCopies(root *os.Root) error {
 		err = fmt.Errorf("%w: the filesystem of the root %s has no reflinks (%s): an xfs that was made with reflink=1 has them, and a btrfs", ErrNoCopies, b.Root, err.Error())
 	case err != nil:
 		return fmt.Errorf("try to copy a file of %s: %w", b.Root, err)
+	}
+	has, hasErr := b.hasSubvolumes(root)
+	if hasErr != nil {
+		return hasErr
+	}
+	if has && err == nil {
+		switch tryErr := b.trySubvolumes(root); {
+		case tryErr == nil:
+			b.sharing.instant = true
+		case errors.Is(tryErr, unix.EPERM), errors.Is(tryErr, unix.ENOTTY), errors.Is(tryErr, unix.EINVAL):
+			b.Log.Warn("Volumes are directories, and no subvolumes, which were tried", "root", b.Root, "cause", tryErr)
+		default:
+			return fmt.Errorf("try to make a subvolume in %s: %w", b.Root, outOfSpace(tryErr))
+		}
 	}
 	b.sharing.tried, b.sharing.err = true, err
 	return err

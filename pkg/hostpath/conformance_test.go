@@ -46,6 +46,17 @@ func TestConformanceWithCopies(t *testing.T) {
 	})
 }
 
+// The same where volumes are subvolumes.
+func TestConformanceWithSubvolumes(t *testing.T) {
+	t.Parallel()
+	conform(t, func(t *testing.T) *pool { p := newSubvolumePool(t); p.named = true; return p })
+}
+
+func newSubvolumePool(t *testing.T) *pool {
+	t.Helper()
+	return startPool(t, &pool{root: path.Join(t.TempDir(), "pool"), used: map[string]bool{}, copies: true, subvolumes: &subvolumes{of: map[uint64]bool{}}})
+}
+
 func newCopyingPool(t *testing.T) *pool {
 	t.Helper()
 	return startPool(t, &pool{root: path.Join(t.TempDir(), "pool"), used: map[string]bool{}, copies: true})
@@ -146,6 +157,8 @@ type pool struct {
 	named bool
 	// copies: files can share their blocks. Where the filesystem cannot, they are copied.
 	copies bool
+	// subvolumes, if not nil, are what volumes are.
+	subvolumes *subvolumes
 	// realCopies: the filesystem can.
 	realCopies bool
 	// cloning, if not nil, is called before a file is copied.
@@ -186,7 +199,13 @@ func (p *pool) start(t *testing.T) {
 	if p.quotas != nil {
 		limits = p.quotas
 	}
+	var subvolumes hostpath.Subvolumes
+	if p.subvolumes != nil {
+		subvolumes = p.subvolumes
+	}
 	b, err := hostpath.New(hostpath.Options{
+		Subvolumes: subvolumes,
+
 		Quotas:  limits,
 		Where:   hostpath.Where{Root: p.root},
 		RootID:  p.rootID,

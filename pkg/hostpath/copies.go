@@ -96,7 +96,7 @@ func (b *Backend) fulfil(ctx context.Context, root *os.Root, p promise, sizeByte
 	case err != nil:
 		return p, err
 	}
-	if err := b.requireUnwritten(from); err != nil {
+	if err := b.requireUnwritten(root, from); err != nil {
 		return p, err
 	}
 	p.Family = from.family()
@@ -153,11 +153,14 @@ func (b *Backend) sourceOf(root *os.Root, source volume.Source) (promise, error)
 	return from, nil
 }
 
-// requireUnwritten returns ErrInvalid when somebody could write to a volume while it is
-// copied.
-func (b *Backend) requireUnwritten(from promise) error {
+// requireUnwritten returns ErrInvalid when somebody could write to a volume while its files
+// are copied.
+func (b *Backend) requireUnwritten(root *os.Root, from promise) error {
 	if from.Snapshot {
 		return nil // nobody but us ever gets it
+	}
+	if whole, err := b.isSubvolume(root, from); err != nil || whole {
+		return err
 	}
 	dir := path.Join(b.Root, from.dir())
 	written, err := b.Written(dir)
@@ -165,20 +168,33 @@ func (b *Backend) requireUnwritten(from promise) error {
 		return fmt.Errorf("look whether %s is mounted for writing: %w", dir, err)
 	}
 	if written {
-		return fmt.Errorf("%w: volume %s is mounted so that a pod can write to it, and its files are copied one after another, which would mix what they hold at different times: stop the pods that write to it and try again, or use mode lvm, whose volumes are copied while they are used",
+		return fmt.Errorf("%w: volume %s is mounted so that a pod can write to it, and its files are copied one after another, which would mix what they hold at different times: stop the pods that write to it and try again, or use a pool on a btrfs, or mode lvm, whose volumes are copied while they are used",
 			volume.ErrInvalid, from.Name)
 	}
 	return nil
 }
 
 // copyTree makes a copy out of sight and renames it into its place.
-func (b *Backend) copyTree(ctx context.Context, root *os.Root, from, p promise, progress func(done, total int64)) (err error) {
+func (b *Backend) copyTree(ctx context.Context, root *os.Root, from, p promise, progress func(done, total int64)) error {
+	whole, err := b.isSubvolume(root, from)
+	if err != nil {
+		return err
+	}
+	if whole {
+		return b.build(root, p, func(work int) error { return b.copyWhole(root, work, from, p) })
+	}
 	select {
 	case atOnce <- struct{}{}:
 		defer func() { <-atOnce }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	return b.build(root, p, func(work int) error { return b.copyInto(ctx, root, work, from, p, progress) })
+}
+
+// build has a directory filled out of sight, in which a volume or snapshot is called treeName
+// then, and renames that into its place.
+func (b *Backend) build(root *os.Root, p promise, fill func(work int) error) (err error) {
 	entry := trashName(p.ID)
 	b.copying.begin(entry)
 	defer func() {
@@ -196,8 +212,7 @@ func (b *Backend) copyTree(ctx context.Context, root *os.Root, from, p promise, 
 		}
 	}
 	work := path.Join(copiesDir, entry)
-	err = withRealDir(root, work, func(workFD int) error { return b.copyInto(ctx, root, workFD, from, &p, progress) })
-	if err != nil {
+	if err := withRealDir(root, work, fill); err != nil {
 		return err
 	}
 	if err := b.limit(root, p); err != nil {
@@ -218,21 +233,19 @@ func (b *Backend) copyTree(ctx context.Context, root *os.Root, from, p promise, 
 
 // copyInto makes a whole and durable copy of a tree in an open directory, with the project of
 // its volume.
-func (b *Backend) copyInto(ctx context.Context, root *os.Root, work int, from promise, p *promise, progress func(done, total int64)) error {
-	for _, name := range []string{treeName, linksName} {
-		if err := unix.Mkdirat(work, name, freshMode); err != nil {
-			return fmt.Errorf("make a place for the copy: %w", outOfSpace(err))
-		}
+func (b *Backend) copyInto(ctx context.Context, root *os.Root, work int, from, p promise, progress func(done, total int64)) error {
+	if err := unix.Mkdirat(work, linksName, freshMode); err != nil {
+		return fmt.Errorf("make a place for the copy: %w", outOfSpace(err))
 	}
-	tree, err := openDir(work, treeName)
+	tree, err := b.makeTree(root, work)
 	if err != nil {
 		return err
 	}
 	defer closeFD(tree)
-	if err := b.unlimited(root, *p); err != nil {
+	if err := b.unlimited(root, p); err != nil {
 		return err
 	}
-	if err := b.assign(tree, *p); err != nil {
+	if err := b.assign(tree, p); err != nil {
 		return err
 	}
 	if err := b.copyContent(ctx, root, work, tree, from, b.counting(root, from, progress)); err != nil {
@@ -245,10 +258,23 @@ func (b *Backend) copyInto(ctx context.Context, root *os.Root, work int, from pr
 		return fmt.Errorf("write the copy to the disk: %w", outOfSpace(err))
 	}
 	// As it was before: nobody has written to it, and nothing of it was removed.
-	if err := b.requireUnwritten(from); err != nil {
+	if err := b.requireUnwritten(root, from); err != nil {
 		return err
 	}
-	return b.identifyCopy(root, tree, p)
+	return b.identifyCopy(root, tree, &p)
+}
+
+// copyWhole makes a copy of a subvolume in an open directory.
+func (b *Backend) copyWhole(root *os.Root, work int, from, p promise) error {
+	if err := b.snapshotInto(root, work, from); err != nil {
+		return err
+	}
+	tree, err := openDir(work, treeName)
+	if err != nil {
+		return err
+	}
+	defer closeFD(tree)
+	return b.identifyCopy(root, tree, &p)
 }
 
 // copyContent copies the tree, and lets go of what was needed for that alone.
@@ -287,7 +313,7 @@ func (b *Backend) copyContent(ctx context.Context, root *os.Root, work, tree int
 	if err != nil {
 		return err
 	}
-	r := remover{trash: work, entry: linksName, step: b.step, pace: newPace(unpaced), removed: func(int) {}}
+	r := remover{trash: work, entry: linksName, step: b.step, subvolumes: b.Subvolumes, pace: newPace(unpaced), removed: func(int) {}}
 	return r.remove(ctx, work, linksName, 0)
 }
 

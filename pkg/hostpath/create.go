@@ -230,6 +230,11 @@ func (b *Backend) makeDir(root *os.Root, p promise) error {
 	if err := b.step("make directory"); err != nil {
 		return err
 	}
+	if subvolumes, err := b.makesSubvolumes(root); err != nil {
+		return err
+	} else if subvolumes {
+		return b.buildEmpty(root, p)
+	}
 	if p.Path != "" {
 		err = b.makeNamed(root, p.Path)
 	} else {

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-dev/berth/pkg/btrfs"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -222,6 +223,17 @@ func identityOf(fd int) (string, error) {
 		return "", fmt.Errorf("look which directory it is: %w", err)
 	}
 	identity := "inode " + strconv.FormatUint(st.Ino, 10)
+	// A subvolume has its inode number and its time in common with what was copied of it.
+	switch is, err := (btrfs.Subvolumes{}).Is(fd); {
+	case err != nil:
+		return "", err
+	case is:
+		id, err := btrfs.Subvolumes{}.ID(fd)
+		if err != nil {
+			return "", err
+		}
+		identity = "subvolume " + strconv.FormatUint(id, 10)
+	}
 	if st.Mask&unix.STATX_BTIME != 0 {
 		identity += fmt.Sprintf(" of %d.%09d", st.Btime.Sec, st.Btime.Nsec)
 	}

@@ -315,7 +315,7 @@ func TestSnapshotDeletedDuringRestore(t *testing.T) {
 func TestCopyRefused(t *testing.T) {
 	t.Parallel()
 	p := newPool(t)
-	if err := p.backend.Copies(t.Context()); err == nil {
+	if _, err := p.backend.Copies(t.Context()); err == nil {
 		t.Skip("the filesystem of the tests has reflinks")
 	} else if !errors.Is(err, hostpath.ErrNoCopies) || !strings.Contains(err.Error(), "reflink=1") {
 		t.Fatalf("Copies = %v", err)
@@ -478,7 +478,7 @@ func BenchmarkClone(b *testing.B) {
 	mustOf(b, err)
 	p, err := hostpath.New(hostpath.Options{Where: root, RootID: id, PoolUID: poolUID})
 	mustOf(b, err)
-	if err := p.Copies(b.Context()); err != nil {
+	if _, err := p.Copies(b.Context()); err != nil {
 		b.Skipf("set BERTH_TEST_REFLINK_DIR to a directory of a filesystem with reflinks: %v", err)
 	}
 	rec, err := p.Create(b.Context(), spec(1, files*fileBytes))

@@ -153,7 +153,7 @@ func (b *Backend) removeFromTrash(ctx context.Context, root *os.Root, name strin
 			return fmt.Errorf("remove %s: %w", path.Join(b.Root, trashDir, name), err)
 		}
 		r := remover{
-			trash: trash, entry: name, step: b.step,
+			trash: trash, entry: name, step: b.step, subvolumes: b.Subvolumes,
 			pace: pace,
 			removed: func(entries int) {
 				b.Trash.Observer.TrashRemoved(b.Root, entries)
