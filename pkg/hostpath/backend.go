@@ -83,6 +83,8 @@ type Backend struct {
 	// step is called before each step that changes something; tests end the process
 	// there.
 	step func(name string) error
+	// syncAll makes all that was written to a filesystem durable (syncfs(2)).
+	syncAll func(fd int) error
 }
 
 var _ volume.Backend = (*Backend)(nil)
@@ -126,6 +128,7 @@ func New(o Options) (*Backend, error) {
 		clock:    clock{elapsed: o.Elapsed, since: o.Elapsed()},
 		kick:     make(chan struct{}, 1),
 		step:     func(string) error { return nil },
+		syncAll:  unix.Syncfs,
 	}, nil
 }
 

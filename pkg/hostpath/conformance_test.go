@@ -231,6 +231,9 @@ func (p *pool) start(t *testing.T) {
 	})
 	must(t, err)
 	b.SetStep(p.step)
+	if p.copies && !p.realCopies {
+		b.SetSync(unix.Fsync)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

@@ -254,7 +254,7 @@ func (b *Backend) copyInto(ctx context.Context, root *os.Root, work int, from, p
 	if err := b.step("sync the copy"); err != nil {
 		return err
 	}
-	if err := unix.Syncfs(tree); err != nil {
+	if err := b.syncAll(tree); err != nil {
 		return fmt.Errorf("write the copy to the disk: %w", outOfSpace(err))
 	}
 	// As it was before: nobody has written to it, and nothing of it was removed.

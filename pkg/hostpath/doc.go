@@ -56,6 +56,9 @@
 // filesystem has that (reflinks: xfs, btrfs). File by file is not one instant, so nothing is
 // copied that somebody could write to meanwhile: the volume must not be mounted for writing.
 //
+// On a btrfs a new volume is a subvolume, and its copy is one that the kernel makes at one
+// instant, whoever writes to it. Volumes that are none are copied file by file there, too.
+//
 // A copy has its promise first, like any volume, is made out of sight, and is renamed into its
 // place when it is whole and durable. What a killed call has left out of sight goes into the
 // trash; the promise without a directory is fulfilled by the next call, or dropped.

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-dev/berth/pkg/btrfs"
 	"github.com/berth-dev/berth/pkg/hostpath"
 	"github.com/berth-dev/berth/pkg/quota"
 	"github.com/berth-dev/berth/pkg/volume"
@@ -125,6 +126,70 @@ func TestKernelCopies(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Volumes of a btrfs are subvolumes: they are copied while they are written to, told from their
+// copies, and removed with what pods have made in them.
+func TestKernelSubvolumes(t *testing.T) {
+	p := kernelPool(t, kernelReflinks["btrfs"]...)
+	p.named = true
+	rec, err := asking{p.backend, p}.Create(t.Context(), spec(1, 32*mib))
+	must(t, err)
+	dir := p.dirOf(rec)
+	if is, err := isSubvolume(dir); err != nil || !is {
+		t.Fatalf("a volume is a subvolume: %t, %v", is, err)
+	}
+	p.write(dir, true)
+	writeFile(t, path.Join(dir, "file"), "one")
+	snap, err := p.backend.Snapshot(t.Context(), snapshotSpec(5, 1, rec))
+	must(t, err)
+	writeFile(t, path.Join(dir, "file"), "two")
+	if got, err := os.ReadFile(path.Join(p.dirOf(snap), "file")); err != nil || string(got) != "one" {
+		t.Errorf("the snapshot holds %q, %v", got, err)
+	}
+	free := freeBytes(t, p.root)
+	must(t, fill(path.Join(dir, "large"), 30))
+
+	// A copy has the inode number and the times of what it was copied of.
+	away := path.Join(p.root, "away")
+	must(t, os.Rename(dir, away))
+	must(t, os.Rename(p.dirOf(snap), dir))
+	if _, err := p.backend.Locate(t.Context(), volumetest.ID(1), rec); !errors.Is(err, volume.ErrIdentity) {
+		t.Errorf("Locate where a copy was put in its place = %v, want ErrIdentity", err)
+	}
+	must(t, os.Rename(dir, p.dirOf(snap)))
+	must(t, os.Rename(away, dir))
+
+	script := `cd "$1" && btrfs subvolume create a && btrfs subvolume create a/b && echo x >a/b/file && btrfs subvolume snapshot -r a/b a/c && mkdir d && btrfs subvolume snapshot -r a d/e && btrfs property set -ts a ro true`
+	if out, err := exec.CommandContext(t.Context(), "sh", "-ec", script, "sh", dir).CombinedOutput(); err != nil {
+		t.Fatalf("make subvolumes in a volume: %v: %s", err, out)
+	}
+	if _, err := p.backend.Snapshot(t.Context(), snapshotSpec(6, 1, rec)); !errors.Is(err, volume.ErrInvalid) {
+		t.Errorf("Snapshot of a volume with subvolumes in it = %v, want ErrInvalid", err)
+	}
+	must(t, p.backend.Delete(t.Context(), volumetest.ID(1), &rec, volume.WipeNone))
+	p.settle(t)
+	// btrfs gives room back in the background, after the next transaction.
+	for deadline, tick := time.After(time.Minute), time.Tick(100*time.Millisecond); ; {
+		unix.Sync()
+		if freeBytes(t, p.root) > free-8*mib {
+			break
+		}
+		select {
+		case <-tick:
+		case <-deadline:
+			t.Fatalf("free are %d bytes of %d", freeBytes(t, p.root), free)
+		}
+	}
+}
+
+func isSubvolume(dir string) (bool, error) {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(fd)
+	return btrfs.Subvolumes{}.Is(fd)
 }
 
 func freeBytes(t *testing.T, where string) int64 {
