@@ -292,6 +292,39 @@ func TestHostileCopy(t *testing.T) {
 	}
 }
 
+// Nor does anything lead out of the root where a directory of its own was exchanged for a link.
+func TestCopiesDoNotLeadOut(t *testing.T) {
+	t.Parallel()
+	for _, exchanged := range []string{"snapshots", ".copies", ".berth/snapshots", "snapshots/" + volumetest.ID(5)} {
+		t.Run(exchanged, func(t *testing.T) {
+			t.Parallel()
+			p := newCopyingPool(t)
+			rec, _ := volumeWith(t, p, 1)
+			snap, err := p.backend.Snapshot(t.Context(), snapshotSpec(5, 1, rec))
+			must(t, err)
+			p.settle(t)
+			p.stop()
+			outside := t.TempDir()
+			must(t, os.Rename(path.Join(p.root, exchanged), path.Join(outside, "copy")))
+			must(t, os.Symlink(path.Join(outside, "copy"), path.Join(p.root, exchanged)))
+			before := snapshot(t, outside)
+			for name, call := range map[string]func() error{
+				"Snapshot":       func() error { _, err := p.backend.Snapshot(t.Context(), snapshotSpec(6, 1, rec)); return err },
+				"Create":         func() error { _, err := p.backend.Create(t.Context(), copyOf(2, 5, snap, true)); return err },
+				"DeleteSnapshot": func() error { return p.backend.DeleteSnapshot(t.Context(), volumetest.ID(5), &snap) },
+			} {
+				own := name == "Snapshot" && strings.HasPrefix(exchanged, "snapshots/") || name == "DeleteSnapshot" && exchanged == ".copies"
+				if err := call(); err == nil && !own {
+					t.Errorf("%s with %s exchanged was done", name, exchanged)
+				}
+			}
+			if after := snapshot(t, outside); after != before {
+				t.Errorf("something outside changed from\n%s\nto\n%s", before, after)
+			}
+		})
+	}
+}
+
 // A snapshot that is deleted while a volume is made of it makes none.
 func TestSnapshotDeletedDuringRestore(t *testing.T) {
 	t.Parallel()

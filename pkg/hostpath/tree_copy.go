@@ -162,8 +162,11 @@ func (c *treeCopy) directory(ctx context.Context, fd int, st *unix.Stat_t, to in
 }
 
 func (c *treeCopy) file(fd, to int, name string) error {
-	// The very file, whatever has its name by now.
-	from, err := unix.Open(magicLink(fd), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	// The very file, whatever has its name by now. It is not waited for who has a lease on it.
+	from, err := unix.Open(magicLink(fd), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.EAGAIN) {
+		return errChanged(name, err)
+	}
 	if err != nil {
 		return err
 	}
