@@ -329,15 +329,21 @@ func (r *SnapshotReconciler) snapshotter(mode volume.Mode, pool string) (volume.
 	return s, nil
 }
 
-// snapshotterOf is the backend of a pool of either kind.
-func (r *SnapshotReconciler) snapshotterOf(pool string) (volume.Snapshotter, error) {
+// snapshotterOf is the backend that a snapshot was taken by or, where none is known to have
+// taken it, the one of its pool.
+func (r *SnapshotReconciler) snapshotterOf(s *v1alpha1.LocalSnapshot) (volume.Snapshotter, error) {
 	mode := volume.ModeLVM
-	for _, p := range r.Backends.Pools() {
-		if p.Name == pool {
-			mode = p.Mode
+	switch {
+	case s.Status.Hostpath != nil:
+		mode = volume.ModeHostpath
+	case s.Status.LVM == nil:
+		for _, p := range r.Backends.Pools() {
+			if p.Name == s.Spec.Pool {
+				mode = p.Mode
+			}
 		}
 	}
-	return r.snapshotter(mode, pool)
+	return r.snapshotter(mode, s.Spec.Pool)
 }
 
 // delete removes the snapshot from the disk, and then its finalizer.
@@ -364,7 +370,7 @@ func (r *SnapshotReconciler) remove(ctx context.Context, s *v1alpha1.LocalSnapsh
 	if err := r.works.end(ctx, string(s.UID)); err != nil {
 		return err
 	}
-	snapshots, err := r.snapshotterOf(s.Spec.Pool)
+	snapshots, err := r.snapshotterOf(s)
 	known := s.Status.LVM != nil || s.Status.Hostpath != nil
 	if err != nil {
 		if !known && (errors.Is(err, ErrPoolNotFound) || errors.Is(err, volume.ErrInvalid)) {
