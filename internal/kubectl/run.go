@@ -54,6 +54,9 @@ type Options struct {
 	// nothing. DisksDestroyed says that none of the node's disks will ever be seen again.
 	Confirm                string
 	DryRun, DisksDestroyed bool
+	// Machine, of forget-node, is the /etc/machine-id of a host that another one has replaced under
+	// the node's name: what was on it is forgotten, and the node lives on.
+	Machine string
 }
 
 // Cluster is a connection to a cluster.
@@ -156,7 +159,7 @@ func subcommands() []subcommand {
 			run: (*plugin).orphans, least: 1, most: 1,
 		},
 		{
-			name: "forget-node", arguments: "NODE [--dry-run] [--confirm=NODE] [--disks-destroyed]",
+			name: "forget-node", arguments: "NODE [--machine=ID] [--dry-run] [--confirm=NODE] [--disks-destroyed]",
 			summary: "Say what is lost with a node that will not come back, and remove what Berth has of it", run: (*plugin).forgetNode, least: 1, most: 1,
 		},
 		{
@@ -182,6 +185,7 @@ func Run(ctx context.Context, args []string, streams Streams, connect Connector)
 	flags.StringVar(&o.Confirm, "confirm", "", "of forget-node: the name of the node once more; without it the name is asked for")
 	flags.BoolVar(&o.DryRun, "dry-run", false, "of forget-node: say what is lost and removed, and change nothing")
 	flags.BoolVar(&o.DisksDestroyed, "disks-destroyed", false, "of forget-node: none of its disks will ever be seen again, so that no record of them is kept")
+	flags.StringVar(&o.Machine, "machine", "", "of forget-node: forget only what was on the host of this /etc/machine-id, which another one has replaced under the node's name")
 	flags.Usage = func() { usage(streams.Err, flags) }
 	switch err := flags.Parse(args); {
 	case errors.Is(err, pflag.ErrHelp):
@@ -235,8 +239,8 @@ func choose(args []string, o Options) (subcommand, []string, error) {
 	if rest := len(args) - 1; rest < all[i].least || rest > all[i].most {
 		return subcommand{}, nil, fmt.Errorf("%w: kubectl berth %s %s", errUsage, all[i].name, all[i].arguments)
 	}
-	if (o.Confirm != "" || o.DryRun || o.DisksDestroyed) && all[i].name != "forget-node" {
-		return subcommand{}, nil, fmt.Errorf("%w: --confirm, --dry-run and --disks-destroyed are of forget-node only", errUsage)
+	if (o.Confirm != "" || o.DryRun || o.DisksDestroyed || o.Machine != "") && all[i].name != "forget-node" {
+		return subcommand{}, nil, fmt.Errorf("%w: --confirm, --dry-run, --disks-destroyed and --machine are of forget-node only", errUsage)
 	}
 	check := all[i].output
 	if check == nil {
