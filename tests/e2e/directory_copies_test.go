@@ -32,7 +32,8 @@ var _ = Describe("Directories with reflinks", Label("copies", "long"), func() {
 			execOn(ctx, node, fmt.Sprintf("umount %[1]s && rmdir %[1]s && blkdiscard --zeroout --force %[2]s", root, device))
 		}, NodeTimeout(patience))
 		set := &v1alpha1.PoolSet{
-			ObjectMeta: metav1.ObjectMeta{Name: "e2e-reflink"},
+			// An agent knows the root of a PoolSet of that name for good, and this one is new.
+			ObjectMeta: metav1.ObjectMeta{Name: "e2e-reflink-" + rand5()},
 			Spec: v1alpha1.PoolSetSpec{
 				Kind: v1alpha1.PoolHostpath, Hostpath: &v1alpha1.HostpathPool{Path: root},
 				NodeSelector: map[string]string{corev1.LabelHostname: node},
