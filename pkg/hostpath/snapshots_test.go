@@ -30,7 +30,7 @@ func snapshotSpec(n, of int, rec volume.Record) volume.SnapshotSpec {
 }
 
 // copyOf is a wish for volume n as a copy of something.
-func copyOf(n int, of int, rec volume.Record, isSnapshot bool) volume.Spec {
+func copyOf(n, of int, rec volume.Record, isSnapshot bool) volume.Spec {
 	s := spec(n, rec.SizeBytes)
 	s.Source = &volume.Source{ID: volumetest.ID(of), Record: rec, Snapshot: isSnapshot}
 	return s
@@ -504,41 +504,35 @@ func TestAbandonCopy(t *testing.T) {
 func BenchmarkClone(b *testing.B) {
 	const files, perDir, fileBytes = 20_000, 100, 64 << 10
 	where, err := os.MkdirTemp(os.Getenv("BERTH_TEST_REFLINK_DIR"), "berth-bench-")
-	mustOf(b, err)
+	must(b, err)
 	b.Cleanup(func() { _ = os.RemoveAll(where) })
 	root := hostpath.Where{Root: path.Join(where, "pool")}
 	id, err := hostpath.Init(b.Context(), root, poolUID)
-	mustOf(b, err)
+	must(b, err)
 	p, err := hostpath.New(hostpath.Options{Where: root, RootID: id, PoolUID: poolUID})
-	mustOf(b, err)
+	must(b, err)
 	if _, err := p.Copies(b.Context()); err != nil {
 		b.Skipf("set BERTH_TEST_REFLINK_DIR to a directory of a filesystem with reflinks: %v", err)
 	}
 	rec, err := p.Create(b.Context(), spec(1, files*fileBytes))
-	mustOf(b, err)
+	must(b, err)
 	data := bytes.Repeat([]byte("berth"), fileBytes/5)
 	for n := range files {
 		dir := path.Join(root.Root, rec.Hostpath.Directory, fmt.Sprint(n/perDir))
 		if n%perDir == 0 {
-			mustOf(b, os.Mkdir(dir, 0o755))
+			must(b, os.Mkdir(dir, 0o755))
 		}
-		mustOf(b, os.WriteFile(path.Join(dir, fmt.Sprint(n)), data, 0o600))
+		must(b, os.WriteFile(path.Join(dir, fmt.Sprint(n)), data, 0o600))
 	}
-	b.ResetTimer()
-	for n := range b.N {
+	n := 0
+	for b.Loop() {
 		clone, err := p.Create(b.Context(), copyOf(2+n, 1, rec, false))
-		mustOf(b, err)
+		must(b, err)
 		b.StopTimer()
-		mustOf(b, p.Delete(b.Context(), volumetest.ID(2+n), &clone, volume.WipeNone))
-		mustOf(b, hostpath.EmptyTrash(p, b.Context()))
+		must(b, p.Delete(b.Context(), volumetest.ID(2+n), &clone, volume.WipeNone))
+		must(b, hostpath.EmptyTrash(p, b.Context()))
+		n++
 		b.StartTimer()
 	}
 	b.ReportMetric(float64(files+files/perDir)*float64(b.N)/b.Elapsed().Seconds(), "entries/s")
-}
-
-func mustOf(tb testing.TB, err error) {
-	tb.Helper()
-	if err != nil {
-		tb.Fatal(err)
-	}
 }
