@@ -80,25 +80,28 @@ func (b *Backend) tryCopy(root *os.Root) (err error) {
 	if err := b.step("try to copy"); err != nil {
 		return err
 	}
-	names := [2]string{probeFile + tmpSuffix, probeFile + ".copy" + tmpSuffix}
-	var files [2]*os.File
-	for i, name := range names {
-		f, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
-		if err != nil {
-			return outOfSpace(err)
-		}
-		defer func() {
-			_ = f.Close()
+	const name, copied = probeFile + tmpSuffix, probeFile + ".copy" + tmpSuffix
+	defer func() {
+		for _, name := range []string{name, copied} {
 			if removeErr := root.Remove(name); removeErr != nil && !errors.Is(removeErr, fs.ErrNotExist) {
 				err = errors.Join(err, removeErr)
 			}
-		}()
-		files[i] = f
-	}
-	if _, err := files[0].Write(make([]byte, probeBytes)); err != nil {
+		}
+	}()
+	from, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
 		return outOfSpace(err)
 	}
-	return b.Clone(int(files[1].Fd()), int(files[0].Fd()))
+	defer from.Close()
+	to, err := root.OpenFile(copied, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return outOfSpace(err)
+	}
+	defer to.Close()
+	if _, err := from.Write(make([]byte, probeBytes)); err != nil {
+		return outOfSpace(err)
+	}
+	return b.Clone(int(to.Fd()), int(from.Fd()))
 }
 
 // probeBytes are a whole number of blocks of any filesystem.
