@@ -54,6 +54,10 @@ type Options struct {
 	// nothing. DisksDestroyed says that none of the node's disks will ever be seen again.
 	Confirm                string
 	DryRun, DisksDestroyed bool
+	// Of orphans purge, whose Confirm is a token. Yes changes what was planned, Withdraw takes a
+	// request back, and Wait is how long the agent has for its answer.
+	Yes, Withdraw bool
+	Wait          time.Duration
 	// Machine, of forget-node, is the /etc/machine-id of a host that another one has replaced under
 	// the node's name: what was on it is forgotten, and the node lives on.
 	Machine string
@@ -155,8 +159,9 @@ func subcommands() []subcommand {
 			run: (*plugin).why, least: 1, most: 1,
 		},
 		{
-			name: "orphans", arguments: "list", summary: "List what is left over: volumes, disks and PersistentVolumes of which the other half is missing",
-			run: (*plugin).orphans, least: 1, most: 1,
+			name: "orphans", arguments: "list | purge NODE/POOL/UID [--yes] [--confirm=TOKEN | --withdraw]",
+			summary: "List what is left over: volumes, disks and PersistentVolumes of which the other half is missing; and remove a volume of them, in two phases",
+			run:     (*plugin).orphans, least: 1, most: 2, //nolint:mnd // purge and what
 		},
 		{
 			name: "forget-node", arguments: "NODE [--machine=ID] [--dry-run] [--confirm=NODE] [--disks-destroyed]",
@@ -182,9 +187,12 @@ func Run(ctx context.Context, args []string, streams Streams, connect Connector)
 	flags.StringVarP(&o.Namespace, "namespace", "n", "", "namespace of the claim")
 	flags.StringVar(&o.SystemNamespace, "berth-namespace", "berth-system", "namespace that Berth is installed in")
 	flags.StringVarP(&o.Output, "output", "o", outputTable, "table, wide or json; of support-bundle the file, - for standard output")
-	flags.StringVar(&o.Confirm, "confirm", "", "of forget-node: the name of the node once more; without it the name is asked for")
+	flags.StringVar(&o.Confirm, "confirm", "", "of forget-node: the name of the node once more; without it the name is asked for. Of orphans purge: the token of the quarantine")
 	flags.BoolVar(&o.DryRun, "dry-run", false, "of forget-node: say what is lost and removed, and change nothing")
 	flags.BoolVar(&o.DisksDestroyed, "disks-destroyed", false, "of forget-node: none of its disks will ever be seen again, so that no record of them is kept")
+	flags.BoolVar(&o.Yes, "yes", false, "of orphans purge: do what it plans; without it nothing is changed")
+	flags.BoolVar(&o.Withdraw, "withdraw", false, "of orphans purge: take the request back, and let what is in quarantine go")
+	flags.DurationVar(&o.Wait, "wait", defaultWait, "of orphans purge: how long to wait for the agent's answer")
 	flags.StringVar(&o.Machine, "machine", "", "of forget-node: forget only what was on the host of this /etc/machine-id, which another one has replaced under the node's name")
 	flags.Usage = func() { usage(streams.Err, flags) }
 	switch err := flags.Parse(args); {
@@ -239,8 +247,12 @@ func choose(args []string, o Options) (subcommand, []string, error) {
 	if rest := len(args) - 1; rest < all[i].least || rest > all[i].most {
 		return subcommand{}, nil, fmt.Errorf("%w: kubectl berth %s %s", errUsage, all[i].name, all[i].arguments)
 	}
-	if (o.Confirm != "" || o.DryRun || o.DisksDestroyed || o.Machine != "") && all[i].name != "forget-node" {
-		return subcommand{}, nil, fmt.Errorf("%w: --confirm, --dry-run, --disks-destroyed and --machine are of forget-node only", errUsage)
+	purges := all[i].name == "orphans" && args[1] == "purge"
+	switch {
+	case (o.DryRun || o.DisksDestroyed || o.Machine != "" || o.Confirm != "" && !purges) && all[i].name != "forget-node":
+		return subcommand{}, nil, fmt.Errorf("%w: --confirm, but for orphans purge, --dry-run, --disks-destroyed and --machine are of forget-node only", errUsage)
+	case (o.Yes || o.Withdraw) && !purges:
+		return subcommand{}, nil, fmt.Errorf("%w: --yes and --withdraw are of orphans purge only", errUsage)
 	}
 	check := all[i].output
 	if check == nil {
@@ -252,7 +264,10 @@ func choose(args []string, o Options) (subcommand, []string, error) {
 	return all[i], args[1:], nil
 }
 
-const outputTable = "table"
+const (
+	outputTable = "table"
+	defaultWait = 30 * time.Second
+)
 
 func tableOutput(output string) error {
 	if !slices.Contains([]string{outputTable, "wide", "json"}, output) {
