@@ -115,6 +115,9 @@ type LocalSnapshotStatus struct {
 	MachineID string `json:"machineID,omitempty"`
 	// +optional
 	LVM *LVMRecord `json:"lvm,omitempty"`
+	// Hostpath is where the snapshot of a volume of mode hostpath lies.
+	// +optional
+	Hostpath *HostpathRecord `json:"hostpath,omitempty"`
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -32,6 +32,7 @@ import (
 // +kubebuilder:printcolumn:name="Degraded",type=integer,priority=1,JSONPath=`.status.raid.degradedVolumes`
 // +kubebuilder:printcolumn:name="Rebuilt%",type=integer,priority=1,JSONPath=`.status.raid.rebuiltPercent`
 // +kubebuilder:printcolumn:name="Quota",type=string,priority=1,JSONPath=`.status.quota`
+// +kubebuilder:printcolumn:name="Copies",type=string,priority=1,JSONPath=`.status.copies`
 // +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
 type Pool struct {
 	metav1.TypeMeta   `json:",inline"`
@@ -130,6 +131,21 @@ const (
 	QuotaNone PoolQuota = "None"
 )
 
+// PoolCopies is how the volumes of a root are snapshotted, restored and cloned.
+// +kubebuilder:validation:Enum=Subvolume;Reflink;None
+type PoolCopies string
+
+const (
+	// CopiesSubvolume: at one instant, while pods write; but volumes that are no subvolumes as
+	// by CopiesReflink.
+	CopiesSubvolume PoolCopies = "Subvolume"
+	// CopiesReflink: file by file, while no pod can write to the volume; the files share their
+	// blocks.
+	CopiesReflink PoolCopies = "Reflink"
+	// CopiesNone: not at all; the condition Ready says what is missing.
+	CopiesNone PoolCopies = "None"
+)
+
 // PoolReady is the condition that says whether volumes can be carved from the
 // pool.
 const PoolReady = "Ready"
@@ -186,6 +202,10 @@ type PoolStatus struct {
 	// Quota says, for kind hostpath, whether the sizes of new volumes are enforced.
 	// +optional
 	Quota PoolQuota `json:"quota,omitempty"`
+	// Copies says, for kind hostpath, how volumes are snapshotted, restored and cloned. It is
+	// tried when the agent begins.
+	// +optional
+	Copies PoolCopies `json:"copies,omitempty"`
 	// Evacuations are the disks of spec.evacuate: how far they are, as long as they are part of
 	// the pool.
 	// +optional

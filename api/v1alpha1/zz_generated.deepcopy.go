@@ -566,6 +566,11 @@ func (in *LocalSnapshotStatus) DeepCopyInto(out *LocalSnapshotStatus) {
 		*out = new(LVMRecord)
 		**out = **in
 	}
+	if in.Hostpath != nil {
+		in, out := &in.Hostpath, &out.Hostpath
+		*out = new(HostpathRecord)
+		**out = **in
+	}
 	if in.Conditions != nil {
 		in, out := &in.Conditions, &out.Conditions
 		*out = make([]v1.Condition, len(*in))

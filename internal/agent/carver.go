@@ -209,8 +209,9 @@ func (c *Carver) newEntry(w Wish) ledger.Entry {
 	case w.Adopt != nil:
 		e.Adopted, e.FSUUID = true, w.Adopt.FSUUID
 	case w.CopyOf != nil:
-		// The filesystem comes with the source, which says which it is.
-		e.Copied, e.FSUUID = true, w.FSUUID
+		// The filesystem comes with the source, which says which it is. A directory has none
+		// of its own.
+		e.Copied, e.FSUUID = w.Mode != volume.ModeHostpath, w.FSUUID
 	case e.FSType != "":
 		e.FSUUID = w.UID
 	}
@@ -248,8 +249,8 @@ func validate(w Wish) error {
 	if w.Adopt != nil && (w.Mode != volume.ModeDevice || w.FSType == "" || w.Adopt.FSUUID == "" || w.Wipe != volume.WipeNone) {
 		return fmt.Errorf("adopt needs mode device, a filesystem, its UUID and wipe none: %w", volume.ErrInvalid)
 	}
-	if w.CopyOf != nil && (w.Mode != volume.ModeLVM || w.Adopt != nil || len(w.MkfsOptions) > 0) {
-		return fmt.Errorf("a copy needs mode lvm, and neither adopts a disk nor is formatted: %w", volume.ErrInvalid)
+	if w.CopyOf != nil && (w.Mode == volume.ModeDevice || w.Adopt != nil || len(w.MkfsOptions) > 0) {
+		return fmt.Errorf("a copy needs mode lvm or hostpath, and neither adopts a disk nor is formatted: %w", volume.ErrInvalid)
 	}
 	if w.RetainFor < 0 || w.RetainFor > 0 && w.Mode != volume.ModeHostpath {
 		return fmt.Errorf("retainFor %s in mode %s: %w", w.RetainFor, w.Mode, volume.ErrInvalid)
@@ -288,7 +289,7 @@ func (c *Carver) carve(ctx context.Context, b volume.Backend, e ledger.Entry, w 
 	var from *volume.Source
 	var source copySource
 	release := func() {}
-	if e.Copied {
+	if w.CopyOf != nil {
 		var err error
 		source, release, err = c.Copies.open(ctx, w)
 		if err != nil {
@@ -363,7 +364,7 @@ func (c *Carver) refuse(ctx context.Context, b volume.Backend, e ledger.Entry, b
 	if !errors.Is(cause, volume.ErrNoSpace) && !errors.Is(cause, volume.ErrInvalid) && !errors.Is(cause, volume.ErrToolMissing) {
 		return cause
 	}
-	if s, ok := b.(volume.Snapshotter); ok && e.Copied && begun {
+	if s, ok := b.(volume.Snapshotter); ok && (e.Copied || e.Mode == volume.ModeHostpath) && begun {
 		// What an earlier attempt has copied was handed to nobody.
 		if err := s.AbandonCopy(ctx, e.UID); err != nil {
 			return fmt.Errorf("volume %s cannot be made (%s), and what was copied cannot be removed: %w", e.Name, cause.Error(), err)

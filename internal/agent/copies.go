@@ -50,7 +50,8 @@ type copySource struct {
 func (c *Copies) open(ctx context.Context, w Wish) (source copySource, release func(), err error) {
 	of := *w.CopyOf
 	if of.Snapshot {
-		// A snapshot is deleted in one step, by its UUID: it is whole or it is gone.
+		// A snapshot is deleted in one step, by its UUID or by a rename, which whoever copies it
+		// notices: it is whole or it is gone.
 		release = func() {}
 		source, err = c.snapshot(ctx, of)
 	} else {
@@ -80,7 +81,7 @@ func (c *Copies) snapshot(ctx context.Context, of CopyOf) (copySource, error) {
 		return copySource{}, fmt.Errorf("read LocalSnapshot %s: %w", of.Name, err)
 	case !s.DeletionTimestamp.IsZero():
 		return copySource{}, fmt.Errorf("LocalSnapshot %s is being deleted: %w", of.Name, volume.ErrInvalid)
-	case !meta.IsStatusConditionTrue(s.Status.Conditions, v1alpha1.LocalSnapshotReady) || s.Status.LVM == nil || s.Status.RestoreSize == nil:
+	case !meta.IsStatusConditionTrue(s.Status.Conditions, v1alpha1.LocalSnapshotReady) || s.Status.LVM == nil && s.Status.Hostpath == nil || s.Status.RestoreSize == nil:
 		return copySource{}, fmt.Errorf("LocalSnapshot %s is not ready yet: %w", of.Name, volume.ErrBusy)
 	case meta.IsStatusConditionFalse(s.Status.Conditions, v1alpha1.LocalSnapshotValid):
 		return copySource{}, fmt.Errorf("LocalSnapshot %s has overflowed and holds nothing any more; delete it: %w", of.Name, volume.ErrInvalid)

@@ -37,6 +37,8 @@ type poolView struct {
 	raid *v1alpha1.RaidStatus
 	// quota is empty for pools that are no directories, and when it is not known.
 	quota v1alpha1.PoolQuota
+	// copies is empty likewise.
+	copies v1alpha1.PoolCopies
 	// evacuations of disks that are still part of the pool.
 	evacuations []v1alpha1.DiskEvacuation
 	// retained is what is kept of deleted volumes; nil for pools that are no directories, and

@@ -18,6 +18,7 @@ import (
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/capacity"
+	"github.com/berth-dev/berth/pkg/hostpath"
 	"github.com/berth-dev/berth/pkg/quota"
 	"github.com/berth-dev/berth/pkg/volume"
 	"github.com/berth-dev/berth/pkg/volume/volumetest"
@@ -210,6 +211,35 @@ func TestRootWithoutQuotas(t *testing.T) {
 	class["pool"] = "elsewhere,nowhere"
 	if _, err := volumes.Room(t.Context(), class); !errors.Is(err, capacity.ErrNoPlace) {
 		t.Fatalf("room in pools that are not here: %v", err)
+	}
+}
+
+// A root says whether its volumes can be copied; that they cannot, or that it is not known,
+// keeps nobody from making volumes.
+func TestRootThatCopies(t *testing.T) {
+	t.Parallel()
+	h := newPoolHost(t)
+	h.apply(poolSet(hostpathSet))
+	h.settle()
+	if got := h.pool().Status.Copies; got != v1alpha1.CopiesReflink {
+		t.Fatalf("copies %q", got)
+	}
+	h.instant = true
+	h.settle()
+	if got := h.pool().Status.Copies; got != v1alpha1.CopiesSubvolume {
+		t.Fatalf("copies %q", got)
+	}
+	h.noCopies = fmt.Errorf("%w: the filesystem has no reflinks", hostpath.ErrNoCopies)
+	h.settle()
+	h.want(v1alpha1.PoolHealthy, v1alpha1.ReasonPoolReady)
+	if got, said := h.pool().Status.Copies, h.says(); got != v1alpha1.CopiesNone || !strings.Contains(said, "no reflinks") {
+		t.Fatalf("copies %q, it says %q", got, said)
+	}
+	h.noCopies = errors.New("no space left on device")
+	h.settle()
+	h.want(v1alpha1.PoolHealthy, v1alpha1.ReasonPoolReady)
+	if said := h.says(); !strings.Contains(said, "no space left") {
+		t.Fatalf("it says %q", said)
 	}
 }
 

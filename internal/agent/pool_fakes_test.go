@@ -291,6 +291,9 @@ func (b *fakeRootBackend) Run(ctx context.Context) error { <-ctx.Done(); return 
 // Limits says whether the filesystem of the root has quotas.
 func (b *fakeRootBackend) Limits(context.Context) error { return b.h.limits }
 
+// Copies says whether it has reflinks, or subvolumes.
+func (b *fakeRootBackend) Copies(context.Context) (bool, error) { return b.h.instant, b.h.noCopies }
+
 func (b *fakeRootBackend) Retained(context.Context) ([]hostpath.Retained, error) {
 	return slices.Clone(b.h.retained), b.h.retainedErr
 }

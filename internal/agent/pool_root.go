@@ -33,6 +33,13 @@ type RootBackend interface {
 	Run(ctx context.Context) error
 }
 
+// CopyingBackend is a backend that may be able to copy its volumes; *hostpath.Backend is one.
+type CopyingBackend interface {
+	// Copies returns nil when it is, and an error that wraps hostpath.ErrNoCopies when not;
+	// instant is true when somebody may write to new volumes meanwhile.
+	Copies(ctx context.Context) (instant bool, err error)
+}
+
 // HostRoots are directories of the host.
 type HostRoots struct{}
 
@@ -98,7 +105,28 @@ func (r *PoolReconciler) bringUpRoot(ctx context.Context, pool *v1alpha1.Pool, r
 	default:
 		return unknown(err), err
 	}
+	tellCopies(ctx, p.backend, &view)
 	return view, nil
+}
+
+// tellCopies says whether the volumes of a root can be copied. That it is not known keeps
+// nobody from making volumes.
+func tellCopies(ctx context.Context, b volume.Backend, view *poolView) {
+	c, ok := b.(CopyingBackend)
+	if !ok {
+		return
+	}
+	switch instant, err := c.Copies(ctx); {
+	case err == nil && instant:
+		view.copies = v1alpha1.CopiesSubvolume
+	case err == nil:
+		view.copies = v1alpha1.CopiesReflink
+	case errors.Is(err, hostpath.ErrNoCopies):
+		view.copies = v1alpha1.CopiesNone
+		view.message += "; " + err.Error()
+	default:
+		view.message += "; whether they can be snapshotted is not known: " + err.Error()
+	}
 }
 
 // rootBackend makes the backend and starts its background work.

@@ -129,6 +129,9 @@ func fillStatus(pool *v1alpha1.Pool, view poolView) {
 	if view.quota != "" {
 		s.Quota = view.quota
 	}
+	if view.copies != "" {
+		s.Copies = view.copies
+	}
 	s.Evacuations = view.evacuations
 	if view.retained != nil {
 		s.TakenBack = view.retained.takenBack

@@ -55,6 +55,10 @@ type poolHost struct {
 	creates int
 	roots   map[string]string // marker by path; missing when the root is not mounted
 	limits  error             // why roots do not keep volumes to their sizes
+	// noCopies is why roots do not copy volumes.
+	noCopies error
+	// instant: they have subvolumes.
+	instant bool
 	// retained is what roots keep of deleted volumes, retainedErr why that is not known.
 	retained    []hostpath.Retained
 	retainedErr error

@@ -60,6 +60,8 @@ type SnapshotReconciler struct {
 	queue   queueHandle
 	// groups are locks by the name of a group.
 	groups Locks
+	// works are the snapshots of directories, which take time by the number of files.
+	works works
 
 	mu sync.Mutex
 	// waiting are the snapshots to look at again when a pool changes.
@@ -135,8 +137,13 @@ func (r *SnapshotReconciler) take(ctx context.Context, s *v1alpha1.LocalSnapshot
 		VolumeMode:   v1alpha1.VolumeMode(from.Access), FSType: from.FSType, FilesystemUUID: from.FSUUID,
 		Encryption: from.encryptionStatus(),
 		MachineID:  r.MachineID,
-		LVM:        &v1alpha1.LVMRecord{VGName: rec.LVM.VGName, VGUUID: rec.LVM.VGUUID, LVName: rec.LVM.LVName, LVUUID: rec.LVM.LVUUID},
 		Conditions: s.Status.Conditions,
+	}
+	if l := rec.LVM; l != nil {
+		s.Status.LVM = &v1alpha1.LVMRecord{VGName: l.VGName, VGUUID: l.VGUUID, LVName: l.LVName, LVUUID: l.LVUUID}
+	}
+	if h := rec.Hostpath; h != nil {
+		s.Status.Hostpath = &v1alpha1.HostpathRecord{Root: h.Root, Directory: h.Directory, RootID: h.RootID}
 	}
 	meta.SetStatusCondition(&s.Status.Conditions, metav1.Condition{
 		Type: v1alpha1.LocalSnapshotReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonTaken,
@@ -155,6 +162,9 @@ type takenSnapshot struct {
 func (r *SnapshotReconciler) make(ctx context.Context, s *v1alpha1.LocalSnapshot) (takenSnapshot, error) {
 	if s.Spec.Group != nil {
 		return r.makeOfGroup(ctx, s)
+	}
+	if e, err := r.Ledger.ByName(s.Spec.VolumeName); err == nil && e.Mode == volume.ModeHostpath {
+		return r.makeOfDirectory(ctx, s)
 	}
 	// The volume must not be wiped while it is copied.
 	unlock, err := r.Locks.Lock(ctx, s.Spec.VolumeName)
@@ -187,6 +197,39 @@ func (r *SnapshotReconciler) make(ctx context.Context, s *v1alpha1.LocalSnapshot
 	}
 	r.Backends.Touch(from.Pool)
 	return taken, nil
+}
+
+// makeOfDirectory takes the snapshot of a volume of mode hostpath, apart from this worker.
+func (r *SnapshotReconciler) makeOfDirectory(ctx context.Context, s *v1alpha1.LocalSnapshot) (takenSnapshot, error) {
+	s = s.DeepCopy() // it may go on when this call has ended
+	name := s.Name
+	e, err := r.works.do(ctx, string(s.UID), "copying", func() { r.queue.add(name) },
+		func(ctx context.Context, _ func(doneBytes, totalBytes int64)) (ledger.Entry, error) {
+			// Until it is done no pod gets the volume.
+			unlock, err := r.Locks.Lock(ctx, s.Spec.VolumeName)
+			if err != nil {
+				return ledger.Entry{}, err
+			}
+			defer unlock()
+			from, err := r.sourceOf(s)
+			if err != nil {
+				return ledger.Entry{}, err
+			}
+			snapshots, err := r.snapshotter(volume.ModeHostpath, from.Pool)
+			if err != nil {
+				return ledger.Entry{}, refusedIf(err, volume.ErrInvalid)
+			}
+			rec, err := snapshots.Snapshot(ctx, specOf(s, from))
+			if err != nil {
+				return ledger.Entry{}, refusedIf(fmt.Errorf("take snapshot %s: %w", s.Name, err), volume.ErrInvalid, volume.ErrNoSpace)
+			}
+			return ledger.Entry{Pool: from.Pool, Access: from.Access, Record: &rec}, nil
+		})
+	if err != nil {
+		return takenSnapshot{}, err
+	}
+	r.Backends.Touch(e.Pool)
+	return takenSnapshot{record: *e.Record, source: copySource{Pool: e.Pool, Access: e.Access}, at: metav1.Now()}, nil
 }
 
 // takeOne takes a snapshot. What uses an encrypted volume is held up meanwhile: lvm freezes
@@ -236,11 +279,19 @@ func (r *SnapshotReconciler) sourceOf(s *v1alpha1.LocalSnapshot) (copySource, er
 		return copySource{}, fmt.Errorf("%w: LocalVolume %s (%s) is not on this node: %w", errRefused, s.Spec.VolumeName, s.Spec.VolumeUID, volume.ErrInvalid)
 	case err != nil:
 		return copySource{}, err
-	case e.Mode != volume.ModeLVM:
-		return copySource{}, fmt.Errorf("%w: volumes of mode %s have no snapshots: %w", errRefused, e.Mode, volume.ErrInvalid)
+	case e.Mode == volume.ModeDevice, e.Mode == volume.ModeHostpath && s.Spec.Group != nil:
+		return copySource{}, fmt.Errorf("%w: volumes of mode %s have no snapshots%s: %w", errRefused, e.Mode, ofGroup(s), volume.ErrInvalid)
 	}
 	from, err := sourceOf(e, r.MachineID)
 	return from, refusedIf(err, volume.ErrInvalid)
+}
+
+// ofGroup are the words for the snapshots of a group.
+func ofGroup(s *v1alpha1.LocalSnapshot) string {
+	if s.Spec.Group != nil {
+		return " that are taken at one instant"
+	}
+	return ""
 }
 
 func specOf(s *v1alpha1.LocalSnapshot, from copySource) volume.SnapshotSpec {
@@ -278,6 +329,23 @@ func (r *SnapshotReconciler) snapshotter(mode volume.Mode, pool string) (volume.
 	return s, nil
 }
 
+// snapshotterOf is the backend that a snapshot was taken by or, where none is known to have
+// taken it, the one of its pool.
+func (r *SnapshotReconciler) snapshotterOf(s *v1alpha1.LocalSnapshot) (volume.Snapshotter, error) {
+	mode := volume.ModeLVM
+	switch {
+	case s.Status.Hostpath != nil:
+		mode = volume.ModeHostpath
+	case s.Status.LVM == nil:
+		for _, p := range r.Backends.Pools() {
+			if p.Name == s.Spec.Pool {
+				mode = p.Mode
+			}
+		}
+	}
+	return r.snapshotter(mode, s.Spec.Pool)
+}
+
 // delete removes the snapshot from the disk, and then its finalizer.
 func (r *SnapshotReconciler) delete(ctx context.Context, s, base *v1alpha1.LocalSnapshot) (reconcile.Result, error) {
 	if !controllerutil.ContainsFinalizer(s, v1alpha1.AgentFinalizer) {
@@ -299,16 +367,19 @@ func (r *SnapshotReconciler) remove(ctx context.Context, s *v1alpha1.LocalSnapsh
 	if s.Status.MachineID != "" && s.Status.MachineID != r.MachineID {
 		return madeElsewhere("LocalSnapshot "+s.Name, s.Status.MachineID, r.MachineID)
 	}
-	snapshots, err := r.snapshotter(volume.ModeLVM, s.Spec.Pool)
+	if err := r.works.end(ctx, string(s.UID)); err != nil {
+		return err
+	}
+	snapshots, err := r.snapshotterOf(s)
+	known := s.Status.LVM != nil || s.Status.Hostpath != nil
 	if err != nil {
-		known := s.Status.LVM != nil
 		if !known && (errors.Is(err, ErrPoolNotFound) || errors.Is(err, volume.ErrInvalid)) {
 			return nil // there is no place where it could be
 		}
 		return err
 	}
 	var rec *volume.Record
-	if s.Status.LVM != nil {
+	if known {
 		made := recordOfSnapshot(s)
 		rec = &made
 	}
@@ -430,6 +501,10 @@ func recordOfSnapshot(s *v1alpha1.LocalSnapshot) volume.Record {
 	}
 	if l := s.Status.LVM; l != nil {
 		r.LVM = &volume.LVMRecord{VGName: l.VGName, VGUUID: l.VGUUID, LVName: l.LVName, LVUUID: l.LVUUID}
+	}
+	if h := s.Status.Hostpath; h != nil {
+		r.Mode = volume.ModeHostpath
+		r.Hostpath = &volume.HostpathRecord{Root: h.Root, Directory: h.Directory, RootID: h.RootID}
 	}
 	return r
 }

@@ -113,7 +113,7 @@ func canBeTogether(name string, volumes []*berth.LocalVolume) error {
 	for i, lv := range volumes {
 		switch {
 		case lv.Spec.Mode != berth.ModeLVM:
-			return fmt.Errorf("%w: volume %s is of mode %s, which has no snapshots", volume.ErrInvalid, lv.Name, lv.Spec.Mode)
+			return fmt.Errorf("%w: volume %s is of mode %s, which has no group snapshots", volume.ErrInvalid, lv.Name, lv.Spec.Mode)
 		case i > 0 && lv.Name == volumes[i-1].Name:
 			return fmt.Errorf("%w: volume %s is in group snapshot %s twice", volume.ErrInvalid, lv.Name, name)
 		case lv.Spec.NodeName != first.Spec.NodeName:

@@ -43,7 +43,7 @@ type Snapshots struct {
 // after which nothing is left of the attempt, a *Pending when the node may go on and cannot
 // be followed, and volume.ErrBusy while one of that name is being deleted.
 func (s *Snapshots) Ensure(ctx context.Context, name string, lv *berth.LocalVolume) (*berth.LocalSnapshot, error) {
-	if lv.Spec.Mode != berth.ModeLVM {
+	if lv.Spec.Mode == berth.ModeDevice {
 		return nil, fmt.Errorf("%w: volume %s is of mode %s, which has no snapshots", volume.ErrInvalid, lv.Name, lv.Spec.Mode)
 	}
 	found, err := s.post(ctx, name, lv, nil)

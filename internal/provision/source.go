@@ -31,6 +31,7 @@ type Origin struct {
 	Node string
 	// what it is called where the user looks.
 	what, pool string
+	storage    berth.Mode
 	mode       berth.VolumeMode
 	fsType     string
 	encryption berth.Encryption
@@ -105,7 +106,12 @@ func OriginOfSnapshot(s *berth.LocalSnapshot, what string) (*Origin, error) {
 	if s.Status.Encryption != nil {
 		encryption = s.Status.Encryption.Format
 	}
+	storage := berth.ModeLVM
+	if s.Status.Hostpath != nil {
+		storage = berth.ModeHostpath
+	}
 	return &Origin{
+		storage:      storage,
 		VolumeSource: berth.VolumeSource{Kind: berth.SourceSnapshot, Name: s.Name, UID: s.UID}, what: what,
 		Node: s.Spec.NodeName, pool: s.Spec.Pool, mode: s.Status.VolumeMode, fsType: s.Status.FSType, sizeBytes: s.Status.RestoreSize.Value(),
 		encryption: encryption,
@@ -143,13 +149,14 @@ func OriginOfVolume(lv *berth.LocalVolume, what string) (*Origin, error) {
 	if !meta.IsStatusConditionTrue(lv.Status.Conditions, berth.LocalVolumeReady) || lv.Status.Capacity == nil {
 		return nil, fmt.Errorf("LocalVolume %q is not ready: %w", lv.Name, volume.ErrBusy)
 	}
-	if lv.Spec.Mode != berth.ModeLVM {
+	if lv.Spec.Mode == berth.ModeDevice {
 		return nil, refuse("%s is a volume of mode %s, which has no copies", what, lv.Spec.Mode)
 	}
 	if lv.Spec.Encryption != "" && (lv.Status.Encryption == nil || lv.Status.Encryption.State != berth.EncryptionSealed) {
 		return nil, fmt.Errorf("%s is encrypted when a pod uses it first, and holds nothing yet: %w", what, volume.ErrBusy)
 	}
 	return &Origin{
+		storage:      lv.Spec.Mode,
 		VolumeSource: berth.VolumeSource{Kind: berth.SourceVolume, Name: lv.Name, UID: lv.UID}, what: what,
 		Node: lv.Spec.NodeName, pool: lv.Spec.Pool, mode: lv.Spec.VolumeMode, fsType: lv.Spec.FSType, sizeBytes: lv.Status.Capacity.Value(),
 		encryption: lv.Spec.Encryption,
@@ -180,7 +187,7 @@ func snapshotObject(kind string) *unstructured.Unstructured {
 func (o *Origin) Fill(request *Request) error {
 	spec := &request.Spec
 	switch {
-	case spec.Mode != berth.ModeLVM || !slices.Contains(request.Pools, o.pool):
+	case spec.Mode != o.storage || !slices.Contains(request.Pools, o.pool):
 		return refuse("%s is in pool %q, and the StorageClass makes volumes of mode %s in pool %q: a copy is made in the pool of its source", o.what, o.pool, spec.Mode, strings.Join(request.Pools, ","))
 	case spec.VolumeMode != o.mode:
 		return refuse("%s is of volumeMode %s, and the claim of %s", o.what, o.mode, spec.VolumeMode)

@@ -130,6 +130,34 @@ func TestProvisionCopies(t *testing.T) {
 	}
 }
 
+// A directory is copied in the mode hostpath, to where the class says.
+func TestProvisionCopiesOfDirectories(t *testing.T) {
+	t.Parallel()
+	for name, wants := range map[string]func(*corev1.PersistentVolumeClaim){"of a claim": wantsClone, "of a snapshot": wantsSnapshot} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := standing(t, directories)
+			c.NewAgent(t, home, 10*gib)
+			claim, class := claim("3Gi"), class(map[string]string{"mode": "hostpath", "pool": "fast", "pathTemplate": "{{.PV.Name}}"})
+			wants(claim)
+			if _, _, err := provisioner(c, nil).Provision(within(t, 10*time.Second), options(claim, class, node)); err != nil {
+				t.Fatal(err)
+			}
+			lv := c.Tracker.Get("pvc-c1a1")
+			if lv.Spec.Source == nil || lv.Spec.Mode != berth.ModeHostpath || lv.Spec.NodeName != home || lv.Spec.FSType != "" || lv.Spec.Directory != "pvc-c1a1" {
+				t.Errorf("the volume is %+v", lv.Spec)
+			}
+		})
+	}
+}
+
+// directories makes what is standing be of mode hostpath.
+func directories(o map[string]client.Object) {
+	v, s := o["volume"].(*berth.LocalVolume), o["local"].(*berth.LocalSnapshot)
+	v.Spec.Mode, v.Spec.FSType, s.Status.FSType = berth.ModeHostpath, "", ""
+	s.Status.Hostpath = &berth.HostpathRecord{Root: "/srv", Directory: "snapshots/0e", RootID: "r"}
+}
+
 func TestProvisionCopiesRefused(t *testing.T) {
 	t.Parallel()
 	block := corev1.PersistentVolumeBlock
@@ -154,6 +182,7 @@ func TestProvisionCopiesRefused(t *testing.T) {
 		"a claim of others":  {func(o map[string]client.Object) { o["pv"].(*corev1.PersistentVolume).Spec.CSI.Driver = "other" }, wantsClone, nil, "", true, "volume of another driver"},
 		"its volume is gone": {func(o map[string]client.Object) { delete(o, "volume") }, wantsClone, nil, "", true, `LocalVolume "pvc-0b"`},
 		"a whole disk":       {func(o map[string]client.Object) { o["volume"].(*berth.LocalVolume).Spec.Mode = berth.ModeDevice }, wantsClone, nil, "", true, "mode device, which has no copies"},
+		"a directory to lvm": {directories, wantsSnapshot, nil, "", true, `makes volumes of mode lvm in pool "fast"`},
 		"another pool":       {nil, wantsClone, map[string]string{"mode": "lvm", "pool": "slow"}, "", true, `in pool "fast", and the StorageClass makes volumes of mode lvm in pool "slow"`},
 		"less than it has":   {nil, wantsSnapshot, nil, "1Gi", true, "has 2Gi, and the claim asks for 1Gi"},
 		"an encrypted snapshot": {func(o map[string]client.Object) {

@@ -63,7 +63,17 @@ func readyPool(kind berth.PoolKind, freeBytes int64) client.Object {
 }
 
 // hostpathPlace is a real directory.
-func hostpathPlace(t *testing.T) place {
+func hostpathPlace(t *testing.T) place { return directoryPlace(t, nil) }
+
+// reflinkPlace is one on a filesystem that shares blocks. The suite writes nothing to volumes.
+func reflinkPlace(t *testing.T) place {
+	t.Helper()
+	p := directoryPlace(t, func(int, int) error { return nil })
+	p.snapshots = true
+	return p
+}
+
+func directoryPlace(t *testing.T, clone func(to, from int) error) place {
 	t.Helper()
 	const poolUID = "11111111-1111-4111-8111-111111111111"
 	where := hostpath.Where{Root: filepath.Join(t.TempDir(), "pool")}
@@ -72,7 +82,7 @@ func hostpathPlace(t *testing.T) place {
 		t.Fatal(err)
 	}
 	b, err := hostpath.New(hostpath.Options{
-		Where: where, RootID: id, PoolUID: poolUID, Log: slog.New(slog.DiscardHandler),
+		Where: where, RootID: id, PoolUID: poolUID, Log: slog.New(slog.DiscardHandler), Clone: clone,
 		Trash: hostpath.TrashOptions{RetryMin: 5 * time.Millisecond, RetryMax: 100 * time.Millisecond},
 	})
 	if err != nil {

@@ -43,6 +43,11 @@ var modes = []mode{
 		accessType: "mount", sizeBytes: 64 * mib, expandBytes: 128 * mib,
 	},
 	{
+		name: "reflinks", place: reflinkPlace,
+		parameters: map[string]string{"mode": "hostpath", "pool": poolName},
+		accessType: "mount", sizeBytes: 64 * mib, expandBytes: 128 * mib,
+	},
+	{
 		name: "device", place: func(t *testing.T) place { return devicePlace(t, 12, 64*mib) },
 		parameters: map[string]string{"mode": "device", "csi.storage.k8s.io/fstype": "ext4"},
 		limits:     map[string]string{"readIOPS": "100", "writeBandwidth": "10Mi"},
@@ -88,13 +93,13 @@ var allowedSkips = map[string]string{
 	"ControllerUnpublishVolume not supported":              "as above",
 	"testnodevolumeattachlimit not enabled":                "the limit is the scheduler's to keep; without ControllerPublishVolume there is no call that could refuse",
 	"No MaxVolumesPerNode":                                 "as above",
-	"Snapshot not supported":                               "only volumes of lvm pools have snapshots; their runs leave none of these out",
+	"Snapshot not supported":                               "only volumes of lvm pools, and directories on a filesystem with reflinks, have snapshots; their runs leave none of these out",
 	"ListSnapshots not supported":                          "as above",
 	"CreateSnapshot not supported":                         "as above",
 	"DeleteSnapshot not supported":                         "as above",
 	"GetSnapshot not supported":                            "as above",
 	"SNAPSHOT_ACCESSIBILITY_CONSTRAINTS not supported":     "as above",
-	"Volume Cloning not supported":                         "only volumes of lvm pools are cloned; their runs do not leave it out",
+	"Volume Cloning not supported":                         "only those are cloned; their runs do not leave it out",
 	"GroupControllerService not supported":                 "only volumes of thin pools have group snapshots; their runs do not leave it out",
 	"VolumeGroupSnapshots not supported":                   "as above",
 	"ControllerGetVolumeHealth not supported":              "alpha in CSI 1.13; health is told by conditions and metrics",
@@ -103,7 +108,7 @@ var allowedSkips = map[string]string{
 	"NodeGetStorageHealth not supported":                   "as above",
 }
 
-// ofPools are those that the runs of lvm pools may not leave out, and ofThinPools those that
+// ofPools are those that the runs of lvm pools and of reflinks may not leave out, and ofThinPools those that
 // the runs of thin ones may not.
 var ofPools = []string{
 	"Snapshot not supported", "ListSnapshots not supported", "CreateSnapshot not supported", "DeleteSnapshot not supported", "Volume Cloning not supported",
@@ -136,7 +141,7 @@ func TestSanity(t *testing.T) {
 		for _, s := range report.SpecReports.WithState(types.SpecStateSkipped) {
 			thin := strings.HasPrefix(s.FullText(), "thin")
 			needed := thin && slices.Contains(ofThinPools, s.Failure.Message) ||
-				(thin || strings.HasPrefix(s.FullText(), "lvm")) && slices.Contains(ofPools, s.Failure.Message)
+				(thin || strings.HasPrefix(s.FullText(), "lvm") || strings.HasPrefix(s.FullText(), "reflinks")) && slices.Contains(ofPools, s.Failure.Message)
 			if _, ok := allowedSkips[s.Failure.Message]; !ok || needed {
 				ginkgo.Fail("skipped without a reason of ours: " + s.FullText() + ": " + s.Failure.Message)
 			}

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-dev/berth/pkg/btrfs"
 	"github.com/berth-dev/berth/pkg/quota"
 	"github.com/berth-dev/berth/pkg/volume"
 )
@@ -35,6 +36,13 @@ type Options struct {
 	// InUse reports whether a directory, by its path on the host, is mounted
 	// somewhere or has a mount in it. Nil means the host's mount table.
 	InUse func(dir string) (bool, error)
+	// Written reports whether a directory, by its path on the host, or something in it, is
+	// mounted somewhere so that it can be written to. Nil means the host's mount table.
+	Written func(dir string) (bool, error)
+	// Clone makes an open empty file share the blocks of another one. Nil means ioctl_ficlone(2).
+	Clone func(to, from int) error
+	// Subvolumes are what volumes are where the filesystem has some. Nil means those of btrfs.
+	Subvolumes Subvolumes
 	// Room returns the size of the root's filesystem and what can still be written to
 	// it. Nil means statfs(2).
 	Room func() (totalBytes, availBytes int64, err error)
@@ -68,10 +76,15 @@ type Backend struct {
 	// naming is held while directories above those of volumes are made or removed.
 	naming   sync.Mutex
 	retained *records[retained]
+	snaps    *records[promise]
+	sharing  sharing
+	copying  copying
 	clock    clock
 	// step is called before each step that changes something; tests end the process
 	// there.
 	step func(name string) error
+	// syncAll makes all that was written to a filesystem durable (syncfs(2)).
+	syncAll func(fd int) error
 }
 
 var _ volume.Backend = (*Backend)(nil)
@@ -83,6 +96,15 @@ func New(o Options) (*Backend, error) {
 	}
 	if o.InUse == nil {
 		o.InUse = HostMounts(o.HostRoot).InUse
+	}
+	if o.Written == nil {
+		o.Written = HostMounts(o.HostRoot).Written
+	}
+	if o.Clone == nil {
+		o.Clone = unix.IoctlFileClone
+	}
+	if o.Subvolumes == nil {
+		o.Subvolumes = btrfs.Subvolumes{}
 	}
 	if o.Reserve == nil {
 		o.Reserve = func(int64) int64 { return 0 }
@@ -102,9 +124,11 @@ func New(o Options) (*Backend, error) {
 		Options:  o,
 		promises: newPromises(),
 		retained: newRecords(retainedRecordDir, isEntry, readRetained),
+		snaps:    newSnapshots(),
 		clock:    clock{elapsed: o.Elapsed, since: o.Elapsed()},
 		kick:     make(chan struct{}, 1),
 		step:     func(string) error { return nil },
+		syncAll:  unix.Syncfs,
 	}, nil
 }
 
@@ -169,7 +193,7 @@ func (b *Backend) List(ctx context.Context) ([]volume.Found, error) {
 
 // Capacity implements volume.Backend. What is free is the less of what was not
 // promised yet and what the filesystem has left, for others may write to it too. What is
-// kept of deleted volumes counts as promised, and not as volumes.
+// kept of deleted volumes counts as promised, and so do snapshots, and not as volumes.
 func (b *Backend) Capacity(ctx context.Context) (volume.Capacity, error) {
 	root, err := b.open(ctx)
 	if err != nil {
@@ -206,6 +230,11 @@ func (b *Backend) capacity(root *os.Root) (volume.Capacity, error) {
 	for _, r := range kept {
 		volumes = append(volumes, r.Volume)
 	}
+	snapshots, err := b.allSnapshots(root)
+	if err != nil {
+		return volume.Capacity{}, fmt.Errorf("read the snapshots of %s: %w", b.Root, err)
+	}
+	volumes = append(volumes, snapshots...)
 	for _, p := range volumes {
 		c.AllocatedBytes += p.SizeBytes
 	}
@@ -224,7 +253,12 @@ func (b *Backend) capacity(root *os.Root) (volume.Capacity, error) {
 // the record if there is one. The caller closes the root when there is no error.
 // ErrNotFound: nothing was promised to the volume.
 func (b *Backend) find(ctx context.Context, id string, rec *volume.Record) (*os.Root, promise, error) {
-	if err := volume.ValidateID(id); err != nil {
+	return b.findPromise(ctx, promise{ID: id}, rec)
+}
+
+// findPromise is find for the volume or snapshot of that ID.
+func (b *Backend) findPromise(ctx context.Context, wanted promise, rec *volume.Record) (*os.Root, promise, error) {
+	if err := volume.ValidateID(wanted.ID); err != nil {
 		return nil, promise{}, err
 	}
 	if rec != nil && (rec.Mode != volume.ModeHostpath || rec.Hostpath == nil) {
@@ -234,11 +268,11 @@ func (b *Backend) find(ctx context.Context, id string, rec *volume.Record) (*os.
 	if err != nil {
 		return nil, promise{}, err
 	}
-	p, err := readPromise(root, id)
+	p, err := wanted.read(root)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if err = b.requireRecordOf(promise{ID: id}, rec); err == nil {
-			err = requireNoDir(root, promise{ID: id})
+		if err = b.requireRecordOf(wanted, rec); err == nil {
+			err = requireNoDir(root, wanted)
 		}
 	case err == nil:
 		err = b.requireRecordOf(p, rec)

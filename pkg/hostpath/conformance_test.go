@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/berth-dev/berth/pkg/hostpath"
 	"github.com/berth-dev/berth/pkg/volume"
 	"github.com/berth-dev/berth/pkg/volume/volumetest"
@@ -30,6 +32,34 @@ const (
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	conform(t, newPool)
+}
+
+// The same where files can share their blocks, with and without quotas and paths.
+func TestConformanceWithCopies(t *testing.T) {
+	t.Parallel()
+	t.Run("plain", func(t *testing.T) { conform(t, newCopyingPool) })
+	t.Run("quotas and names", func(t *testing.T) {
+		conform(t, func(t *testing.T) *pool {
+			q := newQuotas(t.TempDir())
+			return startPool(t, &pool{root: path.Join(q.top, "pool"), used: map[string]bool{}, quotas: q, named: true, copies: true})
+		})
+	})
+}
+
+// The same where volumes are subvolumes.
+func TestConformanceWithSubvolumes(t *testing.T) {
+	t.Parallel()
+	conform(t, func(t *testing.T) *pool { p := newSubvolumePool(t); p.named = true; return p })
+}
+
+func newSubvolumePool(t *testing.T) *pool {
+	t.Helper()
+	return startPool(t, &pool{root: path.Join(t.TempDir(), "pool"), used: map[string]bool{}, copies: true, subvolumes: &subvolumes{of: map[uint64]bool{}}})
+}
+
+func newCopyingPool(t *testing.T) *pool {
+	t.Helper()
+	return startPool(t, &pool{root: path.Join(t.TempDir(), "pool"), used: map[string]bool{}, copies: true})
 }
 
 // The same where what was deleted is kept for a while: it is as gone as without, and is
@@ -74,9 +104,12 @@ func (a asking) Create(ctx context.Context, spec volume.Spec) (volume.Record, er
 
 func conform(t *testing.T, newPool func(*testing.T) *pool) {
 	t.Helper()
+	canCopy := false
+	t.Run("probe", func(t *testing.T) { canCopy = newPool(t).copies }) // its place is gone before the next one is made
 	volumetest.Run(t, volumetest.Harness{
-		Access:  []volume.Access{volume.AccessFilesystem},
-		CanGrow: true,
+		Access:      []volume.Access{volume.AccessFilesystem},
+		CanGrow:     true,
+		CanSnapshot: canCopy,
 		New: func(t *testing.T) *volumetest.Place {
 			p := newPool(t)
 			return &volumetest.Place{
@@ -122,6 +155,14 @@ type pool struct {
 	retainFor time.Duration
 	// named volumes lie at paths of their own.
 	named bool
+	// copies: files can share their blocks. Where the filesystem cannot, they are copied.
+	copies bool
+	// subvolumes, if not nil, are what volumes are.
+	subvolumes *subvolumes
+	// realCopies: the filesystem can.
+	realCopies bool
+	// cloning, if not nil, is called before a file is copied.
+	cloning func()
 	// elapsed is what the process takes for the time that it runs.
 	// others is what others have of the filesystem, in bytes.
 	others  atomic.Int64
@@ -132,6 +173,8 @@ type pool struct {
 	left   int
 	armed  bool
 	killed bool
+	// written are the directories that are mounted for writing.
+	written map[string]bool
 }
 
 func newPool(t *testing.T) *pool {
@@ -156,7 +199,13 @@ func (p *pool) start(t *testing.T) {
 	if p.quotas != nil {
 		limits = p.quotas
 	}
+	var subvolumes hostpath.Subvolumes
+	if p.subvolumes != nil {
+		subvolumes = p.subvolumes
+	}
 	b, err := hostpath.New(hostpath.Options{
+		Subvolumes: subvolumes,
+
 		Quotas:  limits,
 		Where:   hostpath.Where{Root: p.root},
 		RootID:  p.rootID,
@@ -167,6 +216,12 @@ func (p *pool) start(t *testing.T) {
 			defer p.mu.Unlock()
 			return p.used[dir], nil
 		},
+		Written: func(dir string) (bool, error) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return p.written[dir], nil
+		},
+		Clone: p.clone(),
 		Room: func() (int64, int64, error) {
 			return 5*volumeBytes + reserve, 5*volumeBytes + reserve - p.others.Load(), nil
 		},
@@ -176,6 +231,9 @@ func (p *pool) start(t *testing.T) {
 	})
 	must(t, err)
 	b.SetStep(p.step)
+	if p.copies && !p.realCopies {
+		b.SetSync(unix.Fsync)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -187,6 +245,50 @@ func (p *pool) start(t *testing.T) {
 		cancel()
 		<-done
 	}
+}
+
+// clone is nil where the kernel is asked.
+func (p *pool) clone() func(to, from int) error {
+	if !p.copies || p.realCopies {
+		return nil
+	}
+	return func(to, from int) error {
+		if p.cloning != nil {
+			p.cloning()
+		}
+		return copyBytes(to, from)
+	}
+}
+
+// copyBytes does what a filesystem with reflinks does, at the price of the blocks.
+func copyBytes(to, from int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(from, &st); err != nil {
+		return err
+	}
+	if err := unix.Ftruncate(to, st.Size); err != nil {
+		return err
+	}
+	buf := make([]byte, 1<<16)
+	for at := int64(0); ; {
+		n, err := unix.Pread(from, buf, at)
+		if err != nil || n == 0 {
+			return err
+		}
+		if _, err := unix.Pwrite(to, buf[:n], at); err != nil {
+			return err
+		}
+		at += int64(n)
+	}
+}
+
+func (p *pool) write(dir string, written bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.written == nil {
+		p.written = map[string]bool{}
+	}
+	p.written[dir] = written
 }
 
 func (p *pool) restart(t *testing.T) {
@@ -244,7 +346,7 @@ func (p *pool) settle(t *testing.T) {
 	defer tick.Stop()
 	for !p.dead() {
 		var names []os.DirEntry
-		for _, dir := range []string{".trash", ".retained", ".berth/retained"} {
+		for _, dir := range []string{".trash", ".retained", ".berth/retained", ".copies"} {
 			in, err := os.ReadDir(path.Join(p.root, dir))
 			if !errors.Is(err, fs.ErrNotExist) {
 				must(t, err)
@@ -265,7 +367,7 @@ func (p *pool) settle(t *testing.T) {
 	}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

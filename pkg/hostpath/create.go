@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,9 +21,9 @@ import (
 const volumeMode = 0o777
 
 // Create implements volume.Backend. Block access is ErrInvalid: a directory is no
-// block device.
+// block device. A volume that has a source is the copy of a tree; see Snapshot.
 func (b *Backend) Create(ctx context.Context, spec volume.Spec) (volume.Record, error) {
-	if err := spec.ValidateEmpty(); err != nil {
+	if err := spec.Validate(); err != nil {
 		return volume.Record{}, fmt.Errorf("create volume: %w", err)
 	}
 	if spec.Access == volume.AccessBlock {
@@ -44,19 +45,33 @@ func (b *Backend) Create(ctx context.Context, spec volume.Spec) (volume.Record, 
 	if err := b.checkLimits(root); spec.Limited && err != nil {
 		return volume.Record{}, fmt.Errorf("create volume %s: %w: the size of volumes in %s cannot be enforced: %s", spec.Name, volume.ErrInvalid, b.Root, err.Error())
 	}
-	p, release, err := b.chooseProject(root, p)
+	if spec.Source != nil {
+		p, err = b.createCopy(ctx, root, p, spec)
+	} else {
+		p, err = b.createEmpty(ctx, root, p, spec.SizeBytes)
+	}
 	if err != nil {
 		return volume.Record{}, fmt.Errorf("create volume %s: %w", spec.Name, err)
-	}
-	defer release()
-	p, err = b.promise(ctx, root, p, spec.SizeBytes)
-	if err != nil {
-		return volume.Record{}, fmt.Errorf("create volume %s: %w", spec.Name, err)
-	}
-	if err := b.makeDir(root, p); err != nil {
-		return volume.Record{}, fmt.Errorf("create volume %s: %w", spec.Name, b.takeBack(root, p, err))
 	}
 	return b.record(p), nil
+}
+
+func (b *Backend) createEmpty(ctx context.Context, root *os.Root, p promise, sizeBytes int64) (promise, error) {
+	if p.Source != "" {
+		return p, fmt.Errorf("it was to be a copy of %s, which is asked for no more: %w", p.Source, volume.ErrExists)
+	}
+	p, release, err := b.chooseProject(root, p)
+	if err != nil {
+		return p, err
+	}
+	defer release()
+	if p, err = b.promise(ctx, root, p, sizeBytes); err != nil {
+		return p, err
+	}
+	if err := b.makeDir(root, p); err != nil {
+		return p, b.takeBack(root, p, err)
+	}
+	return p, nil
 }
 
 // begin opens the root for a volume to which nothing was promised yet, and says what is going
@@ -138,7 +153,7 @@ func (b *Backend) promise(ctx context.Context, root *os.Root, p promise, sizeByt
 	}
 	next := p
 	next.SizeBytes = sizeBytes
-	file := promiseFile(p.ID)
+	file := p.file()
 	if err := b.step("write promise"); err != nil {
 		return promise{}, err
 	}
@@ -151,7 +166,7 @@ func (b *Backend) promise(ctx context.Context, root *os.Root, p promise, sizeByt
 	if err := b.step("sync promise"); err != nil {
 		return promise{}, err
 	}
-	return next, syncDir(root, promiseDir)
+	return next, syncDir(root, path.Dir(file))
 }
 
 func (b *Backend) admitAndRename(ctx context.Context, root *os.Root, next promise, byBytes int64) error {
@@ -168,7 +183,7 @@ func (b *Backend) admitAndRename(ctx context.Context, root *os.Root, next promis
 			return err
 		}
 	}
-	file := promiseFile(next.ID)
+	file := next.file()
 	if err := b.step("rename promise"); err != nil {
 		return err
 	}
@@ -214,6 +229,11 @@ func (b *Backend) makeDir(root *os.Root, p promise) error {
 	}
 	if err := b.step("make directory"); err != nil {
 		return err
+	}
+	if subvolumes, err := b.makesSubvolumes(root); err != nil {
+		return err
+	} else if subvolumes {
+		return b.buildEmpty(root, p)
 	}
 	if p.Path != "" {
 		err = b.makeNamed(root, p.Path)

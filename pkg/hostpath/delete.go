@@ -39,7 +39,6 @@ func (b *Backend) Delete(ctx context.Context, id string, rec *volume.Record, _ v
 }
 
 func (b *Backend) discard(root *os.Root, p promise) error {
-	id := p.ID
 	err := requireDir(root, p)
 	switch {
 	case err == nil:
@@ -57,16 +56,16 @@ func (b *Backend) discard(root *os.Root, p promise) error {
 	if err := b.step("remove promise"); err != nil {
 		return err
 	}
-	if err := b.dropTmp(root, promiseFile(id)); err != nil {
+	if err := b.dropTmp(root, p.file()); err != nil {
 		return err
 	}
-	if err := root.Remove(promiseFile(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := root.Remove(p.file()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err := b.step("sync promises"); err != nil {
 		return err
 	}
-	return syncDir(root, promiseDir)
+	return syncDir(root, path.Dir(p.file()))
 }
 
 // moveAway moves a volume's directory to where it is kept, if it is retained, and into

@@ -11,6 +11,9 @@
 //	volumes/<id>/              the volume, mode 0777
 //	named/<path>/              the volume, where it was asked for at a path of its own
 //	.trash/<id>.<random>/      a deleted volume, being removed in the background
+//	.berth/snapshots/<id>.json what was promised to a snapshot
+//	snapshots/<id>/            the snapshot
+//	.copies/<id>.<random>/     a copy that is being made
 //
 // and, where a deleted volume was to be kept for a while,
 //
@@ -45,6 +48,20 @@
 // trash when its time is over, or by whoever took it back. A record of what is nowhere
 // means nothing. Nothing but the trash is ever removed, and what is kept is not in it: an
 // older agent, which knows nothing of it, leaves it alone.
+//
+// # Copies
+//
+// A snapshot is the copy of a volume's tree, and so is a volume that is made of one or of
+// another volume. Each file shares its blocks with the one it was copied of, where the
+// filesystem has that (reflinks: xfs, btrfs). File by file is not one instant, so nothing is
+// copied that somebody could write to meanwhile: the volume must not be mounted for writing.
+//
+// On a btrfs a new volume is a subvolume, and its copy is one that the kernel makes at one
+// instant, whoever writes to it. Volumes that are none are copied file by file there, too.
+//
+// A copy has its promise first, like any volume, is made out of sight, and is renamed into its
+// place when it is whole and durable. What a killed call has left out of sight goes into the
+// trash; the promise without a directory is fulfilled by the next call, or dropped.
 //
 // # Paths
 //

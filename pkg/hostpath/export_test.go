@@ -7,6 +7,9 @@ package hostpath
 // error ends the call there, as the end of the process would.
 func (b *Backend) SetStep(f func(name string) error) { b.step = f }
 
+// SetSync replaces what makes a copy durable: tests share their filesystem with others.
+func (b *Backend) SetSync(f func(fd int) error) { b.syncAll = f }
+
 // EmptyTrash is one round of Run.
 var EmptyTrash = (*Backend).emptyTrash
 

@@ -102,6 +102,13 @@ func (b *Backend) chooseProject(root *os.Root, p promise) (_ promise, release fu
 	for _, r := range kept {
 		others[r.Volume.Project] = true
 	}
+	snapshots, err := b.allSnapshots(root)
+	if err != nil {
+		return p, none, err
+	}
+	for _, o := range snapshots {
+		others[o.Project] = o.ID != p.ID || others[o.Project]
+	}
 	err = withDir(root, volumesDir, func(dir int) error {
 		project, err := b.freeProject(root, dir, p, others)
 		p.moved, p.Project = p.Project != project, project
@@ -196,13 +203,19 @@ func requireNewDir(root *os.Root, p promise) error {
 	})
 }
 
-// unwritten is what volumes were promised and do not use yet, as far as the filesystem counts
-// it: of those without a quota nothing is known.
+// unwritten is what volumes were promised and have no blocks of their own for yet, as far as the
+// filesystem counts it: of those without a quota nothing is known.
+//
+// Blocks that several share are counted for each of them, and are there once. How many they
+// are is not known either, but that the family has as many as its largest has: what the others
+// have may all be shared, and may have to be written anew.
 func (b *Backend) unwritten(root *os.Root, volumes []promise) (sizeBytes int64, err error) {
 	err = withDir(root, volumesDir, func(dir int) error {
 		if err := b.Quotas.Check(dir); err != nil {
 			return err
 		}
+		type family struct{ usedBytes, largestBytes int64 }
+		families := map[string]family{}
 		for _, p := range volumes {
 			if p.Project == 0 {
 				continue
@@ -212,6 +225,11 @@ func (b *Backend) unwritten(root *os.Root, volumes []promise) (sizeBytes int64, 
 				return err
 			}
 			sizeBytes += max(0, p.SizeBytes-u.UsedBytes)
+			f := families[p.family()]
+			families[p.family()] = family{f.usedBytes + u.UsedBytes, max(f.largestBytes, u.UsedBytes)}
+		}
+		for _, f := range families {
+			sizeBytes += f.usedBytes - f.largestBytes
 		}
 		return nil
 	})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
@@ -28,6 +29,17 @@ func HostMounts(hostRoot string) MountTable {
 // a bind mount, which is how volumes get into pods), or whether anything is
 // mounted on it or in it.
 func (t MountTable) InUse(dir string) (bool, error) {
+	return t.any(dir, func(*mountinfo.Info) bool { return true })
+}
+
+// Written is InUse for mounts that can be written to: those that are not read-only, as a volume
+// is in a pod that says so of its claim.
+func (t MountTable) Written(dir string) (bool, error) {
+	return t.any(dir, func(m *mountinfo.Info) bool { return !slices.Contains(strings.Split(m.Options, ","), "ro") })
+}
+
+// any reports whether InUse is true by one of the mounts that count.
+func (t MountTable) any(dir string, counts func(*mountinfo.Info) bool) (bool, error) {
 	f, err := os.Open(string(t))
 	if err != nil {
 		return false, fmt.Errorf("read the mount table: %w", err)
@@ -49,6 +61,9 @@ func (t MountTable) InUse(dir string) (bool, error) {
 	}
 	within := path.Join(on.Root, strings.TrimPrefix(dir, on.Mountpoint))
 	for _, m := range mounts {
+		if !counts(m) {
+			continue
+		}
 		if beneath(dir, m.Mountpoint) {
 			return true, nil
 		}

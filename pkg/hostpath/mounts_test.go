@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -80,6 +81,13 @@ func TestMountTable(t *testing.T) {
 			got, err := hostpath.MountTable(file).InUse(test.dir)
 			if err != nil || got != test.want {
 				t.Fatalf("InUse(%s) = %v, %v, want %v", test.dir, got, err, test.want)
+			}
+			if got, err := hostpath.MountTable(file).Written(test.dir); err != nil || got != test.want {
+				t.Fatalf("Written(%s) = %v, %v, want %v", test.dir, got, err, test.want)
+			}
+			must(t, os.WriteFile(file, []byte(base+strings.ReplaceAll(test.more, " rw - ", " ro,relatime - ")), 0o600))
+			if got, err := hostpath.MountTable(file).Written(test.dir); err != nil || got {
+				t.Fatalf("Written(%s) = %v, %v where it is mounted read-only", test.dir, got, err)
 			}
 		})
 	}

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-dev/berth/pkg/btrfs"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -104,11 +105,16 @@ func (b *Backend) requirePathOfNobody(root *os.Root, p promise) error {
 func (b *Backend) makeNamed(root *os.Root, p string) error {
 	b.naming.Lock()
 	defer b.naming.Unlock()
+	return b.makeNames(root, p, 0)
+}
+
+// makeNames makes the directories of a path but for the last ones. Only a last one must be new.
+func (b *Backend) makeNames(root *os.Root, p string, but int) error {
 	if err := ensureDir(root, namedDir); err != nil {
 		return fmt.Errorf("make %s: %w", namedDir, err)
 	}
 	parts := strings.Split(p, "/")
-	for i := range parts {
+	for i := range parts[:len(parts)-but] {
 		parent := path.Join(namedDir, path.Join(parts[:i]...))
 		err := withRealDir(root, parent, func(fd int) error {
 			if err := requireClosed(fd, parent); err != nil {
@@ -217,6 +223,17 @@ func identityOf(fd int) (string, error) {
 		return "", fmt.Errorf("look which directory it is: %w", err)
 	}
 	identity := "inode " + strconv.FormatUint(st.Ino, 10)
+	// A subvolume has its inode number and its time in common with what was copied of it.
+	switch is, err := (btrfs.Subvolumes{}).Is(fd); {
+	case err != nil:
+		return "", err
+	case is:
+		id, err := btrfs.Subvolumes{}.ID(fd)
+		if err != nil {
+			return "", err
+		}
+		identity = "subvolume " + strconv.FormatUint(id, 10)
+	}
 	if st.Mask&unix.STATX_BTIME != 0 {
 		identity += fmt.Sprintf(" of %d.%09d", st.Btime.Sec, st.Btime.Nsec)
 	}

@@ -4,6 +4,7 @@
 package hostpath
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -33,40 +34,76 @@ type promise struct {
 	// Identity of the directory at Path: what is there under that name may be another one.
 	// Empty as long as nobody but us could open it.
 	Identity string `json:"identity,omitempty"`
+	// Source is the ID of the volume or snapshot that it began as a copy of; empty for a volume
+	// that began empty. The directory of a copy is there when the copy is whole, and not before.
+	Source string `json:"source,omitempty"`
+	// Family is the ID of the volume that all begin with that were copied of one another, and
+	// may share blocks; empty for that volume itself.
+	Family string `json:"family,omitempty"`
+	// Snapshot is true for the snapshot of a volume.
+	Snapshot bool `json:"snapshot,omitempty"`
 
 	// moved: it has another project than is written down.
 	moved bool
 }
 
-func promiseFile(id string) string { return promiseDir + "/" + id + recordSuffix }
+func promiseFile(id string) string { return promise{ID: id}.file() }
 func volumeDir(id string) string   { return volumesDir + "/" + id }
 
-// dir is where the volume lies in the root.
+// file is where it is written down.
+func (p promise) file() string {
+	if p.Snapshot {
+		return snapshotRecordDir + "/" + p.ID + recordSuffix
+	}
+	return promiseDir + "/" + p.ID + recordSuffix
+}
+
+// dir is where the volume, or the snapshot, lies in the root.
 func (p promise) dir() string {
-	if p.Path != "" {
+	switch {
+	case p.Snapshot:
+		return snapshotsDir + "/" + p.ID
+	case p.Path != "":
 		return namedDir + "/" + p.Path
 	}
 	return volumeDir(p.ID)
 }
+
+// family is what all have in common that were copied of one another.
+func (p promise) family() string { return cmp.Or(p.Family, p.ID) }
 
 // parent is the directory in which dir is a name.
 func (p promise) parent() (parent, name string) { return path.Dir(p.dir()), path.Base(p.dir()) }
 
 // readPromise returns what the volume was promised, fs.ErrNotExist when it was
 // promised nothing.
-func readPromise(root *os.Root, id string) (promise, error) {
-	data, err := root.ReadFile(promiseFile(id))
+func readPromise(root *os.Root, id string) (promise, error) { return promise{ID: id}.read(root) }
+
+// readSnapshot is readPromise for a snapshot.
+func readSnapshot(root *os.Root, id string) (promise, error) {
+	return promise{ID: id, Snapshot: true}.read(root)
+}
+
+// read returns what is written down of the volume or snapshot of that ID.
+func (p promise) read(root *os.Root) (promise, error) {
+	file := p.file()
+	data, err := root.ReadFile(file)
 	if err != nil {
 		return promise{}, err
 	}
-	var p promise
-	if err := json.Unmarshal(data, &p); err != nil {
-		return promise{}, fmt.Errorf("read %s: %w", promiseFile(id), err)
+	var found promise
+	if err := json.Unmarshal(data, &found); err != nil {
+		return promise{}, fmt.Errorf("read %s: %w", file, err)
 	}
-	if p.ID != id || p.SizeBytes <= 0 || p.RetainSeconds < 0 || p.Path != "" && ValidatePath(p.Path) != nil {
-		return promise{}, fmt.Errorf("read %s: it is the promise of %q over %d bytes: %w", promiseFile(id), p.ID, p.SizeBytes, volume.ErrIdentity)
+	if found.ID != p.ID || found.Snapshot != p.Snapshot || found.SizeBytes <= 0 || found.RetainSeconds < 0 || found.Path != "" && ValidatePath(found.Path) != nil {
+		return promise{}, fmt.Errorf("read %s: it is the promise of %q over %d bytes: %w", file, found.ID, found.SizeBytes, volume.ErrIdentity)
 	}
-	return p, nil
+	return found, nil
+}
+
+// newSnapshots returns a reader of the snapshots under a root.
+func newSnapshots() *records[promise] {
+	return newRecords(snapshotRecordDir, func(id string) bool { return volume.ValidateID(id) == nil }, readSnapshot)
 }
 
 // newPromises returns a reader of the promises under a root.

@@ -63,6 +63,8 @@ type remover struct {
 	step    func(string) error
 	pace    *pace
 	removed func(entries int)
+	// subvolumes are removed in one step.
+	subvolumes Subvolumes
 }
 
 // maxDepth of directories is walked with one descriptor each. What lies deeper is
@@ -98,6 +100,23 @@ func (r *remover) remove(ctx context.Context, parent int, name string, depth int
 	return r.removeDir(ctx, parent, name, depth)
 }
 
+// removeSubvolume removes what is a subvolume, and reports whether it is gone. One that holds
+// others is emptied like any directory, until they are gone.
+func (r *remover) removeSubvolume(parent int, name string, fd int) (gone bool, err error) {
+	if is, err := r.subvolumes.Is(fd); err != nil || !is {
+		return false, err
+	}
+	err = r.subvolumes.Remove(parent, name)
+	switch {
+	case err == nil:
+		r.removed(1)
+		return true, nil
+	case !errors.Is(err, unix.ENOTEMPTY):
+		return false, err
+	}
+	return false, r.subvolumes.SetWritable(fd)
+}
+
 func (r *remover) removeDir(ctx context.Context, parent int, name string, depth int) error {
 	fd, err := openDir(parent, name)
 	switch {
@@ -110,8 +129,15 @@ func (r *remover) removeDir(ctx context.Context, parent int, name string, depth 
 	}
 	dir := os.NewFile(uintptr(fd), name)
 	defer dir.Close()
+	if gone, err := r.removeSubvolume(parent, name, fd); err != nil || gone {
+		return err
+	}
 	for range maxRounds {
 		if err := r.removeContent(ctx, dir, fd, depth); err != nil {
+			return err
+		}
+		// What held other subvolumes holds none any more.
+		if gone, err := r.removeSubvolume(parent, name, fd); err != nil || gone {
 			return err
 		}
 		err := unix.Unlinkat(parent, name, unix.AT_REMOVEDIR)

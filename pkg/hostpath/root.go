@@ -31,6 +31,9 @@ const (
 	takenBackDir      = "taken-back"
 	retainedRecordDir = ".berth/retained"
 	clockFile         = ".berth/clock.json"
+	snapshotsDir      = "snapshots"
+	snapshotRecordDir = ".berth/snapshots"
+	copiesDir         = ".copies"
 )
 
 // Where is a root on the host.

@@ -72,7 +72,7 @@ func (b *Backend) Run(ctx context.Context) error {
 	retry := b.Trash.RetryMin
 	for ctx.Err() == nil {
 		wait, err := b.tendRetained(ctx)
-		if err = errors.Join(err, b.emptyTrash(ctx)); err == nil {
+		if err = errors.Join(err, b.sweepCopies(ctx), b.emptyTrash(ctx)); err == nil {
 			retry = b.Trash.RetryMin
 		} else if ctx.Err() == nil {
 			b.Log.Warn("the trash could not be emptied", "root", b.Root, "retryAfter", retry, "error", err)
@@ -153,7 +153,7 @@ func (b *Backend) removeFromTrash(ctx context.Context, root *os.Root, name strin
 			return fmt.Errorf("remove %s: %w", path.Join(b.Root, trashDir, name), err)
 		}
 		r := remover{
-			trash: trash, entry: name, step: b.step,
+			trash: trash, entry: name, step: b.step, subvolumes: b.Subvolumes,
 			pace: pace,
 			removed: func(entries int) {
 				b.Trash.Observer.TrashRemoved(b.Root, entries)

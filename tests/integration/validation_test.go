@@ -85,7 +85,11 @@ func TestLocalVolumeValidation(t *testing.T) {
 		{"copy in a directory", func(v *v1alpha1.LocalVolume) {
 			copyOfSnapshot(v)
 			v.Spec.Mode, v.Spec.FSType = v1alpha1.ModeHostpath, ""
-		}, "spec.source is for mode lvm"},
+		}, ""},
+		{"copy on a whole disk", func(v *v1alpha1.LocalVolume) {
+			copyOfSnapshot(v)
+			v.Spec.Mode, v.Spec.Pool = v1alpha1.ModeDevice, ""
+		}, "spec.source is for the modes lvm and hostpath"},
 		{"copy with options of mkfs", func(v *v1alpha1.LocalVolume) { copyOfSnapshot(v); v.Spec.MkfsOptions = []string{"-m", "1"} }, "brings its filesystem along"},
 		{"limits", limitWith(v1alpha1.VolumeLimits{ReadIOPS: 1, WriteIOPS: v1alpha1.MaxIOPS, ReadBytesPerSecond: 1, WriteBytesPerSecond: math.MaxInt64}), ""},
 		{"limits of nothing", limitWith(v1alpha1.VolumeLimits{}), "spec.limits"},

@@ -140,9 +140,17 @@ func (s suite) testSnapshotRefused(t *testing.T) {
 	origin := b.create(t, 1)
 	snap := b.snapshot(t, 5, 1, origin)
 	snapshots := b.snapshotter(t)
-	foreign := *snap.LVM
-	foreign.LVUUID = "ZZZZZZ-ZZZZ-ZZZZ-ZZZZ-ZZZZ-ZZZZ-ZZZZZZ"
-	other := volume.Record{Mode: snap.Mode, SizeBytes: snap.SizeBytes, LVM: &foreign}
+	other := snap
+	switch {
+	case snap.LVM != nil:
+		foreign := *snap.LVM
+		foreign.LVUUID = "ZZZZZZ-ZZZZ-ZZZZ-ZZZZ-ZZZZ-ZZZZ-ZZZZZZ"
+		other.LVM = &foreign
+	case snap.Hostpath != nil:
+		foreign := *snap.Hostpath
+		foreign.RootID = "another"
+		other.Hostpath = &foreign
+	}
 	wantError(t, "DeleteSnapshot with another's record", snapshots.DeleteSnapshot(t.Context(), ID(5), &other), volume.ErrIdentity)
 	b.wantSnapshots(t, map[int]volume.Record{5: snap})
 
