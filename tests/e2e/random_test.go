@@ -92,11 +92,13 @@ var _ = Describe("Random operations", Label("random", "long"), Serial, func() {
 				Expect(locals).To(HaveKey(string(local.UID)), "LocalVolume %s of claim %v", local.Name, local.Spec.ClaimRef)
 			}
 		}
-		there := slices.Collect(maps.Keys(locals))
-		for name := range snapshots {
-			there = append(there, string(awaitSnapshot(ctx, space, name).UID))
+		there := []string{"thin"}
+		for _, local := range locals {
+			there = append(there, local.Status.LVM.LVName)
 		}
-		there = append(there, "thin")
+		for name := range snapshots {
+			there = append(there, awaitSnapshot(ctx, space, name).Status.LVM.LVName)
+		}
 		Expect(suite.client.Get(ctx, client.ObjectKeyFromObject(pool), pool)).To(Succeed())
 		Eventually(func(ctx context.Context) ([]string, error) {
 			out, err := suite.hosts.Exec(ctx, node, "lvs --noheadings -o lv_name "+pool.Status.VGName)
