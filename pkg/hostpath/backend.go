@@ -35,6 +35,11 @@ type Options struct {
 	// InUse reports whether a directory, by its path on the host, is mounted
 	// somewhere or has a mount in it. Nil means the host's mount table.
 	InUse func(dir string) (bool, error)
+	// Holder names who has a directory, by its path on the host, mounted, in words; empty
+	// when nobody has. Nil means the mount tables of the host's processes.
+	Holder func(dir string) (string, error)
+	// OtherRoots returns the roots of the node's pools. Nil means that there are no others.
+	OtherRoots func() ([]string, error)
 	// Room returns the size of the root's filesystem and what can still be written to
 	// it. Nil means statfs(2).
 	Room func() (totalBytes, availBytes int64, err error)
@@ -83,6 +88,12 @@ func New(o Options) (*Backend, error) {
 	}
 	if o.InUse == nil {
 		o.InUse = HostMounts(o.HostRoot).InUse
+	}
+	if o.Holder == nil {
+		o.Holder = HostProcesses(o.HostRoot).Holder
+	}
+	if o.OtherRoots == nil {
+		o.OtherRoots = func() ([]string, error) { return nil, nil }
 	}
 	if o.Reserve == nil {
 		o.Reserve = func(int64) int64 { return 0 }

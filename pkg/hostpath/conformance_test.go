@@ -122,6 +122,8 @@ type pool struct {
 	retainFor time.Duration
 	// named volumes lie at paths of their own.
 	named bool
+	// roots are those of all pools of the node.
+	roots []string
 	// elapsed is what the process takes for the time that it runs.
 	// others is what others have of the filesystem, in bytes.
 	others  atomic.Int64
@@ -167,6 +169,15 @@ func (p *pool) start(t *testing.T) {
 			defer p.mu.Unlock()
 			return p.used[dir], nil
 		},
+		Holder: func(dir string) (string, error) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if p.used[dir] {
+				return "it is mounted at /var/lib/kubelet/pods/1/volumes/data", nil
+			}
+			return "", nil
+		},
+		OtherRoots: func() ([]string, error) { return p.roots, nil },
 		Room: func() (int64, int64, error) {
 			return 5*volumeBytes + reserve, 5*volumeBytes + reserve - p.others.Load(), nil
 		},

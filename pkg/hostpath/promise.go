@@ -30,8 +30,12 @@ type promise struct {
 	Claim string `json:"claim,omitempty"`
 	// Path is where the volume lies below namedDir; empty where it lies at its ID.
 	Path string `json:"path,omitempty"`
-	// Identity of the directory at Path: what is there under that name may be another one.
-	// Empty as long as nobody but us could open it.
+	// AdoptedFrom is the path on the host from which the directory was moved here with what is
+	// in it; empty for one that was made here.
+	AdoptedFrom string `json:"adoptedFrom,omitempty"`
+	// Identity of the directory at Path, or of the one that was adopted: what is there under
+	// that name may be another one. Of one at Path it is empty as long as nobody but us could
+	// open it.
 	Identity string `json:"identity,omitempty"`
 
 	// moved: it has another project than is written down.
@@ -63,7 +67,8 @@ func readPromise(root *os.Root, id string) (promise, error) {
 	if err := json.Unmarshal(data, &p); err != nil {
 		return promise{}, fmt.Errorf("read %s: %w", promiseFile(id), err)
 	}
-	if p.ID != id || p.SizeBytes <= 0 || p.RetainSeconds < 0 || p.Path != "" && ValidatePath(p.Path) != nil {
+	if p.ID != id || p.SizeBytes <= 0 || p.RetainSeconds < 0 || p.Path != "" && ValidatePath(p.Path) != nil ||
+		p.AdoptedFrom != "" && (p.Path != "" || p.Identity == "") {
 		return promise{}, fmt.Errorf("read %s: it is the promise of %q over %d bytes: %w", promiseFile(id), p.ID, p.SizeBytes, volume.ErrIdentity)
 	}
 	return p, nil
