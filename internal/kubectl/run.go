@@ -54,6 +54,13 @@ type Options struct {
 	// nothing. DisksDestroyed says that none of the node's disks will ever be seen again.
 	Confirm                string
 	DryRun, DisksDestroyed bool
+	// Of import. All and Yes: all volumes, and not only say what is to be done. Provisioner is
+	// what the other one calls itself, Config its ConfigMap, as namespace/name; empty where its
+	// manifests have it. Pool is a PoolSet and StorageClass the class that claims get; empty
+	// for what fits. Timeout bounds each wait.
+	All, Yes                                bool
+	Provisioner, Config, Pool, StorageClass string
+	Timeout                                 time.Duration
 }
 
 // Cluster is a connection to a cluster.
@@ -160,6 +167,10 @@ func subcommands() []subcommand {
 			summary: "Say what is lost with a node that will not come back, and remove what Berth has of it", run: (*plugin).forgetNode, least: 1, most: 1,
 		},
 		{
+			name: "import", arguments: "local-path [CLAIM | pv/NAME | --all [--yes]]",
+			summary: "Print what stands for the configuration of local-path-provisioner; or move its volumes to Berth without copying", run: (*plugin).importFrom, least: 1, most: 2,
+		},
+		{
 			name: "support-bundle", arguments: "[-o FILE.tar.gz]", summary: "Collect what Berth's developers need to see, without secrets, into one file",
 			run: (*plugin).supportBundle, output: bundleOutput,
 		},
@@ -182,6 +193,13 @@ func Run(ctx context.Context, args []string, streams Streams, connect Connector)
 	flags.StringVar(&o.Confirm, "confirm", "", "of forget-node: the name of the node once more; without it the name is asked for")
 	flags.BoolVar(&o.DryRun, "dry-run", false, "of forget-node: say what is lost and removed, and change nothing")
 	flags.BoolVar(&o.DisksDestroyed, "disks-destroyed", false, "of forget-node: none of its disks will ever be seen again, so that no record of them is kept")
+	flags.BoolVar(&o.All, "all", false, "of import: all volumes of the other provisioner")
+	flags.BoolVar(&o.Yes, "yes", false, "of import: move the volumes; without it only what would be done is said")
+	flags.StringVar(&o.Provisioner, "provisioner", localPathProvisioner, "of import: name that the other provisioner has in its StorageClasses")
+	flags.StringVar(&o.Config, "config", "", "of import: ConfigMap with its config.json, as NAMESPACE/NAME; without it local-path-config in local-path-storage or kube-system")
+	flags.StringVar(&o.Pool, "pool", "", "of import: PoolSet that takes the volumes; without it that whose root lies nearest")
+	flags.StringVar(&o.StorageClass, "storage-class", "", "of import: StorageClass that the claims get; without it berth- and the name of their own")
+	flags.DurationVar(&o.Timeout, "timeout", defaultTimeout, "of import: time to wait for each step")
 	flags.Usage = func() { usage(streams.Err, flags) }
 	switch err := flags.Parse(args); {
 	case errors.Is(err, pflag.ErrHelp):
@@ -190,6 +208,9 @@ func Run(ctx context.Context, args []string, streams Streams, connect Connector)
 		return complain(streams, fmt.Errorf("%w: %w", errUsage, err))
 	}
 	sub, rest, err := choose(flags.Args(), o)
+	if err == nil {
+		err = checkFlags(flags, sub.name)
+	}
 	if err != nil {
 		return complain(streams, err)
 	}
@@ -235,9 +256,6 @@ func choose(args []string, o Options) (subcommand, []string, error) {
 	if rest := len(args) - 1; rest < all[i].least || rest > all[i].most {
 		return subcommand{}, nil, fmt.Errorf("%w: kubectl berth %s %s", errUsage, all[i].name, all[i].arguments)
 	}
-	if (o.Confirm != "" || o.DryRun || o.DisksDestroyed) && all[i].name != "forget-node" {
-		return subcommand{}, nil, fmt.Errorf("%w: --confirm, --dry-run and --disks-destroyed are of forget-node only", errUsage)
-	}
 	check := all[i].output
 	if check == nil {
 		check = tableOutput
@@ -248,7 +266,26 @@ func choose(args []string, o Options) (subcommand, []string, error) {
 	return all[i], args[1:], nil
 }
 
-const outputTable = "table"
+// checkFlags refuses the flags of other commands.
+func checkFlags(flags *pflag.FlagSet, command string) (err error) {
+	flags.Visit(func(f *pflag.Flag) {
+		for of, names := range map[string][]string{
+			"forget-node": {"confirm", "dry-run", "disks-destroyed"},
+			"import":      {"all", "yes", "provisioner", "config", "pool", "storage-class", "timeout"},
+		} {
+			if command != of && slices.Contains(names, f.Name) {
+				err = fmt.Errorf("%w: --%s is of %s only", errUsage, f.Name, of)
+			}
+		}
+	})
+	return err
+}
+
+const (
+	outputTable          = "table"
+	localPathProvisioner = "rancher.io/local-path"
+	defaultTimeout       = 2 * time.Minute
+)
 
 func tableOutput(output string) error {
 	if !slices.Contains([]string{outputTable, "wide", "json"}, output) {
