@@ -32,7 +32,7 @@ var errStopped = errors.New("it stops here; run it again to go on")
 // started in between would find an empty one in its place.
 func (p *plugin) move(ctx context.Context, m *move) error {
 	m.State = stateBegun
-	for _, step := range []func(context.Context, *move) error{p.retain, p.removeClaim, p.makeLocalVolume, p.makeVolume, p.makeClaim} {
+	for _, step := range []func(context.Context, *move) error{p.retain, p.removeClaim, p.makeLocalVolume, p.makeVolume, p.makeClaim, p.tellVolume} {
 		err := step(ctx, m)
 		m.Back = m.back()
 		if errors.Is(err, errStopped) {
@@ -267,6 +267,27 @@ func (p *plugin) makeClaim(ctx context.Context, m *move) error {
 		}
 		return "", nil
 	})
+}
+
+// tellVolume tells the LocalVolume which claim it is that has it now, for events and lists.
+func (p *plugin) tellVolume(ctx context.Context, m *move) error {
+	claim, lv := &corev1.PersistentVolumeClaim{}, &berth.LocalVolume{}
+	if err := p.client.Get(ctx, client.ObjectKeyFromObject(m.claim), claim); err != nil {
+		return fmt.Errorf("read claim %s: %w", m.Claim, err)
+	}
+	if err := p.client.Get(ctx, client.ObjectKey{Name: m.Volume}, lv); err != nil {
+		return fmt.Errorf("read LocalVolume %s: %w", m.Volume, err)
+	}
+	ref := &berth.ClaimReference{Namespace: claim.Namespace, Name: claim.Name, UID: claim.UID}
+	if lv.Spec.ClaimRef != nil && *lv.Spec.ClaimRef == *ref {
+		return nil
+	}
+	base := lv.DeepCopy()
+	lv.Spec.ClaimRef = ref
+	if err := p.client.Patch(ctx, lv, client.MergeFrom(base)); err != nil {
+		return fmt.Errorf("write its claim into LocalVolume %s: %w", m.Volume, err)
+	}
+	return nil
 }
 
 // pollsPerWait is how often it is looked within --timeout, but not more often than every

@@ -161,12 +161,14 @@ func (p *plugin) planMove(w *world, pv *corev1.PersistentVolume) *move {
 	if len(m.Refusals) > 0 {
 		return m
 	}
+	var made *berth.LocalVolume
 	for i := range w.volumes.Items {
 		if lv := &w.volumes.Items[i]; lv.Name == m.Volume && m.isOurs(lv) {
+			made = lv
 			m.know(lv)
 		}
 	}
-	if m.isMoved(w) {
+	if m.isMoved(w, made) {
 		m.State, m.Message = stateMoved, fmt.Sprintf("claim %s has it as PersistentVolume %s; kubectl delete pv %s removes what is left of the old one", m.Claim, m.Volume, pv.Name)
 		m.Back = m.back()
 		return m
@@ -331,10 +333,12 @@ func (w *world) claimOf(ref *corev1.ObjectReference) *corev1.PersistentVolumeCla
 	return nil
 }
 
-// isMoved reports whether the claim has the new PersistentVolume already.
-func (m *move) isMoved(w *world) bool {
+// isMoved reports whether the claim has the new PersistentVolume already, and its LocalVolume
+// knows that.
+func (m *move) isMoved(w *world, made *berth.LocalVolume) bool {
 	claim := w.claimOf(m.pv.Spec.ClaimRef)
-	return claim != nil && claim.Spec.VolumeName == m.Volume && claim.Status.Phase == corev1.ClaimBound
+	return claim != nil && claim.Spec.VolumeName == m.Volume && claim.Status.Phase == corev1.ClaimBound &&
+		(made == nil || made.Spec.ClaimRef != nil && made.Spec.ClaimRef.UID == claim.UID)
 }
 
 // findPool finds the pool that takes the directory: one that is named, or that whose root lies

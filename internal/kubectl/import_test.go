@@ -188,7 +188,7 @@ func wantMoved(t *testing.T, api client.Client) {
 		t.Errorf("the old one is %+v", old)
 	}
 	s := lv.Spec
-	if s.NodeName != "node1" || s.Pool != "dirs" || s.Mode != berth.ModeHostpath || s.Wipe != berth.WipeNone || s.Adopt == nil || s.Adopt.Directory != oldDirectory || s.SizeBytes != 1<<30 {
+	if s.NodeName != "node1" || s.Pool != "dirs" || s.Mode != berth.ModeHostpath || s.Wipe != berth.WipeNone || s.Adopt == nil || s.Adopt.Directory != oldDirectory || s.SizeBytes != 1<<30 || s.ClaimRef.UID != "uid-new" {
 		t.Errorf("the LocalVolume is %+v", s)
 	}
 	ref := pv.Spec.ClaimRef
@@ -332,10 +332,10 @@ func TestImportCutShort(t *testing.T) {
 		}
 		wantMoved(t, api)
 		if !cut {
-			if n != 10 {
-				t.Errorf("%d steps, want 10: before and after a patch, a deletion and three creations", n)
+			if n != 12 {
+				t.Errorf("%d steps, want 12: before and after two patches, a deletion and three creations", n)
 			}
-			if l.writes != 10 {
+			if l.writes != 12 {
 				t.Errorf("done once more, it is written again: %d", l.writes)
 			}
 			return

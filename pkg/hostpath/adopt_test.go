@@ -405,15 +405,17 @@ func TestHolder(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			proc := t.TempDir()
-			process := func(pid, namespace, comm, mounts string) {
+			process := func(pid, namespace, root, comm, mounts string) {
 				writeFile(t, path.Join(proc, pid, "mountinfo"), mounts)
 				writeFile(t, path.Join(proc, pid, "comm"), comm+"\n")
 				must(t, os.Mkdir(path.Join(proc, pid, "ns"), 0o755))
 				must(t, os.Symlink("mnt:["+namespace+"]", path.Join(proc, pid, "ns/mnt")))
+				must(t, os.Symlink(root, path.Join(proc, pid, "root")))
 			}
-			process("1", "1", "systemd", base+test.host)
-			process("77", "2", "postgres", "8 7 0:44 / / rw - overlay overlay rw\n"+test.container)
-			process("78", "2", "postgres", "damaged: not read, it is in the same namespace")
+			process("1", "1", "/", "systemd", base+test.host)
+			process("70", "2", "/var/empty", "confined", "8 7 0:44 /var/empty / rw - overlay overlay rw\n")
+			process("77", "2", "/", "postgres", "8 7 0:44 / / rw - overlay overlay rw\n"+test.container)
+			process("78", "2", "/", "postgres", "damaged: not read, it is in the same namespace")
 			must(t, os.Mkdir(path.Join(proc, "79"), 0o755)) // has ended
 			must(t, os.Mkdir(path.Join(proc, "sys"), 0o755))
 			got, err := hostpath.ProcessTable(proc).Holder("/srv/fast/old/pvc")

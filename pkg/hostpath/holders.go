@@ -54,7 +54,8 @@ func (t ProcessTable) Holder(dir string) (string, error) {
 	return t.otherHolder(func(m *mountinfo.Info) bool { return same(m) && beneath(within, m.Root) })
 }
 
-// otherHolder looks into every mount namespace once.
+// otherHolder looks into every mount namespace, by every root directory that a process has
+// in it: what is mounted outside of that, a process is not shown.
 func (t ProcessTable) otherHolder(holds func(*mountinfo.Info) bool) (string, error) {
 	processes, err := os.ReadDir(string(t))
 	if err != nil {
@@ -66,20 +67,22 @@ func (t ProcessTable) otherHolder(holds func(*mountinfo.Info) bool) (string, err
 			continue
 		}
 		namespace, err := os.Readlink(path.Join(string(t), p.Name(), "ns/mnt"))
-		if isGone(err) || seen[namespace] {
-			continue
+		root, rootErr := os.Readlink(path.Join(string(t), p.Name(), "root"))
+		view := namespace + root
+		if err != nil || rootErr != nil {
+			view = p.Name() // which it is is not to be seen, what is in it may be
 		}
-		if err != nil {
-			namespace = "of process " + p.Name() // which it is is not to be seen, what is in it may be
+		if seen[view] {
+			continue
 		}
 		mounts, err := t.mounts(p.Name())
 		if isGone(err) {
-			continue // another process may have the same namespace
+			continue // another process may have the same
 		}
 		if err != nil {
 			return "", err
 		}
-		seen[namespace] = true
+		seen[view] = true
 		for _, m := range mounts {
 			if holds(m) {
 				return fmt.Sprintf("process %s (%s) has it mounted at %s", p.Name(), t.command(p.Name()), m.Mountpoint), nil

@@ -32,7 +32,7 @@ func importer(t *testing.T) client.Client {
 			{APIGroups: []string{""}, Resources: []string{"nodes", "pods"}, Verbs: []string{"list"}},
 			{APIGroups: []string{"storage.k8s.io"}, Resources: []string{"storageclasses"}, Verbs: []string{"list"}},
 			{APIGroups: []string{"berth.dev"}, Resources: []string{"poolsets", "pools"}, Verbs: []string{"list"}},
-			{APIGroups: []string{"berth.dev"}, Resources: []string{"localvolumes"}, Verbs: []string{"list", "get", "create"}},
+			{APIGroups: []string{"berth.dev"}, Resources: []string{"localvolumes"}, Verbs: []string{"list", "get", "create", "patch"}},
 			{APIGroups: []string{""}, Resources: []string{"persistentvolumes"}, Verbs: []string{"list", "get", "patch", "create"}},
 			{APIGroups: []string{""}, Resources: []string{"persistentvolumeclaims"}, Verbs: []string{"list", "get", "create", "delete"}},
 		},
