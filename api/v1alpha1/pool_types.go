@@ -178,6 +178,10 @@ type PoolStatus struct {
 	// +listType=map
 	// +listMapKey=name
 	TakenBack []TakenBackVolume `json:"takenBack,omitempty"`
+	// MachineID is /etc/machine-id of the host that has the pool. A host of another one under
+	// the node's name does not take it for its own.
+	// +optional
+	MachineID string `json:"machineID,omitempty"`
 	// Adopted is true for a volume group that Berth has not made.
 	// +optional
 	Adopted bool `json:"adopted,omitempty"`

@@ -162,7 +162,7 @@ func (c *Carver) Make(ctx context.Context, w Wish) (ledger.Entry, error) {
 // volume was handed out is believed. known is false when neither knows anything.
 func (c *Carver) recall(w Wish) (e ledger.Entry, known bool, err error) {
 	if w.MachineID != "" && w.MachineID != c.MachineID {
-		return e, false, fmt.Errorf("volume %s was made on the machine %s and this is %s: %w", w.Name, w.MachineID, c.MachineID, volume.ErrIdentity)
+		return e, false, madeElsewhere("volume "+w.Name, w.MachineID, c.MachineID)
 	}
 	e, err = c.Journal.Get(w.UID)
 	switch {
@@ -174,7 +174,7 @@ func (c *Carver) recall(w Wish) (e ledger.Entry, known bool, err error) {
 		known = true
 	}
 	if e.MachineID != c.MachineID {
-		return e, false, fmt.Errorf("volume %s was recorded on the machine %s and this is %s: %w", w.Name, e.MachineID, c.MachineID, volume.ErrIdentity)
+		return e, false, madeElsewhere("volume "+w.Name, e.MachineID, c.MachineID)
 	}
 	if err := recallEncryption(&e, w); err != nil {
 		return e, false, err

@@ -85,7 +85,7 @@ func (c *Copies) snapshot(ctx context.Context, of CopyOf) (copySource, error) {
 	case meta.IsStatusConditionFalse(s.Status.Conditions, v1alpha1.LocalSnapshotValid):
 		return copySource{}, fmt.Errorf("LocalSnapshot %s has overflowed and holds nothing any more; delete it: %w", of.Name, volume.ErrInvalid)
 	case s.Status.MachineID != c.MachineID:
-		return copySource{}, fmt.Errorf("LocalSnapshot %s was taken on the machine %s and this is %s: %w", of.Name, s.Status.MachineID, c.MachineID, volume.ErrIdentity)
+		return copySource{}, madeElsewhere("LocalSnapshot "+of.Name, s.Status.MachineID, c.MachineID)
 	}
 	return copySource{
 		Source: volume.Source{ID: of.UID, Record: recordOfSnapshot(s), Snapshot: true},
@@ -109,7 +109,7 @@ func (c *Copies) volume(of CopyOf) (copySource, error) {
 func sourceOf(e ledger.Entry, machineID string) (copySource, error) {
 	switch {
 	case e.MachineID != machineID:
-		return copySource{}, fmt.Errorf("volume %s was made on the machine %s and this is %s: %w", e.Name, e.MachineID, machineID, volume.ErrIdentity)
+		return copySource{}, madeElsewhere("volume "+e.Name, e.MachineID, machineID)
 	case e.State == ledger.Deleting:
 		return copySource{}, fmt.Errorf("volume %s is being deleted: %w", e.Name, volume.ErrInvalid)
 	case e.State != ledger.Ready:

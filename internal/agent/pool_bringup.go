@@ -126,6 +126,9 @@ func (r *PoolReconciler) recall(pool *v1alpha1.Pool, set *v1alpha1.PoolSet) (rec
 		if set == nil && pool.Status.VGUUID == "" && pool.Status.RootID == "" {
 			return nil, false, nil
 		}
+		if m := pool.Status.MachineID; m != "" && m != r.MachineID {
+			return nil, false, madeElsewhere("pool "+name, m, r.MachineID)
+		}
 		rec = &poolRecord{PoolSet: name, Kind: pool.Spec.Kind, MachineID: r.MachineID, PoolUID: string(pool.UID)}
 		switch {
 		case pool.Spec.Kind == v1alpha1.PoolLVM:
@@ -147,7 +150,7 @@ func (r *PoolReconciler) recall(pool *v1alpha1.Pool, set *v1alpha1.PoolSet) (rec
 	}
 	switch {
 	case rec.MachineID != r.MachineID:
-		return nil, false, r.otherMachine(rec)
+		return nil, false, madeElsewhere("pool "+rec.PoolSet, rec.MachineID, r.MachineID)
 	case rec.Removal == removalBegun && pool.DeletionTimestamp.IsZero():
 		return nil, false, errors.New("the removal of the node's pool of this name was cut short when its object was taken away by force; delete this Pool to finish it")
 	case rec.Kind != pool.Spec.Kind, set != nil && set.Spec.Kind != rec.Kind:

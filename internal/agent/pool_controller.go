@@ -179,7 +179,7 @@ func (r *PoolReconciler) Restore() error {
 	for _, name := range names {
 		rec, err := r.records.load(name)
 		if err == nil && rec.MachineID != r.MachineID {
-			err = r.otherMachine(rec)
+			err = madeElsewhere("pool "+name, rec.MachineID, r.MachineID)
 		}
 		if err != nil {
 			r.Log.Error("A pool cannot be used", "pool", name, "error", err)
@@ -316,10 +316,6 @@ func (r *PoolReconciler) orphaned(name string) error {
 
 func noPoolSet(name string) string {
 	return fmt.Sprintf("no PoolSet %s selects this node any more; its volumes go on, new ones are not made", name)
-}
-
-func (r *PoolReconciler) otherMachine(rec *poolRecord) error {
-	return fmt.Errorf("pool %s was recorded on the machine %s and this is %s: %w", rec.PoolSet, rec.MachineID, r.MachineID, volume.ErrIdentity)
 }
 
 // checkSynced tells the backends when every PoolSet was looked at once.

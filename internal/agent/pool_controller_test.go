@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -296,6 +297,32 @@ func TestHostpathPoolIsTakenUpAgain(t *testing.T) {
 	h.want(v1alpha1.PoolHealthy, v1alpha1.ReasonPoolReady)
 	if h.inits != 1 {
 		t.Errorf("made %d times", h.inits)
+	}
+}
+
+// New hardware under the old name knows nothing of the pool, which is not made its own.
+func TestPoolOfAMachineThatWasReplaced(t *testing.T) {
+	t.Parallel()
+	h := newPoolHost(t, "a")
+	h.apply(poolSet())
+	h.settle()
+	if h.pool().Status.MachineID != h.machineID {
+		t.Fatalf("the pool is of machine %q", h.pool().Status.MachineID)
+	}
+	h.machineID = "ffffffffffffffffffffffffffffffff"
+	if err := os.RemoveAll(h.stateDir); err != nil {
+		t.Fatal(err)
+	}
+	h.disks = map[string]*fakeDisk{"b": {}}
+	h.groups = nil
+	h.start()
+	h.settle()
+	h.want(v1alpha1.PoolFailed, v1alpha1.ReasonPoolError)
+	if c := meta.FindStatusCondition(h.pool().Status.Conditions, v1alpha1.PoolReady); !strings.Contains(c.Message, "forget-node NODE --machine=") {
+		t.Errorf("it does not say the way out: %s", c.Message)
+	}
+	if h.disks["b"].owner != "" {
+		t.Error("a disk was claimed")
 	}
 }
 

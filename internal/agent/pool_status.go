@@ -108,7 +108,7 @@ func fillStatus(pool *v1alpha1.Pool, view poolView) {
 		s.State = v1alpha1.PoolPending
 	}
 	if rec := view.record; rec != nil {
-		s.Type = rec.typeName()
+		s.Type, s.MachineID = rec.typeName(), rec.MachineID
 		s.Path, s.RootID = rec.Path, rec.RootID
 		s.VGName, s.VGUUID, s.BlockDevices, s.Adopted = "", "", nil, rec.Adoption != ""
 		s.ThinPoolName, s.ThinPoolUUID = "", ""

@@ -297,7 +297,7 @@ func (r *SnapshotReconciler) delete(ctx context.Context, s, base *v1alpha1.Local
 
 func (r *SnapshotReconciler) remove(ctx context.Context, s *v1alpha1.LocalSnapshot) error {
 	if s.Status.MachineID != "" && s.Status.MachineID != r.MachineID {
-		return fmt.Errorf("LocalSnapshot %s was taken on the machine %s and this is %s: %w", s.Name, s.Status.MachineID, r.MachineID, volume.ErrIdentity)
+		return madeElsewhere("LocalSnapshot "+s.Name, s.Status.MachineID, r.MachineID)
 	}
 	snapshots, err := r.snapshotter(volume.ModeLVM, s.Spec.Pool)
 	if err != nil {

@@ -80,11 +80,11 @@ func (k *Volumes) entry(ctx context.Context, name string) (ledger.Entry, error) 
 	case !known:
 		return e, fmt.Errorf("volume %s is not on this node: %w", name, volume.ErrNotFound)
 	case e.MachineID != k.MachineID:
-		return e, fmt.Errorf("volume %s was made on the machine %s and this is %s: %w", name, e.MachineID, k.MachineID, volume.ErrIdentity)
+		return e, madeElsewhere("volume "+name, e.MachineID, k.MachineID)
 	case inCache && string(lv.UID) != e.UID:
 		return e, fmt.Errorf("volume %s on this node has the UID %s, its object %s: %w", name, e.UID, lv.UID, volume.ErrIdentity)
 	case inCache && lv.Status.MachineID != "" && lv.Status.MachineID != k.MachineID:
-		return e, fmt.Errorf("volume %s was made on the machine %s and this is %s: %w", name, lv.Status.MachineID, k.MachineID, volume.ErrIdentity)
+		return e, madeElsewhere("volume "+name, lv.Status.MachineID, k.MachineID)
 	case inCache && !lv.DeletionTimestamp.IsZero(), e.State == ledger.Deleting:
 		return e, fmt.Errorf("volume %s is being deleted: %w", name, volume.ErrBusy)
 	case e.State != ledger.Ready:

@@ -105,6 +105,8 @@ func (p *plugin) alive(ctx context.Context, name string) (state string, refusals
 		state = "deleted from Kubernetes"
 	case err != nil:
 		return "", nil, fmt.Errorf("read node %s: %w", name, err)
+	case p.o.Machine != "":
+		return p.replaced(node)
 	default:
 		state = "not ready"
 		for _, c := range node.Status.Conditions {
@@ -131,6 +133,19 @@ func (p *plugin) alive(ctx context.Context, name string) (state string, refusals
 		}
 	}
 	return state, refusals, nil
+}
+
+// replaced says whether the node is another machine than the one that is to be forgotten. It
+// may be ready then: its agent leaves alone what is not of its own machine.
+func (p *plugin) replaced(node *corev1.Node) (state string, refusals []string, err error) {
+	now := node.Status.NodeInfo.MachineID
+	switch now {
+	case "":
+		refusals = append(refusals, fmt.Sprintf("Which machine node %s is now cannot be told: its kubelet has not said it.", node.Name))
+	case p.o.Machine:
+		refusals = append(refusals, fmt.Sprintf("Node %s is the machine %s: what is on it is not forgotten while it is there.", node.Name, now))
+	}
+	return "the machine " + orNone(now) + " now", refusals, nil
 }
 
 // removeForGood removes one object past the agent that its finalizer waits for.

@@ -156,6 +156,23 @@ func TestForgetNode(t *testing.T) {
 			change: func(c *cluster) { c.add(agentPod("node1")) },
 			args:   []string{"node1", "--confirm=node1"}, code: exitTrouble, says: []string{"pod agent-node1, is ready", "delete its Node object"},
 		},
+		"a node that another machine has become": {
+			change: replacedNode,
+			args:   []string{"node1", "--confirm=node1"}, code: exitTrouble, says: []string{"Node node1 is ready", "It is the machine new, and 5 of its objects are of the machine old.", "kubectl berth forget-node node1 --machine=old"},
+		},
+		"the machine that it was": {
+			change: replacedNode,
+			args:   []string{"node1", "--machine=old", "--confirm=node1"}, removed: []string{"BlockDevice//bd-1", "LocalSnapshot//snap", "LocalVolume//pv-kept", "Pool//fast-node1"},
+			says: []string{"Node node1 is the machine new now.", "This is about what was on the machine old.", "bd-raw ", "kept: so that nobody else gets it"},
+		},
+		"the machine that it is": {
+			change: replacedNode,
+			args:   []string{"node1", "--machine=new", "--confirm=node1"}, code: exitTrouble, says: []string{"Node node1 is the machine new: what is on it is not forgotten"},
+		},
+		"a machine, on a node that does not say which it is": {
+			change: func(c *cluster) { c.add(readyNode("node1")) },
+			args:   []string{"node1", "--machine=old", "--confirm=node1"}, code: exitTrouble, says: []string{"cannot be told"},
+		},
 		"a node that is ready, looked at": {
 			change: func(c *cluster) { c.add(readyNode("node1")) },
 			args:   []string{"node1", "--dry-run"}, code: exitTrouble, says: []string{"Node node1 is ready"},
@@ -180,9 +197,23 @@ func TestForgetNode(t *testing.T) {
 	}
 }
 
+// replacedNode has node1 ready as another machine than the one that some of its objects are of.
+func replacedNode(c *cluster) {
+	node := readyNode("node1")
+	node.Status.NodeInfo.MachineID = "new"
+	c.add(node, agentPod("node1"))
+	c.objects["LocalVolume//pv-data"].(*berth.LocalVolume).Status.MachineID = "new"
+	c.objects["LocalVolume//pv-kept"].(*berth.LocalVolume).Status.MachineID = "old"
+	c.objects["LocalSnapshot//snap"].(*berth.LocalSnapshot).Status.MachineID = "old"
+	c.objects["Pool//fast-node1"].(*berth.Pool).Status.MachineID = "old"
+	c.objects["BlockDevice//bd-1"].(*berth.BlockDevice).Status.MachineID = "old"
+	c.objects["BlockDevice//bd-2"].(*berth.BlockDevice).Status.MachineID = "new"
+	c.objects["BlockDevice//bd-raw"].(*berth.BlockDevice).Status.MachineID = "old"
+}
+
 func TestForgetNodeFlagsAreItsOwn(t *testing.T) {
 	t.Parallel()
-	for _, flag := range []string{"--dry-run", "--confirm=node1", "--disks-destroyed"} {
+	for _, flag := range []string{"--dry-run", "--confirm=node1", "--disks-destroyed", "--machine=old"} {
 		if code, _, errs := newCluster().run(t, "status", flag); code != exitUsage || !strings.Contains(errs, "forget-node only") {
 			t.Errorf("%s: exit code %d, %s", flag, code, errs)
 		}

@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -21,6 +22,8 @@ import (
 // loss is what is lost with a node, and what becomes of its objects.
 type loss struct {
 	Node string `json:"node"`
+	// Machine that was the node before; empty for all that the node has.
+	Machine string `json:"machine,omitempty"`
 	// State of the node, in words.
 	State string `json:"state"`
 	// Refusals are why it is not forgotten.
@@ -35,6 +38,19 @@ type loss struct {
 
 	// removals are in the order in which they go: what is in something before that.
 	removals []client.Object
+	// machines are those that have made what the node has.
+	machines map[string]int
+}
+
+// isLost reports whether what a machine has made on a node is lost.
+func (l *loss) isLost(node, machine string) bool {
+	if node != l.Node {
+		return false
+	}
+	if machine != "" {
+		l.machines[machine]++
+	}
+	return l.Machine == "" || machine == l.Machine
 }
 
 type lostVolume struct {
@@ -62,6 +78,8 @@ type lostPool struct {
 	Name  string `json:"name"`
 	Type  string `json:"type,omitempty"`
 	Bytes int64  `json:"capacityBytes"`
+
+	group string
 }
 
 type lostDisk struct {
@@ -84,7 +102,7 @@ func (l *loss) nothing() bool { return len(l.removals) == 0 }
 
 // lossOf looks at what Berth has of a node.
 func (p *plugin) lossOf(ctx context.Context, node string) (*loss, error) {
-	l := &loss{Node: node, Volumes: []lostVolume{}, Snapshots: []lostSnapshot{}, Pools: []lostPool{}, Disks: []lostDisk{}, Metadata: []keptObject{}}
+	l := &loss{Node: node, Machine: p.o.Machine, machines: map[string]int{}, Volumes: []lostVolume{}, Snapshots: []lostSnapshot{}, Pools: []lostPool{}, Disks: []lostDisk{}, Metadata: []keptObject{}}
 	var err error
 	if l.State, l.Refusals, err = p.alive(ctx, node); err != nil {
 		return nil, err
@@ -94,7 +112,26 @@ func (p *plugin) lossOf(ctx context.Context, node string) (*loss, error) {
 			return nil, err
 		}
 	}
-	return l, nil
+	return l, p.adviseReplaced(ctx, l)
+}
+
+// adviseReplaced adds, where a node is not forgotten because it lives, that some of what it has
+// was made on another machine, and how to forget that.
+func (p *plugin) adviseReplaced(ctx context.Context, l *loss) error {
+	if len(l.Refusals) == 0 || l.Machine != "" {
+		return nil
+	}
+	node := &corev1.Node{}
+	if err := p.client.Get(ctx, client.ObjectKey{Name: l.Node}, node); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	for _, machine := range slices.Sorted(maps.Keys(l.machines)) {
+		if now := node.Status.NodeInfo.MachineID; now != "" && machine != now {
+			l.Refusals = append(l.Refusals, fmt.Sprintf("It is the machine %s, and %d of its objects are of the machine %s. If it has replaced that one for good: kubectl berth forget-node %s --machine=%s",
+				now, l.machines[machine], machine, l.Node, machine))
+		}
+	}
+	return nil
 }
 
 func (p *plugin) loseSnapshots(ctx context.Context, l *loss) error {
@@ -104,7 +141,7 @@ func (p *plugin) loseSnapshots(ctx context.Context, l *loss) error {
 	}
 	for i := range list.Items {
 		s := &list.Items[i]
-		if s.Spec.NodeName != l.Node {
+		if !l.isLost(s.Spec.NodeName, s.Status.MachineID) {
 			continue
 		}
 		lost := lostSnapshot{Name: s.Name, Volume: s.Spec.VolumeName}
@@ -128,7 +165,7 @@ func (p *plugin) loseVolumes(ctx context.Context, l *loss) error {
 	at := map[string]int{} // by volume handle
 	for i := range volumes.Items {
 		lv := &volumes.Items[i]
-		if lv.Spec.NodeName != l.Node {
+		if !l.isLost(lv.Spec.NodeName, lv.Status.MachineID) {
 			continue
 		}
 		lost := lostVolume{Name: lv.Name, Mode: string(lv.Spec.Mode), Pool: lv.Spec.Pool, Bytes: lv.Spec.SizeBytes, Removed: true}
@@ -147,7 +184,8 @@ func (p *plugin) loseVolumes(ctx context.Context, l *loss) error {
 		}
 		index, ok := at[pv.Spec.CSI.VolumeHandle]
 		if !ok {
-			if !isBoundTo(pv, l.Node) {
+			// Of which machine it was nobody knows.
+			if l.Machine != "" || !isBoundTo(pv, l.Node) {
 				continue
 			}
 			index = len(l.Volumes)
@@ -197,13 +235,14 @@ func (p *plugin) losePools(ctx context.Context, l *loss) error {
 	}
 	for i := range list.Items {
 		pool := &list.Items[i]
-		if pool.Spec.NodeName != l.Node {
+		if !l.isLost(pool.Spec.NodeName, pool.Status.MachineID) {
 			continue
 		}
 		lost := lostPool{Name: pool.Name, Type: pool.Status.Type}
 		if pool.Status.Capacity != nil {
 			lost.Bytes = pool.Status.Capacity.Value()
 		}
+		lost.group = pool.Status.VGUUID
 		l.Pools = append(l.Pools, lost)
 		l.removals = append(l.removals, pool)
 	}
@@ -220,7 +259,7 @@ func (p *plugin) loseDisks(ctx context.Context, l *loss) error {
 	}
 	for i := range list.Items {
 		d := &list.Items[i]
-		if d.Spec.NodeName != l.Node {
+		if !l.isLost(d.Spec.NodeName, d.Status.MachineID) {
 			continue
 		}
 		lost := lostDisk{keptObject: keptObject{Name: d.Name}, Path: d.Status.Path, Serial: d.Status.Serial, Bytes: d.Status.SizeBytes, Owner: ownerOf(d)}
@@ -251,6 +290,11 @@ func (p *plugin) loseMetadata(ctx context.Context, l *loss) error {
 		if !ok || strings.Count(rest, ".") != 1 {
 			continue
 		}
+		if l.Machine != "" && !slices.ContainsFunc(l.Pools, func(pool lostPool) bool {
+			return pool.group != "" && pool.group == c.Annotations[berth.AnnotationVGUUID]
+		}) {
+			continue
+		}
 		kept := keptObject{Name: c.Name}
 		if p.o.DisksDestroyed {
 			l.removals = append(l.removals, c)
@@ -265,6 +309,9 @@ func (p *plugin) loseMetadata(ctx context.Context, l *loss) error {
 // print says it to people.
 func (l *loss) print(out io.Writer) error {
 	fmt.Fprintf(out, "Node %s is %s.\n", l.Node, l.State)
+	if l.Machine != "" {
+		fmt.Fprintf(out, "This is about what was on the machine %s.\n", l.Machine)
+	}
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0) //nolint:mnd // as kubectl's own tables
 	rows := func(title string, count int, columns string, row func(i int) []string) {
 		if count == 0 {

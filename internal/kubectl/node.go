@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -41,7 +42,7 @@ func (p *plugin) whyNode(ctx context.Context, name string) (*answer, error) {
 	} else if err := p.sayRegistered(ctx, a, name); err != nil {
 		return nil, err
 	}
-	return a, p.sayContents(ctx, a, name)
+	return a, p.sayContents(ctx, a, name, node.Spec.Unschedulable)
 }
 
 func (a *answer) sayNode(node *corev1.Node) {
@@ -69,8 +70,8 @@ func (p *plugin) sayRegistered(ctx context.Context, a *answer, name string) erro
 	return nil
 }
 
-// sayContents says what Berth has on a node.
-func (p *plugin) sayContents(ctx context.Context, a *answer, name string) error {
+// sayContents says what Berth has on a node, and what waits for one that is cordoned.
+func (p *plugin) sayContents(ctx context.Context, a *answer, name string, cordoned bool) error {
 	pools, err := p.poolRows(ctx)
 	if err != nil {
 		return err
@@ -89,14 +90,21 @@ func (p *plugin) sayContents(ctx context.Context, a *answer, name string) error 
 		return err
 	}
 	count := 0
+	var held []string
 	for _, v := range volumes {
 		if v.Node != name {
 			continue
 		}
 		count++
+		if v.Claim != "" {
+			held = append(held, heldBy(v))
+		}
 		if !v.Ready && !v.Deleting && v.Reason != "" {
 			a.blame("Volume %s of claim %s is not ready, %s: %s", v.Name, orNone(v.Claim), v.Reason, v.Message)
 		}
+	}
+	if cordoned && len(held) > 0 {
+		a.say("The volumes of these claims are on it, so that pods which use them run nowhere else and wait until it is uncordoned: %s. Their data stay there, also when the node is drained.", firstOf(held))
 	}
 	devices := &berth.BlockDeviceList{}
 	if err := p.list(ctx, devices, "BlockDevices"); err != nil {
@@ -117,4 +125,21 @@ func (p *plugin) sayContents(ctx context.Context, a *answer, name string) error 
 	}
 	a.say("It has %d volumes, and %d disks: %d in use by Berth, %d free, %d that cannot be used.", count, used+free+others, used, free, others)
 	return nil
+}
+
+// heldBy names a volume's claim, and the pods that use it.
+func heldBy(v volumeRow) string {
+	if len(v.Pods) == 0 {
+		return v.Claim
+	}
+	return fmt.Sprintf("%s (pod %s)", v.Claim, strings.Join(v.Pods, ", "))
+}
+
+// firstOf lists what a person reads, and says how many there are beside it.
+func firstOf(names []string) string {
+	const most = 20
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more (kubectl berth volumes)", strings.Join(names[:most], ", "), len(names)-most)
 }

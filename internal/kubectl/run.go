@@ -54,6 +54,9 @@ type Options struct {
 	// nothing. DisksDestroyed says that none of the node's disks will ever be seen again.
 	Confirm                string
 	DryRun, DisksDestroyed bool
+	// Machine, of forget-node, is the /etc/machine-id of a host that another one has replaced under
+	// the node's name: what was on it is forgotten, and the node lives on.
+	Machine string
 	// Of import. All and Yes: all volumes, and not only say what is to be done. Provisioner is
 	// what the other one calls itself, Config its ConfigMap, as namespace/name; empty where its
 	// manifests have it. Pool is a PoolSet and StorageClass the class that claims get; empty
@@ -163,7 +166,7 @@ func subcommands() []subcommand {
 			run: (*plugin).orphans, least: 1, most: 1,
 		},
 		{
-			name: "forget-node", arguments: "NODE [--dry-run] [--confirm=NODE] [--disks-destroyed]",
+			name: "forget-node", arguments: "NODE [--machine=ID] [--dry-run] [--confirm=NODE] [--disks-destroyed]",
 			summary: "Say what is lost with a node that will not come back, and remove what Berth has of it", run: (*plugin).forgetNode, least: 1, most: 1,
 		},
 		{
@@ -193,6 +196,7 @@ func Run(ctx context.Context, args []string, streams Streams, connect Connector)
 	flags.StringVar(&o.Confirm, "confirm", "", "of forget-node: the name of the node once more; without it the name is asked for")
 	flags.BoolVar(&o.DryRun, "dry-run", false, "of forget-node: say what is lost and removed, and change nothing")
 	flags.BoolVar(&o.DisksDestroyed, "disks-destroyed", false, "of forget-node: none of its disks will ever be seen again, so that no record of them is kept")
+	flags.StringVar(&o.Machine, "machine", "", "of forget-node: forget only what was on the host of this /etc/machine-id, which another one has replaced under the node's name")
 	flags.BoolVar(&o.All, "all", false, "of import: all volumes of the other provisioner")
 	flags.BoolVar(&o.Yes, "yes", false, "of import: move the volumes; without it only what would be done is said")
 	flags.StringVar(&o.Provisioner, "provisioner", localPathProvisioner, "of import: name that the other provisioner has in its StorageClasses")
@@ -270,7 +274,7 @@ func choose(args []string, o Options) (subcommand, []string, error) {
 func checkFlags(flags *pflag.FlagSet, command string) (err error) {
 	flags.Visit(func(f *pflag.Flag) {
 		for of, names := range map[string][]string{
-			"forget-node": {"confirm", "dry-run", "disks-destroyed"},
+			"forget-node": {"confirm", "dry-run", "disks-destroyed", "machine"},
 			"import":      {"all", "yes", "provisioner", "config", "pool", "storage-class", "timeout"},
 		} {
 			if command != of && slices.Contains(names, f.Name) {

@@ -30,7 +30,7 @@ type adoptRig struct {
 
 func newAdoptRig(t *testing.T) *adoptRig {
 	t.Helper()
-	disks := strings.FieldsFunc(os.Getenv(testDiskEnv), func(r rune) bool { return r == ',' })
+	disks := testDisks()
 	if len(disks) < 2 || os.Geteuid() != 0 {
 		t.Skipf("needs root, and disks to destroy, named by %s: 2", testDiskEnv)
 	}

@@ -56,7 +56,7 @@ func (r *rig) killAtRandom(ctx context.Context) {
 }
 
 func evacuateOnKernel(t *testing.T, layout lvm.Layout, thin, killed bool) {
-	disks := strings.FieldsFunc(os.Getenv(testDiskEnv), func(r rune) bool { return r == ',' })
+	disks := testDisks()
 	r := newRigOf(t, layout)
 	if len(disks) <= len(r.disks) {
 		t.Skipf("needs a disk more: %v", disks)

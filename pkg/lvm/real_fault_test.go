@@ -346,6 +346,9 @@ func (l *life) wantNodes(what string) {
 		if !ours {
 			continue
 		}
+		// A snapshot of a thick volume is of two devices, and so is its origin then.
+		name, _ = strings.CutSuffix(name, "-real")
+		name, _ = strings.CutSuffix(name, "-cow")
 		name = strings.ReplaceAll(name, "--", "-")
 		if _, known := l.sizes[name]; !known && name != "thin" && !strings.HasPrefix(name, "thin-") && !strings.HasPrefix(name, "thin_") {
 			l.t.Fatalf("%s: device-mapper has %s", what, full)

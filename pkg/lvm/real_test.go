@@ -32,6 +32,11 @@ import (
 // else on the node stays as it is.
 const testDiskEnv = "BERTH_TEST_DISK"
 
+// testDisks are those that may be destroyed.
+func testDisks() []string {
+	return strings.FieldsFunc(os.Getenv(testDiskEnv), func(r rune) bool { return r == ',' })
+}
+
 // rig is a volume group on real disks.
 type rig struct {
 	disks  []string
@@ -58,7 +63,7 @@ func newRig(t testing.TB) *rig { return newRigOf(t, lvm.LayoutLinear) }
 
 func newRigOf(t testing.TB, layout lvm.Layout) *rig {
 	t.Helper()
-	disks := strings.FieldsFunc(os.Getenv(testDiskEnv), func(r rune) bool { return r == ',' })
+	disks := testDisks()
 	switch needed := layout.MinDevices(); {
 	case len(disks) < needed:
 		t.Skipf("needs disks to destroy, named by %s: %d", testDiskEnv, needed)

@@ -160,7 +160,7 @@ func TestKernelThickSnapshots(t *testing.T) {
 
 // A disk is emptied of a volume and of what its snapshot keeps. It takes a second disk.
 func TestKernelEvacuateThickSnapshot(t *testing.T) {
-	disks := strings.FieldsFunc(os.Getenv(testDiskEnv), func(r rune) bool { return r == ',' })
+	disks := testDisks()
 	r := newRig(t)
 	if len(disks) < 2 {
 		t.Skipf("needs a disk more: %v", disks)

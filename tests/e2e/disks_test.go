@@ -119,7 +119,7 @@ var _ = Describe("A disk", Label("disks"), Serial, func() {
 		AddReportEntry("storm", fmt.Sprintf("%d events in %.0f s: %d writes", events, seconds, writes), ReportEntryVisibilityAlways)
 	}, SpecTimeout(2*patience))
 
-	It("that cannot be written serves no claim, and nobody gets it before it is clean", func(ctx SpecContext) {
+	It("that cannot be written serves no claim, and nobody gets it before it is clean", Label("long"), func(ctx SpecContext) {
 		node, disk := suite.nodes[0], Disk{Serial: "E2E-UNWRITABLE", SizeBytes: smallDisk, FailWrites: true}
 		class := onDisk(ctx, disk.Serial)
 		plug(ctx, node, disk)
@@ -149,7 +149,7 @@ var _ = Describe("A disk", Label("disks"), Serial, func() {
 		Expect(clean.Status.ClaimState).To(Equal(v1alpha1.ClaimStateUnclaimed))
 	}, SpecTimeout(3*patience))
 
-	It("with a volume is missed, not replaced, and the volume is whole when it is back", func(ctx SpecContext) {
+	It("with a volume is missed, not replaced, and the volume is whole when it is back", Label("long"), func(ctx SpecContext) {
 		if len(suite.nodes) < 2 {
 			Skip("needs two nodes")
 		}

@@ -34,12 +34,14 @@ var options struct {
 	description string
 	creations   int
 	powerLosses int
+	operations  int
 }
 
 func init() {
 	flag.StringVar(&options.kubeconfig, "cluster-kubeconfig", os.Getenv("KUBECONFIG"), "kubeconfig of the cluster under test")
 	flag.StringVar(&options.description, "cluster", "testbed.yaml", "description of the cluster under test")
 	flag.IntVar(&options.creations, "creations", 20, "creations and deletions under agents that are killed")
+	flag.IntVar(&options.operations, "operations", 100, "random operations by eight workers")
 	flag.IntVar(&options.powerLosses, "power-losses", 2, "power losses during creations and deletions")
 }
 
