@@ -97,8 +97,8 @@ func treeBytes(ctx context.Context, top int) (sizeBytes int64, err error) {
 }
 
 // assignTree has a directory counted by a project with all that is in it. That itself comes
-// last, so that it tells whether all has got it; repeated, it goes on. Links, pipes, sockets
-// and devices cannot be given a project before Linux 6.17, and take next to nothing.
+// last, so that it tells whether all has got it; repeated, it goes on. Symbolic links,
+// pipes, sockets and devices cannot be given a project by an ioctl, and take next to nothing.
 func (b *Backend) assignTree(ctx context.Context, top int, project uint32) error {
 	err := walkTree(ctx, top, func(rel string, fd int) error {
 		if err := b.step("assign project"); err != nil || rel == "." {
