@@ -93,8 +93,14 @@ func (p *plugin) lookAtWorld(ctx context.Context) (*world, error) {
 		list client.ObjectList
 		what string
 	}{
-		{&w.claims, "claims"}, {&w.pvs, "PersistentVolumes"}, {&w.pods, "pods"}, {&w.nodes, "nodes"}, {&w.pools, "Pools"},
-		{&w.sets, "PoolSets"}, {&w.volumes, "LocalVolumes"}, {&w.classes, "StorageClasses"},
+		{&w.claims, "claims"},
+		{&w.pvs, "PersistentVolumes"},
+		{&w.pods, "pods"},
+		{&w.nodes, "nodes"},
+		{&w.pools, "Pools"},
+		{&w.sets, "PoolSets"},
+		{&w.volumes, "LocalVolumes"},
+		{&w.classes, "StorageClasses"},
 	} {
 		if err := p.list(ctx, look.list, look.what); err != nil {
 			return nil, err

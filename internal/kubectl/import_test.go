@@ -123,6 +123,7 @@ func (l *living) delete(ctx context.Context, api client.Client, o client.Object,
 	options.ApplyOptions(opts)
 	if !ok || options.Preconditions == nil || options.Preconditions.UID == nil || *options.Preconditions.UID != "uid-db" {
 		l.t.Errorf("%T %s is deleted", o, o.GetName())
+		return errCut
 	}
 	pv := &corev1.PersistentVolume{}
 	if err := api.Get(ctx, client.ObjectKey{Name: claim.Spec.VolumeName}, pv); err != nil || pv.Spec.PersistentVolumeReclaimPolicy != corev1.PersistentVolumeReclaimRetain {

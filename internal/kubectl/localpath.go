@@ -152,8 +152,7 @@ func standFor(c *localPathConfig, classes []storagev1.StorageClass, nodes []core
 	if c.SharedFileSystemPath != "" {
 		return nil, errShared
 	}
-	var pools []pathMap
-	pools = append(pools, c.pathMap)
+	pools := []pathMap{c.pathMap}
 	for _, class := range slices.Sorted(maps.Keys(c.StorageClassConfigs)) {
 		if c.StorageClassConfigs[class].SharedFileSystemPath != "" {
 			s.note("StorageClass %s: %s", class, errShared.Error())
