@@ -7,6 +7,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -57,6 +58,10 @@ var _ = Describe("A node", Label("nodes", "long"), Serial, func() {
 			awaitNode(ctx, node, true)
 			awaitAgent(ctx, node)
 		}, NodeTimeout(2*patience))
+		By("waiting until Kubernetes has taken its pods away, the agent among them")
+		Eventually(func(ctx context.Context) (string, error) {
+			return suite.hosts.Exec(ctx, node, "pidof node-agent || echo none")
+		}).WithContext(ctx).WithTimeout(patience).WithPolling(2 * time.Second).Should(Equal("none\n"))
 		Expect(space.DeleteClaim(ctx, "unwanted")).To(Succeed())
 		expectTold(ctx, space, unwanted, []string{"node " + node + " is gone from the cluster"})
 		Expect(volumeOf(ctx, data).UID).To(Equal(local.UID))
@@ -73,7 +78,7 @@ var _ = Describe("A node", Label("nodes", "long"), Serial, func() {
 		Expect(workload.TerminationMessage(ended)).To(Equal(written))
 		Expect(space.AwaitVolumeGone(ctx, unwanted.Name)).To(Succeed())
 		expectGone(ctx, other)
-	}, SpecTimeout(3*patience))
+	}, SpecTimeout(4*patience))
 })
 
 // cordon closes a node to new pods, or opens it again.
