@@ -454,6 +454,6 @@ func (m *move) back() []string {
 		fmt.Sprintf("test -e %s || mv -T %s %s   # on node %s", m.Directory, given, m.Directory, m.Node),
 		fmt.Sprintf(`kubectl patch pv %s --type merge -p '{"spec":{"claimRef":{"uid":null,"resourceVersion":null}}}'`, m.PersistentVolume),
 		fmt.Sprintf(`kubectl get pv %s -o jsonpath='{.metadata.annotations.berth\.dev/import-claim}' | kubectl create -f -`, m.PersistentVolume),
-		fmt.Sprintf(`kubectl patch pv %s --type merge -p '{"metadata":{"annotations":{"%s":null,"%s":null}},"spec":{"persistentVolumeReclaimPolicy":"%s"}}'`, m.PersistentVolume, importClaim, importPolicy, m.policy),
+		fmt.Sprintf(`kubectl patch pv %s --type merge -p '{"metadata":{"annotations":{%q:null,%q:null}},"spec":{"persistentVolumeReclaimPolicy":%q}}'`, m.PersistentVolume, importClaim, importPolicy, m.policy),
 	}
 }

@@ -368,7 +368,7 @@ func TestImportStops(t *testing.T) {
 					t.Fatal(err)
 				}
 				claim.Finalizers, l.held = nil, false
-				if err := api.Update(t.Context(), claim); client.IgnoreNotFound(err) != nil {
+				if err := client.IgnoreNotFound(api.Update(t.Context(), claim)); err != nil {
 					t.Fatal(err)
 				}
 			},

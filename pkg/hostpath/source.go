@@ -116,7 +116,7 @@ func openUnlinked(top int, dir string) (int, error) {
 
 // notSource says what is wrong with a path that cannot be opened.
 func notSource(err error) error {
-	what := ""
+	var what string
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		what = "there is no such directory"
