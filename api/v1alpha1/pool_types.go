@@ -73,6 +73,35 @@ type PoolSpec struct {
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=253
 	TakeBack []string `json:"takeBack,omitempty"`
+	// Purge names left-overs of status.leftOvers that are to be removed for good. Each is looked
+	// at and put into quarantine first; it is removed when it is confirmed by the token that
+	// status.purges shows then. A name that is taken away ends a quarantine, and nothing has
+	// happened. A person writes it (`kubectl berth orphans purge`), never an agent.
+	// +optional
+	// +listType=map
+	// +listMapKey=uid
+	// +kubebuilder:validation:MaxItems=32
+	Purge []PurgeRequest `json:"purge,omitempty"`
+}
+
+// PurgeRequest names a left-over that is to be removed.
+//
+// +kubebuilder:validation:XValidation:rule="self.kind == 'Volume' || self.kind == 'Record'",message="only a Volume or a Record can be purged"
+// +kubebuilder:validation:XValidation:rule="self.kind == oldSelf.kind && self.identity == oldSelf.identity",message="a request to purge is for one thing: withdraw it, and ask for the other"
+type PurgeRequest struct {
+	// UID of status.leftOvers.
+	// +kubebuilder:validation:Pattern=`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`
+	UID string `json:"uid"`
+	// Kind of status.leftOvers: Volume or Record.
+	Kind LeftOverKind `json:"kind"`
+	// Identity of status.leftOvers: what is there by then and has another one is not touched.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	Identity string `json:"identity"`
+	// Confirm is the token of status.purges. Without it, or with any other, nothing is removed.
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	Confirm string `json:"confirm,omitempty"`
 }
 
 // PoolState is one word for the pool's condition.
@@ -202,13 +231,19 @@ type PoolStatus struct {
 	RootID string `json:"rootID,omitempty"`
 	// LeftOvers are what the node has in this pool and no object stands for, as it was when the
 	// agent last looked the pool through: when it starts, and at least once an hour. They are
-	// kept, and never touched. The first 32; leftOverCount says how many there are.
+	// kept, and not touched unless spec.purge names them. The first 32; leftOverCount says how many there are.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=32
 	LeftOvers []LeftOver `json:"leftOvers,omitempty"`
 	// +optional
 	LeftOverCount int32 `json:"leftOverCount,omitempty"`
+	// Purges say what has come of spec.purge.
+	// +optional
+	// +listType=map
+	// +listMapKey=uid
+	// +kubebuilder:validation:MaxItems=32
+	Purges []PurgeStatus `json:"purges,omitempty"`
 	// BlockDevices that the pool holds.
 	// +optional
 	// +listType=set
@@ -220,7 +255,7 @@ type PoolStatus struct {
 }
 
 // LeftOverKind says what is left over.
-// +kubebuilder:validation:Enum=Volume;Snapshot;Record
+// +kubebuilder:validation:Enum=Volume;Snapshot;Record;Directory
 type LeftOverKind string
 
 const (
@@ -230,13 +265,17 @@ const (
 	LeftOverSnapshot LeftOverKind = "Snapshot"
 	// LeftOverRecord is an entry of the node's ledger with neither a LocalVolume nor storage.
 	LeftOverRecord LeftOverKind = "Record"
+	// LeftOverDirectory lies among the directories of volumes, and Berth has no record of it.
+	LeftOverDirectory LeftOverKind = "Directory"
 )
 
 // LeftOver is something on a node that no object stands for.
 type LeftOver struct {
 	Kind LeftOverKind `json:"kind"`
-	// UID of the object that it was made for; it names the thing on the disk.
-	UID types.UID `json:"uid"`
+	// UID of the object that it was made for; it names the thing on the disk. Not set for what
+	// Berth has no record of.
+	// +optional
+	UID types.UID `json:"uid,omitempty"`
 	// Name of that object, where the node's ledger has it.
 	// +optional
 	Name string `json:"name,omitempty"`
@@ -245,6 +284,55 @@ type LeftOver struct {
 	Location string `json:"location,omitempty"`
 	// +optional
 	SizeBytes int64 `json:"sizeBytes,omitempty"`
+	// Identity names the thing itself in full: the UUIDs of volume group and logical volume, or
+	// the root, the directory, and which directory it is. Empty for what cannot be purged.
+	// +optional
+	Identity string `json:"identity,omitempty"`
+	// Claim is the namespace and the name of the claim that it was made for, with a slash
+	// between them, where the place itself knows it.
+	// +optional
+	Claim string `json:"claim,omitempty"`
+	// InUse says where it is mounted, if it is.
+	// +optional
+	InUse string `json:"inUse,omitempty"`
+}
+
+// PurgeState is how far the removal of a left-over has come.
+// +kubebuilder:validation:Enum=Refused;Waiting;Quarantined;Purging;Purged
+type PurgeState string
+
+const (
+	// PurgeRefused: it is not removed; message says why. It is looked at again as long as it is
+	// asked for, and then needs a new token.
+	PurgeRefused PurgeState = "Refused"
+	// PurgeWaiting: it could not be looked at, or not to the end; it is tried again.
+	PurgeWaiting PurgeState = "Waiting"
+	// PurgeQuarantined: it may be removed when it is confirmed. Pods do not get it meanwhile.
+	PurgeQuarantined PurgeState = "Quarantined"
+	// PurgePurging: its removal has begun, and its data are lost.
+	PurgePurging PurgeState = "Purging"
+	// PurgePurged: it was removed as volumes are deleted.
+	PurgePurged PurgeState = "Purged"
+)
+
+// PurgeStatus is what has come of a PurgeRequest.
+type PurgeStatus struct {
+	// UID of the request.
+	UID   string     `json:"uid"`
+	State PurgeState `json:"state"`
+	// Since is when the quarantine began.
+	// +optional
+	Since *metav1.Time `json:"since,omitempty"`
+	// Token confirms the removal of what is in quarantine, in spec.purge[].confirm. It is good
+	// for this quarantine only.
+	// +optional
+	Token string `json:"token,omitempty"`
+	// Holds says in words what is lost with it.
+	// +optional
+	Holds string `json:"holds,omitempty"`
+	// Message says why it is in that state.
+	// +optional
+	Message string `json:"message,omitempty"`
 }
 
 // DiskEvacuation is how far a disk has been emptied.

@@ -146,6 +146,13 @@ func (n *node) assemble(ctx context.Context) error {
 		Copies:    &agent.Copies{Cache: n.manager.GetClient(), Ledger: n.ledger, Locks: locks, MachineID: n.machineID},
 		Encrypted: n.sealer,
 	}
+	if pools.Purger, err = agent.NewPurger(agent.PurgeOptions{
+		Live: n.manager.GetAPIReader(), Carver: volumes.Carver, Ledger: n.ledger, Directory: filepath.Join(n.stateDir, "purges"),
+		Filesystems: mount.NewMounter(n.host), Log: n.log.With("part", "purges"),
+	}); err != nil {
+		return err
+	}
+	pools.Mounts, pools.Doubt = mount.NewMounter(n.host), volumes.Doubt
 	snapshots := &agent.SnapshotReconciler{
 		Client: n.manager.GetClient(), Backends: backends, Ledger: n.ledger, MachineID: n.machineID, Locks: locks,
 		Encrypted: n.sealer, Recorder: recorder,
@@ -160,6 +167,7 @@ func (n *node) assemble(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	known.Quarantined = pools.Purger.Quarantined
 	n.goOn = func(ctx context.Context) { n.sealer.Recover(ctx, n.ledger.All(), locks, known.Locate) }
 	if err := n.limit(volumes, known, locks); err != nil {
 		return err
@@ -206,7 +214,7 @@ func (n *node) know(ctx context.Context, backends *agent.Backends) (*agent.Volum
 		return nil, fmt.Errorf("watch LocalVolumes: %w", err)
 	}
 	n.informers = append(n.informers, informer.HasSynced)
-	if err := metrics.Registry.Register(&agent.VolumeCollector{Cache: n.manager.GetClient(), CacheSynced: informer.HasSynced}); err != nil {
+	if err := metrics.Registry.Register(&agent.VolumeCollector{Cache: n.manager.GetClient(), CacheSynced: informer.HasSynced, Ledger: n.ledger}); err != nil {
 		return nil, fmt.Errorf("register the metrics of volumes: %w", err)
 	}
 	return &agent.Volumes{

@@ -26,6 +26,11 @@ package main
 // BlockDevices have no status subresource: one write keeps claim and state together.
 // +kubebuilder:rbac:groups=berth.dev,resources=blockdevices,verbs=get;list;watch;create;update
 //
+// What may lead to a left-over that somebody has asked to purge: read when that is asked, and
+// never followed.
+// +kubebuilder:rbac:groups="",resources=persistentvolumes,verbs=list
+// +kubebuilder:rbac:groups=snapshot.storage.k8s.io,resources=volumesnapshotcontents,verbs=list
+//
 // The labels of the node, for PoolSets, and its UID, for owner references.
 // +kubebuilder:rbac:groups="",resources=nodes,verbs=list;watch
 //

@@ -171,7 +171,7 @@ func TestServesKubeletWhileTheAPIServerIsAway(t *testing.T) {
 	if code := get(t, address, "/metrics"); code != http.StatusOK {
 		t.Errorf("/metrics says %d", code)
 	}
-	recorder.Check(t, "berth_block_devices", "berth_disk_healthy", "berth_disk_wiped_bytes", "berth_pool_ready", "berth_pool_metadata_kept",
+	recorder.Check(t, "berth_block_devices", "berth_disk_healthy", "berth_disk_wiped_bytes", "berth_pool_ready", "berth_pool_metadata_kept", "berth_left_overs", "berth_left_over_disks",
 		"berth_snapshot_room_used_ratio", "berth_volume_unhealthy", "berth_host_command_duration_seconds", "berth_csi_call_duration_seconds",
 		"berth_ledger_damaged_entries")
 

@@ -28,12 +28,17 @@ const (
 	// reasonDiskJoined and reasonDiskLeft are about the disks of a pool.
 	reasonDiskJoined = "DiskJoined"
 	reasonDiskLeft   = "DiskLeft"
+	// Those of left-overs that somebody has asked to purge.
+	reasonLeftOverQuarantined = "LeftOverQuarantined"
+	reasonLeftOverPurged      = "LeftOverPurged"
+	reasonPurgeRefused        = "PurgeRefused"
 )
 
 // Actions of Events: what the agent did when it noticed.
 const (
 	actionKeepPool   = "KeepPool"
 	actionKeepVolume = "KeepVolume"
+	actionPurge      = "PurgeLeftOver"
 )
 
 // announcePool tells of a pool that is another one than it was, after its status was
@@ -56,6 +61,7 @@ func (r *PoolReconciler) announcePool(p *livePool, before, pool *v1alpha1.Pool) 
 				"%s the pool: %s", change.verb, strings.Join(names, ", "))
 		}
 	}
+	r.announcePurges(before, pool)
 	now := meta.FindStatusCondition(pool.Status.Conditions, v1alpha1.PoolReady)
 	if now == nil || now.Status == metav1.ConditionUnknown || now.Reason == p.told {
 		return

@@ -44,6 +44,8 @@ type poolView struct {
 	retained *retainedView
 	// leftOvers is nil when the pool was not looked through this time.
 	leftOvers *leftOverView
+	// purges are what has come of spec.purge; nil when that is not known.
+	purges *[]v1alpha1.PurgeStatus
 	// again is when to look again at the latest; 0 leaves it to what happens.
 	again time.Duration
 }

@@ -76,6 +76,13 @@ type PoolOptions struct {
 	// Metadata keeps copies of the volume groups' metadata; nil keeps none.
 	Metadata MetadataCopies
 	Roots    Roots
+	// Purger removes left-overs that somebody has asked to purge; nil removes none.
+	Purger *Purger
+	// Doubt has the storage of a LocalVolume looked at that the pool does not show; it may be
+	// nil.
+	Doubt func(name string)
+	// Mounts says where left-overs are mounted; nil does not.
+	Mounts Mounts
 	// TrashEntriesPerSecond are the files and directories of deleted volumes that each root
 	// removes in a second at most.
 	TrashEntriesPerSecond int
@@ -148,7 +155,7 @@ func (p *livePool) reset() {
 	p.judged.Store(nil)
 	p.backend, p.stop = nil, nil
 	p.devices.set(nil)
-	p.leftOvers = leftOvers{}
+	p.leftOvers.reset()
 }
 
 // NewPoolReconciler returns a reconciler; the lifetime bounds the background work of
@@ -237,12 +244,20 @@ func (r *PoolReconciler) reconcile(ctx context.Context, name string) (reconcile.
 		return r.delete(ctx, pool)
 	}
 	view, cause := r.bringUp(ctx, pool, set)
-	wait := r.lookForLeftOvers(ctx, name, &view)
+	wait := sooner(r.purge(ctx, pool, &view), r.lookForLeftOvers(ctx, name, &view))
 	result, err := r.publish(ctx, pool, view)
 	if wait > 0 && (result.RequeueAfter == 0 || wait < result.RequeueAfter) {
 		result.RequeueAfter = wait
 	}
 	return result, errors.Join(cause, err)
+}
+
+// sooner is the lesser of two waits, of which 0 is none.
+func sooner(a, b time.Duration) time.Duration {
+	if a == 0 || b > 0 && b < a {
+		return b
+	}
+	return a
 }
 
 func (r *PoolReconciler) objectName(poolSet string) string { return poolSet + "-" + r.NodeName }

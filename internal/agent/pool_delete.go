@@ -42,6 +42,7 @@ func (r *PoolReconciler) delete(ctx context.Context, pool *v1alpha1.Pool) (recon
 		if err := r.empty(ctx, rec, p); err != nil {
 			view := failed(v1alpha1.ReasonPoolError, "the deletion waits: "+err.Error())
 			view.record = rec
+			r.purge(ctx, pool, &view) // what keeps it from being empty
 			return r.publish(ctx, pool, view)
 		}
 		if r.Metadata != nil {

@@ -6,8 +6,10 @@ package agent
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -29,14 +31,31 @@ const (
 	mostLeftOvers = 32
 )
 
-// leftOvers is what a pool has on its node and no object stands for. It is told, and never
-// touched.
+// leftOvers is what a pool has on its node and no object stands for. It is told, and not
+// touched unless somebody asks to purge it.
 type leftOvers struct {
 	// looked is when it was looked through last, and next how long after that to do so again.
 	looked time.Time
 	next   time.Duration
 	// since is when each was first seen to be left over.
-	since map[v1alpha1.LeftOver]time.Time
+	since map[leftOverKey]time.Time
+	// counts are how many of each kind are told; nil before the first look.
+	counts atomic.Pointer[map[v1alpha1.LeftOverKind]int]
+}
+
+// leftOverKey tells left-overs apart, whatever else is told of them.
+type leftOverKey struct {
+	kind                    v1alpha1.LeftOverKind
+	uid, identity, location string
+}
+
+// lookAgain has it looked through at the next occasion.
+func (l *leftOvers) lookAgain() { l.looked = time.Time{} }
+
+// reset forgets what was seen.
+func (l *leftOvers) reset() {
+	l.looked, l.next, l.since = time.Time{}, 0, nil
+	l.counts.Store(nil)
 }
 
 // leftOverView is what is told of it.
@@ -55,19 +74,23 @@ func (l *leftOvers) wait(now time.Time) time.Duration {
 
 // judge takes what a look has found and returns what is to be told.
 func (l *leftOvers) judge(now time.Time, found []v1alpha1.LeftOver) *leftOverView {
-	since := map[v1alpha1.LeftOver]time.Time{}
+	since := map[leftOverKey]time.Time{}
 	view := &leftOverView{}
+	counts := map[v1alpha1.LeftOverKind]int{v1alpha1.LeftOverVolume: 0, v1alpha1.LeftOverSnapshot: 0, v1alpha1.LeftOverRecord: 0, v1alpha1.LeftOverDirectory: 0}
 	l.looked, l.next = now, leftOverInterval
 	for _, f := range found {
-		first, seen := l.since[f]
+		key := leftOverKey{f.Kind, string(f.UID), f.Identity, f.Location}
+		first, seen := l.since[key]
 		if !seen {
 			first = now
 		}
-		since[f] = first
+		since[key] = first
 		if now.Sub(first) >= leftOverGrace {
 			view.all = append(view.all, f)
+			counts[f.Kind]++
 		}
 	}
+	l.counts.Store(&counts)
 	switch {
 	case len(view.all) < len(found):
 		l.next = leftOverGrace
@@ -76,7 +99,7 @@ func (l *leftOvers) judge(now time.Time, found []v1alpha1.LeftOver) *leftOverVie
 	}
 	l.since = since
 	slices.SortFunc(view.all, func(a, b v1alpha1.LeftOver) int {
-		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.UID, b.UID))
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.UID, b.UID), cmp.Compare(a.Location, b.Location))
 	})
 	view.count = int32(min(len(view.all), 1<<31-1))
 	view.all = view.all[:min(len(view.all), mostLeftOvers)]
@@ -105,6 +128,13 @@ func (r *PoolReconciler) lookForLeftOvers(ctx context.Context, name string, view
 	return p.leftOvers.next
 }
 
+// strayFinder is a backend that has a place of its own in which others could put something;
+// *hostpath.Backend is one.
+type strayFinder interface {
+	// Strays returns what is there and is no volume, by the path on the host.
+	Strays(ctx context.Context) ([]string, error)
+}
+
 // findLeftOvers returns what is in the pool, or recorded on the node as being there, without a
 // LocalVolume or LocalSnapshot. The storage is read before the objects: an object is there
 // before anything is made for it.
@@ -117,6 +147,12 @@ func (r *PoolReconciler) findLeftOvers(ctx context.Context, rec *poolRecord, bac
 	if s, ok := backend.(volume.Snapshotter); ok {
 		if snapshots, err = s.ListSnapshots(ctx); err != nil {
 			return nil, fmt.Errorf("list the snapshots of pool %s: %w", rec.PoolSet, err)
+		}
+	}
+	var strays []string
+	if s, ok := backend.(strayFinder); ok {
+		if strays, err = s.Strays(ctx); err != nil {
+			return nil, err
 		}
 	}
 	recorded := map[string]ledger.Entry{}
@@ -132,19 +168,27 @@ func (r *PoolReconciler) findLeftOvers(ctx context.Context, rec *poolRecord, bac
 	for _, v := range volumes {
 		onDisk[v.ID] = true
 		e := recorded[v.ID]
-		if wanted[types.UID(v.ID)] || e.State == ledger.Deleting {
+		if wanted.uids[types.UID(v.ID)] || e.State == ledger.Deleting {
 			continue
 		}
-		found = append(found, leftOver(v1alpha1.LeftOverVolume, v, e.Name))
+		found = append(found, r.examined(ctx, backend, leftOver(v1alpha1.LeftOverVolume, v, e.Name)))
 	}
 	for _, s := range snapshots {
-		if !wanted[types.UID(s.ID)] {
+		if !wanted.uids[types.UID(s.ID)] {
 			found = append(found, leftOver(v1alpha1.LeftOverSnapshot, s, ""))
 		}
 	}
+	for _, dir := range strays {
+		found = append(found, v1alpha1.LeftOver{Kind: v1alpha1.LeftOverDirectory, Location: dir})
+	}
+	for _, lv := range wanted.ready {
+		if lv.pool == rec.PoolSet && !onDisk[lv.uid] && r.Doubt != nil {
+			r.Doubt(lv.name) // its condition says it when its storage is gone
+		}
+	}
 	for uid, e := range recorded {
-		if e.Pool == rec.PoolSet && e.State != ledger.Deleting && !onDisk[uid] && !wanted[types.UID(uid)] {
-			l := v1alpha1.LeftOver{Kind: v1alpha1.LeftOverRecord, UID: types.UID(uid), Name: e.Name}
+		if e.Pool == rec.PoolSet && e.State != ledger.Deleting && !onDisk[uid] && !wanted.uids[types.UID(uid)] {
+			l := v1alpha1.LeftOver{Kind: v1alpha1.LeftOverRecord, UID: types.UID(uid), Name: e.Name, Identity: identityOfEntry(e)}
 			if e.Record != nil {
 				l.SizeBytes = e.Record.SizeBytes
 			}
@@ -154,23 +198,62 @@ func (r *PoolReconciler) findLeftOvers(ctx context.Context, rec *poolRecord, bac
 	return found, nil
 }
 
-// objectsOf returns the UIDs of this node's LocalVolumes and LocalSnapshots.
-func (r *PoolReconciler) objectsOf(ctx context.Context) (map[types.UID]bool, error) {
+// wantedObjects are those of this node that stand for something on its disks.
+type wantedObjects struct {
+	uids map[types.UID]bool
+	// ready are the LocalVolumes that say so.
+	ready []readyVolume
+}
+
+type readyVolume struct{ name, uid, pool string }
+
+// objectsOf returns this node's LocalVolumes and LocalSnapshots.
+func (r *PoolReconciler) objectsOf(ctx context.Context) (wantedObjects, error) {
 	volumes, snapshots := &v1alpha1.LocalVolumeList{}, &v1alpha1.LocalSnapshotList{}
 	if err := r.Client.List(ctx, volumes); err != nil {
-		return nil, fmt.Errorf("list LocalVolumes: %w", err)
+		return wantedObjects{}, fmt.Errorf("list LocalVolumes: %w", err)
 	}
 	if err := r.Client.List(ctx, snapshots); err != nil {
-		return nil, fmt.Errorf("list LocalSnapshots: %w", err)
+		return wantedObjects{}, fmt.Errorf("list LocalSnapshots: %w", err)
 	}
-	all := map[types.UID]bool{}
+	all := wantedObjects{uids: map[types.UID]bool{}}
 	for i := range volumes.Items {
-		all[volumes.Items[i].UID] = true
+		lv := &volumes.Items[i]
+		all.uids[lv.UID] = true
+		if isReady(lv) && lv.DeletionTimestamp.IsZero() {
+			all.ready = append(all.ready, readyVolume{lv.Name, string(lv.UID), lv.Spec.Pool})
+		}
 	}
 	for i := range snapshots.Items {
-		all[snapshots.Items[i].UID] = true
+		all.uids[snapshots.Items[i].UID] = true
 	}
 	return all, nil
+}
+
+// examined adds what the pool itself knows of a volume. What cannot be examined is told without,
+// and cannot be purged.
+func (r *PoolReconciler) examined(ctx context.Context, backend volume.Backend, l v1alpha1.LeftOver) v1alpha1.LeftOver {
+	x, ok := backend.(volume.Examiner)
+	if !ok {
+		return l
+	}
+	e, err := x.Examine(ctx, string(l.UID))
+	if err != nil {
+		r.Log.Debug("A left-over cannot be examined", "uid", l.UID, "error", err)
+		return l
+	}
+	l.Identity, l.Claim, l.Name = e.Identity, e.Claim, cmp.Or(l.Name, e.Name)
+	switch {
+	case e.Record.Hostpath != nil:
+		if errors.Is(x.ProveUnused(ctx, string(l.UID), e.Record), volume.ErrInUse) {
+			l.InUse = "it is mounted, or something in it is"
+		}
+	case e.Device != "" && r.Mounts != nil:
+		if mounts, err := r.Mounts.MountsOf(ctx, e.Device); err == nil && len(mounts) > 0 {
+			l.InUse = "mounted at " + mounts[0]
+		}
+	}
+	return l
 }
 
 func leftOver(kind v1alpha1.LeftOverKind, f volume.Found, name string) v1alpha1.LeftOver {

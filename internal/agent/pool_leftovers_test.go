@@ -12,12 +12,14 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/ledger"
+	"github.com/berth-dev/berth/internal/metrics/metricstest"
 	"github.com/berth-dev/berth/pkg/volume"
 	"github.com/berth-dev/berth/pkg/volume/volumetest"
 )
@@ -85,7 +87,7 @@ func TestPoolTellsOfLeftOvers(t *testing.T) {
 			t.Fatalf("told at once: %s; again in %s", got, wait)
 		}
 		want := []string{
-			"Record " + volumetest.ID(4) + " pvc-4", "Volume " + volumetest.ID(1) + " pvc-1", "Volume " + volumetest.ID(3) + " ",
+			"Record " + volumetest.ID(4) + " pvc-4", "Volume " + volumetest.ID(1) + " pvc-1", "Volume " + volumetest.ID(3) + " v",
 		}
 		wait = h.lookAgain(wait)
 		if got := h.leftOvers(); !slices.Equal(got, want) || h.pool().Status.LeftOverCount != 3 || wait != leftOverRetry {
@@ -221,11 +223,135 @@ func TestPoolOfAForgottenNode(t *testing.T) {
 			t.Error("disks that are not blank were claimed")
 		}
 		h.lookAgain(leftOverGrace)
-		if got := h.leftOvers(); !slices.Equal(got, []string{"Volume " + volumetest.ID(1) + " "}) {
+		if got := h.leftOvers(); !slices.Equal(got, []string{"Volume " + volumetest.ID(1) + " v"}) {
 			t.Errorf("told %s", got)
 		}
 		if found, err := memory.List(t.Context()); err != nil || len(found) != 1 {
 			t.Errorf("the volume is not kept: %v, %v", found, err)
 		}
 	})
+}
+
+// straying is a backend with something of somebody else beside its volumes.
+type straying struct {
+	*volumetest.Memory
+
+	strays []string
+	err    error
+}
+
+func (b straying) Strays(context.Context) ([]string, error) { return b.strays, b.err }
+
+// mountedAt says of every device that it is mounted there.
+type mountedAt []string
+
+func (m mountedAt) MountsOf(context.Context, string) ([]string, error) { return m, nil }
+
+// reachable is a backend whose volumes somebody has activated.
+type reachable struct{ *volumetest.Memory }
+
+func (b reachable) Examine(ctx context.Context, id string) (volume.Examination, error) {
+	e, err := b.Memory.Examine(ctx, id)
+	e.Device = "/dev/mapper/x"
+	return e, err
+}
+
+func TestWhatIsToldOfLeftOvers(t *testing.T) {
+	t.Parallel()
+	h := newPoolHost(t)
+	rec := &poolRecord{PoolSet: "fast"}
+	var doubted []string
+	h.pools.Doubt, h.pools.Mounts = func(name string) { doubted = append(doubted, name) }, mountedAt{"/mnt", "/mnt2"}
+	dirs := volumetest.NewMemory(volumetest.MemoryOptions{Dir: t.TempDir(), Mode: volume.ModeHostpath, TotalBytes: mib})
+	vg := h.memory("vg")
+	for _, m := range []*volumetest.Memory{dirs, vg} {
+		if _, err := m.Create(t.Context(), volume.Spec{ID: volumetest.ID(1), Name: "pvc-1", SizeBytes: mib, Access: volume.AccessFilesystem, Claim: "shop/orders"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, pool := range []string{"fast", "fast", "slow"} { // 1 is left over: its object has another UID
+		lv := &v1alpha1.LocalVolume{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("lv-%d", i), UID: types.UID(volumetest.ID(20 + i))}, Spec: v1alpha1.LocalVolumeSpec{NodeName: "n1", Pool: pool}}
+		if i != 1 {
+			lv.Status.Conditions = []metav1.Condition{{Type: v1alpha1.LocalVolumeReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonCarved}}
+		}
+		if err := h.api.Create(t.Context(), lv); err != nil {
+			t.Fatal(err)
+		}
+	}
+	find := func(b volume.Backend) []v1alpha1.LeftOver {
+		t.Helper()
+		found, err := h.pools.findLeftOvers(t.Context(), rec, b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	// Owners without storage are looked at: those that say they have it.
+	found := find(reachable{vg})
+	if len(found) != 1 || found[0].InUse != "mounted at /mnt" || found[0].Identity == "" || found[0].Name != "pvc-1" || found[0].Claim != "shop/orders" {
+		t.Errorf("found %+v", found)
+	}
+	if !slices.Equal(doubted, []string{"lv-0"}) {
+		t.Errorf("doubted %s", doubted)
+	}
+	release := dirs.Hold(volumetest.ID(1))
+	found = find(straying{Memory: dirs, strays: []string{"/srv/volumes/x"}})
+	want := v1alpha1.LeftOver{Kind: v1alpha1.LeftOverDirectory, Location: "/srv/volumes/x"}
+	if len(found) != 2 || found[0].InUse == "" || found[1] != want {
+		t.Errorf("found %+v", found)
+	}
+	release()
+	if found := find(dirs); len(found) != 1 || found[0].InUse != "" {
+		t.Errorf("found %+v", found)
+	}
+	if found, err := h.pools.findLeftOvers(t.Context(), rec, straying{Memory: dirs, err: volume.ErrPoolUnavailable}); !errors.Is(err, volume.ErrPoolUnavailable) || found != nil {
+		t.Errorf("found %+v, %v", found, err)
+	}
+}
+
+func TestLeftOverMetrics(t *testing.T) {
+	t.Parallel()
+	h := newPoolHost(t)
+	p := h.pools.live("fast")
+	told := func() map[string]float64 {
+		t.Helper()
+		registry := prometheus.NewPedanticRegistry()
+		if err := registry.Register(h.pools); err != nil {
+			t.Fatal(err)
+		}
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		values := map[string]float64{}
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				if f.GetName() == "berth_left_overs" {
+					values[m.GetLabel()[0].GetValue()+" of "+m.GetLabel()[1].GetValue()] = m.GetGauge().GetValue()
+				}
+			}
+		}
+		return values
+	}
+	if got := told(); len(got) != 0 {
+		t.Errorf("before the first look it tells %v", got)
+	}
+	now := time.Now()
+	found := []v1alpha1.LeftOver{{Kind: v1alpha1.LeftOverVolume, UID: "a", SizeBytes: 1}, {Kind: v1alpha1.LeftOverVolume, UID: "b"}, {Kind: v1alpha1.LeftOverRecord, UID: "c"}}
+	p.leftOvers.judge(now, found)
+	if got := told(); got["Volume of fast"] != 0 || len(got) != 4 {
+		t.Errorf("what was found once is told: %v", got)
+	}
+	found[0].SizeBytes, found[0].InUse = 2, "mounted" // it is the same all the same
+	p.leftOvers.judge(now.Add(leftOverGrace), found)
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(h.pools)
+	metricstest.CheckSeries(t, registry, "berth_left_overs")
+	if got := told(); got["Volume of fast"] != 2 || got["Record of fast"] != 1 || got["Snapshot of fast"] != 0 {
+		t.Errorf("it tells %v", got)
+	}
+	p.reset()
+	if got := told(); len(got) != 0 {
+		t.Errorf("of a pool that is gone it tells %v", got)
+	}
 }

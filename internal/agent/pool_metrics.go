@@ -8,6 +8,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
 )
 
 func poolDesc(name, help string) *prometheus.Desc {
@@ -25,13 +27,14 @@ var (
 	poolDegradedDesc  = poolDesc("berth_pool_degraded_volumes", "Volumes of a redundant pool that lack a disk, or have not caught up with one.")
 	poolRebuiltDesc   = poolDesc("berth_pool_rebuilt_ratio", "How far the volume is rebuilt that has come the least far; 1 when none is being rebuilt.")
 	poolDataDesc      = poolDesc("berth_pool_thin_data_used_ratio", "Share of a thin pool's data that is in use.")
+	leftOversDesc     = prometheus.NewDesc("berth_left_overs", "What the pool has and no object stands for, by kind: Volume, Snapshot, Record (an entry of the node's ledger without storage), Directory (which Berth has no record of).", []string{"pool", "kind"}, nil)
 	poolMetadataDesc  = poolDesc("berth_pool_thin_metadata_used_ratio", "Share of a thin pool's metadata that is in use.")
 )
 
 // Describe implements prometheus.Collector.
 func (r *PoolReconciler) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range append([]*prometheus.Desc{
-		poolReadyDesc, poolCapacityDesc, poolAllocatedDesc, poolFreeDesc, poolVolumesDesc, poolDisksDesc, poolMissingDesc, poolDegradedDesc, poolRebuiltDesc, poolDataDesc, poolMetadataDesc,
+		poolReadyDesc, poolCapacityDesc, poolAllocatedDesc, poolFreeDesc, poolVolumesDesc, poolDisksDesc, poolMissingDesc, poolDegradedDesc, poolRebuiltDesc, poolDataDesc, poolMetadataDesc, leftOversDesc,
 	}, trashDescs...) {
 		ch <- desc
 	}
@@ -43,8 +46,12 @@ func (r *PoolReconciler) Collect(ch chan<- prometheus.Metric) {
 	r.mu.Lock()
 	views := map[string]*poolView{}
 	trashes := map[string]*trash{}
+	leftOvers := map[string]map[v1alpha1.LeftOverKind]int{}
 	for name, p := range r.pools {
 		trashes[name] = &p.trash
+		if counts := p.leftOvers.counts.Load(); counts != nil {
+			leftOvers[name] = *counts
+		}
 		if view := p.last.Load(); view != nil {
 			views[name] = view
 		}
@@ -52,6 +59,11 @@ func (r *PoolReconciler) Collect(ch chan<- prometheus.Metric) {
 	r.mu.Unlock()
 	for name, t := range trashes {
 		t.collect(ch, name, r.TrashEntriesPerSecond, time.Now())
+	}
+	for name, counts := range leftOvers {
+		for kind, count := range counts {
+			ch <- prometheus.MustNewConstMetric(leftOversDesc, prometheus.GaugeValue, float64(count), name, string(kind))
+		}
 	}
 	for name, view := range views {
 		tell := func(desc *prometheus.Desc, value float64) {

@@ -136,6 +136,9 @@ func fillStatus(pool *v1alpha1.Pool, view poolView) {
 	if view.leftOvers != nil {
 		s.LeftOvers, s.LeftOverCount = view.leftOvers.all, view.leftOvers.count
 	}
+	if view.purges != nil {
+		s.Purges = *view.purges
+	}
 	message := view.message
 	const longest = 1024
 	if len(message) > longest {

@@ -12,6 +12,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/ledger"
+	"github.com/berth-dev/berth/pkg/volume"
 )
 
 // VolumeCollector tells of the volumes of the node that somebody must look at, as their
@@ -21,6 +23,8 @@ type VolumeCollector struct {
 	// Cache has the LocalVolumes of the node.
 	Cache       client.Reader
 	CacheSynced func() bool
+	// Ledger of the node; nil tells nothing of what it alone knows.
+	Ledger *ledger.Ledger
 }
 
 var (
@@ -29,6 +33,7 @@ var (
 		[]string{"localvolume", "claim_namespace", "claim", "condition", "reason"}, nil)
 	volumeDeletionDesc = prometheus.NewDesc("berth_volume_deletion_timestamp_seconds", "When the deletion of a LocalVolume that is still there was asked for, in seconds since 1970.",
 		[]string{"localvolume", "claim_namespace", "claim"}, nil)
+	leftOverDisksDesc = prometheus.NewDesc("berth_left_over_disks", "Whole disks of this node that are a volume by its ledger, of which the LocalVolume is gone.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
@@ -36,6 +41,7 @@ func (c *VolumeCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- volumesDesc
 	ch <- volumeUnhealthyDesc
 	ch <- volumeDeletionDesc
+	ch <- leftOverDisksDesc
 }
 
 // Collect implements prometheus.Collector. While the volumes are not known it tells nothing.
@@ -48,6 +54,9 @@ func (c *VolumeCollector) Collect(ch chan<- prometheus.Metric) {
 		return // an error here would hide every other metric of the agent
 	}
 	ch <- prometheus.MustNewConstMetric(volumesDesc, prometheus.GaugeValue, float64(len(volumes.Items)))
+	if c.Ledger != nil {
+		ch <- prometheus.MustNewConstMetric(leftOverDisksDesc, prometheus.GaugeValue, float64(c.leftOverDisks(volumes)))
+	}
 	for i := range volumes.Items {
 		v := &volumes.Items[i]
 		var namespace, claim string
@@ -63,4 +72,18 @@ func (c *VolumeCollector) Collect(ch chan<- prometheus.Metric) {
 			}
 		}
 	}
+}
+
+// leftOverDisks counts the disks whose volume has no object. Pools tell of their own.
+func (c *VolumeCollector) leftOverDisks(volumes *v1alpha1.LocalVolumeList) (count int) {
+	wanted := map[string]bool{}
+	for i := range volumes.Items {
+		wanted[string(volumes.Items[i].UID)] = true
+	}
+	for _, e := range c.Ledger.All() {
+		if e.Mode == volume.ModeDevice && e.State != ledger.Deleting && !wanted[e.UID] {
+			count++
+		}
+	}
+	return count
 }

@@ -4,6 +4,7 @@
 package agent
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -12,10 +13,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/ledger"
 	"github.com/berth-dev/berth/internal/metrics/metricstest"
+	"github.com/berth-dev/berth/pkg/volume"
+	"github.com/berth-dev/berth/pkg/volume/volumetest"
 )
 
 // Volumes that are well have no series; what is wrong with the others is told with their
@@ -68,4 +73,43 @@ berth_volumes 5
 		t.Error(err)
 	}
 	metricstest.CheckSeries(t, registry, "berth_volumes", "berth_volume_unhealthy", "berth_volume_deletion_timestamp_seconds")
+}
+
+// A whole disk has no pool that could tell that its volume has no object.
+func TestVolumeCollectorCountsDisksThatAreLeftOver(t *testing.T) {
+	t.Parallel()
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	book, err := ledger.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, change := range []func(*ledger.Entry){
+		func(*ledger.Entry) {}, // it has its object
+		func(*ledger.Entry) {},
+		func(e *ledger.Entry) { e.State = ledger.Deleting },
+		func(e *ledger.Entry) { e.Mode, e.Pool = volume.ModeLVM, "fast" },
+	} {
+		e := ledger.Entry{
+			UID: volumetest.ID(i), Name: fmt.Sprintf("pvc-%d", i), MachineID: machine, State: ledger.Carving, Mode: volume.ModeDevice, Access: volume.AccessBlock, Wipe: volume.WipeZero,
+		}
+		change(&e)
+		if err := book.Put(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lv := &v1alpha1.LocalVolume{ObjectMeta: metav1.ObjectMeta{Name: "pvc-0", UID: types.UID(volumetest.ID(0))}}
+	c := &VolumeCollector{Cache: fake.NewClientBuilder().WithScheme(scheme).WithObjects(lv).Build(), CacheSynced: func() bool { return true }, Ledger: book}
+	if err := testutil.CollectAndCompare(c, strings.NewReader(`
+# HELP berth_left_over_disks Whole disks of this node that are a volume by its ledger, of which the LocalVolume is gone.
+# TYPE berth_left_over_disks gauge
+berth_left_over_disks 1
+`), "berth_left_over_disks"); err != nil {
+		t.Error(err)
+	}
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(c)
+	metricstest.CheckSeries(t, registry, "berth_volumes", "berth_left_over_disks")
 }

@@ -29,6 +29,9 @@ type Volumes struct {
 	CacheSynced func() bool
 	// Opened finds where an encrypted volume is open; nil where none is encrypted.
 	Opened func(ctx context.Context, e ledger.Entry, device string) (volume.Location, error)
+	// Quarantined reports whether somebody has asked to purge a volume that has no LocalVolume;
+	// nil where nobody can.
+	Quarantined func(uid string) bool
 }
 
 var _ csi.Volumes = (*Volumes)(nil)
@@ -89,6 +92,8 @@ func (k *Volumes) entry(ctx context.Context, name string) (ledger.Entry, error) 
 		return e, fmt.Errorf("volume %s is being deleted: %w", name, volume.ErrBusy)
 	case e.State != ledger.Ready:
 		return e, fmt.Errorf("volume %s is not ready yet: %w", name, volume.ErrBusy)
+	case k.Quarantined != nil && k.Quarantined(e.UID):
+		return e, fmt.Errorf("volume %s is in quarantine, because somebody has asked to purge it as a left-over; with a PersistentVolume of its own it is let go within a minute: %w", name, volume.ErrBusy)
 	}
 	return e, nil
 }

@@ -190,7 +190,7 @@ func TestImportConfig(t *testing.T) {
 		"damaged":       {configs: []*corev1.ConfigMap{configMap("kube-system", "{")}, code: exitUnasked, says: []string{"read config.json"}},
 		"shared":        {configs: []*corev1.ConfigMap{configMap("kube-system", `{"sharedFileSystemPath":"/nfs"}`)}, code: exitTrouble, says: []string{"several nodes mount"}},
 		"a bad name":    {args: []string{"--config=x"}, code: exitUsage, says: []string{"NAMESPACE/NAME"}},
-		"of others":     {args: []string{"--dry-run"}, code: exitUsage, says: []string{"--dry-run is of forget-node only"}},
+		"of others":     {args: []string{"--dry-run"}, code: exitUsage, says: []string{"are of forget-node only"}},
 		"all and one":   {args: []string{"--all", "data"}, code: exitUsage, says: []string{"name a claim, or give --all"}},
 		"nothing named": {args: []string{"--yes"}, code: exitUsage, says: []string{"name a claim or pv/NAME"}},
 	} {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -32,6 +33,8 @@ const (
 	noPool = "NoPool"
 	// noStorage: a LocalVolume, or an entry of a node's ledger.
 	noStorage = "NoStorage"
+	// noRecord: a directory among those of volumes.
+	noRecord = "NoRecord"
 )
 
 // orphanRow is something that the other half of is missing.
@@ -46,6 +49,9 @@ type orphanRow struct {
 	Bytes int64  `json:"sizeBytes"`
 	// UID is that of the object that is missing, by which the thing on a disk is named.
 	UID types.UID `json:"uid,omitempty"`
+	// Pool is the Pool that it lies in, and Identity what names it in full; empty for objects.
+	Pool     string `json:"pool,omitempty"`
+	Identity string `json:"identity,omitempty"`
 	// Message says what it is and what can be done.
 	Message string `json:"message"`
 }
@@ -60,11 +66,19 @@ type orphanSearch struct {
 	rows    []orphanRow
 }
 
-// orphans lists what is left over; it is troubled when there is something.
+// orphans lists what is left over, or removes some of it.
 func (p *plugin) orphans(ctx context.Context, args []string) (bool, error) {
-	if args[0] != "list" {
-		return false, fmt.Errorf("%w: kubectl berth orphans list; there is no %q", errUsage, args[0])
+	switch {
+	case args[0] == "list" && len(args) == 1:
+		return p.listOrphans(ctx)
+	case args[0] == "purge" && len(args) == 2: //nolint:mnd // and what
+		return p.purge(ctx, args[1])
 	}
+	return false, fmt.Errorf("%w: kubectl berth orphans list, or purge NODE/POOL/UID; there is no %q", errUsage, strings.Join(args, " "))
+}
+
+// listOrphans lists what is left over; it is troubled when there is something.
+func (p *plugin) listOrphans(ctx context.Context) (bool, error) {
 	s := &orphanSearch{rows: []orphanRow{}}
 	// A volume comes before the PersistentVolume that leads to it and before the claim on a disk
 	// that it holds, and a claim waits until its PersistentVolume stands: read in this order,
@@ -216,7 +230,7 @@ func (s *orphanSearch) searchPools() {
 	for i := range s.pools.Items {
 		pool := &s.pools.Items[i]
 		for _, l := range pool.Status.LeftOvers {
-			row := orphanRow{Node: pool.Spec.NodeName, Object: pool.Name + ": " + cmp.Or(l.Location, string(l.UID)), Bytes: l.SizeBytes, UID: l.UID}
+			row := orphanRow{Node: pool.Spec.NodeName, Object: pool.Name + ": " + cmp.Or(l.Location, string(l.UID)), Bytes: l.SizeBytes, UID: l.UID, Claim: l.Claim, Pool: pool.Name, Identity: l.Identity}
 			was := ""
 			if l.Name != "" {
 				was = " of " + l.Name
@@ -225,18 +239,39 @@ func (s *orphanSearch) searchPools() {
 			case berth.LeftOverSnapshot:
 				row.Lacks = noLocalSnapshot
 				s.add(row, "a snapshot that no LocalSnapshot stands for; it is kept")
+			case berth.LeftOverDirectory:
+				row.Lacks = noRecord
+				s.add(row, "a directory among those of volumes, which Berth has no record of and never touches")
 			case berth.LeftOverRecord:
 				row.Lacks = noStorage
-				s.add(row, "an entry%s in the node's ledger, with neither a LocalVolume nor storage", was)
+				s.add(row, "an entry%s in the node's ledger, with neither a LocalVolume nor storage%s", was, purgeOf(pool, l))
 			default:
 				row.Lacks = noLocalVolume
-				s.add(row, "the storage%s, which no LocalVolume stands for; it is kept, and its room is not given away", was)
+				s.add(row, "the storage%s, which no LocalVolume stands for; it is kept, and its room is not given away%s%s", was, inUseOf(l), purgeOf(pool, l))
 			}
 		}
 		if more := int(pool.Status.LeftOverCount) - len(pool.Status.LeftOvers); more > 0 {
 			s.add(orphanRow{Node: pool.Spec.NodeName, Object: pool.Name + ": others", Lacks: noLocalVolume}, "%d more, which its status has no place for", more)
 		}
 	}
+}
+
+// inUseOf says where something is mounted.
+func inUseOf(l berth.LeftOver) string {
+	if l.InUse == "" {
+		return ""
+	}
+	return "; in use: " + l.InUse
+}
+
+// purgeOf says how far the request is to purge something.
+func purgeOf(pool *berth.Pool, l berth.LeftOver) string {
+	for _, s := range pool.Status.Purges {
+		if s.UID == string(l.UID) {
+			return fmt.Sprintf("; to be purged, %s: %s", s.State, s.Message)
+		}
+	}
+	return ""
 }
 
 // searchDisks finds claims whose holder is gone. A disk that is Released waits for its wipe,

@@ -54,14 +54,18 @@ type Options struct {
 	// nothing. DisksDestroyed says that none of the node's disks will ever be seen again.
 	Confirm                string
 	DryRun, DisksDestroyed bool
+	// Of orphans purge, whose Confirm is a token. Yes changes what was planned, Withdraw takes a
+	// request back, and Wait is how long the agent has for its answer.
+	Yes, Withdraw bool
+	Wait          time.Duration
 	// Machine, of forget-node, is the /etc/machine-id of a host that another one has replaced under
 	// the node's name: what was on it is forgotten, and the node lives on.
 	Machine string
-	// Of import. All and Yes: all volumes, and not only say what is to be done. Provisioner is
+	// Of import, which Yes does, too. All is for all volumes. Provisioner is
 	// what the other one calls itself, Config its ConfigMap, as namespace/name; empty where its
 	// manifests have it. Pool is a PoolSet and StorageClass the class that claims get; empty
 	// for what fits. Timeout bounds each wait.
-	All, Yes                                bool
+	All                                     bool
 	Provisioner, Config, Pool, StorageClass string
 	Timeout                                 time.Duration
 }
@@ -162,8 +166,9 @@ func subcommands() []subcommand {
 			run: (*plugin).why, least: 1, most: 1,
 		},
 		{
-			name: "orphans", arguments: "list", summary: "List what is left over: volumes, disks and PersistentVolumes of which the other half is missing",
-			run: (*plugin).orphans, least: 1, most: 1,
+			name: "orphans", arguments: "list | purge NODE/POOL/UID [--yes] [--confirm=TOKEN | --withdraw]",
+			summary: "List what is left over: volumes, disks and PersistentVolumes of which the other half is missing; and remove a volume of them, in two phases",
+			run:     (*plugin).orphans, least: 1, most: 2, //nolint:mnd // purge and what
 		},
 		{
 			name: "forget-node", arguments: "NODE [--machine=ID] [--dry-run] [--confirm=NODE] [--disks-destroyed]",
@@ -193,12 +198,14 @@ func Run(ctx context.Context, args []string, streams Streams, connect Connector)
 	flags.StringVarP(&o.Namespace, "namespace", "n", "", "namespace of the claim")
 	flags.StringVar(&o.SystemNamespace, "berth-namespace", "berth-system", "namespace that Berth is installed in")
 	flags.StringVarP(&o.Output, "output", "o", outputTable, "table, wide or json; of support-bundle the file, - for standard output")
-	flags.StringVar(&o.Confirm, "confirm", "", "of forget-node: the name of the node once more; without it the name is asked for")
+	flags.StringVar(&o.Confirm, "confirm", "", "of forget-node: the name of the node once more; without it the name is asked for. Of orphans purge: the token of the quarantine")
 	flags.BoolVar(&o.DryRun, "dry-run", false, "of forget-node: say what is lost and removed, and change nothing")
 	flags.BoolVar(&o.DisksDestroyed, "disks-destroyed", false, "of forget-node: none of its disks will ever be seen again, so that no record of them is kept")
+	flags.BoolVar(&o.Yes, "yes", false, "of orphans purge and import: do what it plans; without it nothing is changed")
+	flags.BoolVar(&o.Withdraw, "withdraw", false, "of orphans purge: take the request back, and let what is in quarantine go")
+	flags.DurationVar(&o.Wait, "wait", defaultWait, "of orphans purge: how long to wait for the agent's answer")
 	flags.StringVar(&o.Machine, "machine", "", "of forget-node: forget only what was on the host of this /etc/machine-id, which another one has replaced under the node's name")
 	flags.BoolVar(&o.All, "all", false, "of import: all volumes of the other provisioner")
-	flags.BoolVar(&o.Yes, "yes", false, "of import: move the volumes; without it only what would be done is said")
 	flags.StringVar(&o.Provisioner, "provisioner", localPathProvisioner, "of import: name that the other provisioner has in its StorageClasses")
 	flags.StringVar(&o.Config, "config", "", "of import: ConfigMap with its config.json, as NAMESPACE/NAME; without it local-path-config in local-path-storage or kube-system")
 	flags.StringVar(&o.Pool, "pool", "", "of import: PoolSet that takes the volumes; without it that whose root lies nearest")
@@ -260,6 +267,13 @@ func choose(args []string, o Options) (subcommand, []string, error) {
 	if rest := len(args) - 1; rest < all[i].least || rest > all[i].most {
 		return subcommand{}, nil, fmt.Errorf("%w: kubectl berth %s %s", errUsage, all[i].name, all[i].arguments)
 	}
+	purges := all[i].name == "orphans" && args[1] == "purge"
+	switch {
+	case (o.DryRun || o.DisksDestroyed || o.Machine != "" || o.Confirm != "" && !purges) && all[i].name != "forget-node":
+		return subcommand{}, nil, fmt.Errorf("%w: --confirm, but for orphans purge, --dry-run, --disks-destroyed and --machine are of forget-node only", errUsage)
+	case (o.Yes && all[i].name != "import" || o.Withdraw) && !purges:
+		return subcommand{}, nil, fmt.Errorf("%w: --yes, but for import, and --withdraw are of orphans purge only", errUsage)
+	}
 	check := all[i].output
 	if check == nil {
 		check = tableOutput
@@ -270,23 +284,10 @@ func choose(args []string, o Options) (subcommand, []string, error) {
 	return all[i], args[1:], nil
 }
 
-// checkFlags refuses the flags of other commands.
-func checkFlags(flags *pflag.FlagSet, command string) (err error) {
-	flags.Visit(func(f *pflag.Flag) {
-		for of, names := range map[string][]string{
-			"forget-node": {"confirm", "dry-run", "disks-destroyed", "machine"},
-			"import":      {"all", "yes", "provisioner", "config", "pool", "storage-class", "timeout"},
-		} {
-			if command != of && slices.Contains(names, f.Name) {
-				err = fmt.Errorf("%w: --%s is of %s only", errUsage, f.Name, of)
-			}
-		}
-	})
-	return err
-}
-
 const (
-	outputTable          = "table"
+	outputTable = "table"
+	defaultWait = 30 * time.Second
+
 	localPathProvisioner = "rancher.io/local-path"
 	defaultTimeout       = 2 * time.Minute
 )
@@ -315,4 +316,14 @@ func complain(streams Streams, err error) int {
 		return exitUsage
 	}
 	return exitUnasked
+}
+
+// checkFlags refuses the flags that are of import, for other commands.
+func checkFlags(flags *pflag.FlagSet, command string) (err error) {
+	flags.Visit(func(f *pflag.Flag) {
+		if command != "import" && slices.Contains([]string{"all", "provisioner", "config", "pool", "storage-class", "timeout"}, f.Name) {
+			err = fmt.Errorf("%w: --%s is of import only", errUsage, f.Name)
+		}
+	})
+	return err
 }

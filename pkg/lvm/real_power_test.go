@@ -128,7 +128,7 @@ func TestKernelPowerLoss(t *testing.T) {
 			s.Armed = false
 			s.Losses++
 			s.save(t, path)
-			fmt.Printf("the power goes at moment %d (thin: %t, after %d operations)\n", s.Cut, s.Thin, s.Done)
+			t.Logf("the power goes at moment %d (thin: %t, after %d operations)", s.Cut, s.Thin, s.Done)
 			// Documentation/admin-guide/sysrq.rst: "immediately reboot the system without syncing".
 			if err := os.WriteFile("/proc/sysrq-trigger", []byte("b"), 0); err != nil {
 				t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"time"
 )
 
 // The layout of the ext4 superblock, from the kernel's
@@ -65,6 +66,7 @@ func parseExt(area []byte) (s Superblock, found bool, err error) {
 	if blocks == 0 || blocks > 1<<46 {
 		return s, true, fmt.Errorf("%w: ext4 superblock with %d blocks", ErrDamaged, blocks)
 	}
+	s.Made, s.Written = extTime(le32(0x108)), extTime(le32(0x30))
 	s.Label = string(bytes.TrimRight(b[0x78:0x88], "\x00"))
 	s.BlockSizeBytes = 1024 << logBlock
 	s.Blocks = int64(blocks)
@@ -72,6 +74,14 @@ func parseExt(area []byte) (s Superblock, found bool, err error) {
 	s.NeedsRecovery = incompat&extIncompRecov != 0
 	s.HasErrors = state&extStateErrors != 0 || state&extStateValid == 0
 	return s, true, nil
+}
+
+// extTime is a time of the superblock, in seconds since 1970; 0 was never set.
+func extTime(seconds uint32) time.Time {
+	if seconds == 0 {
+		return time.Time{}
+	}
+	return time.Unix(int64(seconds), 0)
 }
 
 // extType tells the three generations apart by their features.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"time"
 )
 
 var (
@@ -27,6 +28,10 @@ type Superblock struct {
 	UUID string
 	// Label may be empty.
 	Label string
+	// Made is when mkfs made it, and Written when the kernel wrote the superblock last, which it
+	// does when it mounts and unmounts. Zero where the superblock does not tell: only those of
+	// ext2, ext3 and ext4 do, by the time of day that the node believed it was.
+	Made, Written time.Time
 	// BlockSizeBytes and Blocks give the filesystem's size.
 	BlockSizeBytes int64
 	Blocks         int64

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/berth-dev/berth/pkg/mount"
 	"github.com/berth-dev/berth/pkg/mount/mounttest"
@@ -112,6 +113,13 @@ func TestReadSuperblock(t *testing.T) {
 			if tt.want.UUID == "" {
 				got.UUID = ""
 			}
+			tells := strings.HasPrefix(got.FSType, "ext")
+			for what, at := range map[string]time.Time{"made": got.Made, "written": got.Written} {
+				if at.IsZero() == tells || tells && time.Since(at).Abs() > time.Hour {
+					t.Errorf("it says that it was %s %s", what, at)
+				}
+			}
+			got.Made, got.Written = time.Time{}, time.Time{}
 			if err != nil || got != tt.want {
 				t.Errorf("got %+v, %v\nwant %+v", got, err, tt.want)
 			}

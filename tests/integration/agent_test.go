@@ -203,26 +203,29 @@ func TestAgent(t *testing.T) {
 		metadata = "copies of the metadata of volume groups, see TestAgentWritesItsOwnMetadata"
 		snapshot = "snapshots are of mode lvm, see TestAgentWritesItsOwnPart"
 		moved    = "capacity that has changed is written a while later, see TestAgentWritesItsOwnPart"
+		purged   = "they are read when somebody asks to purge a left-over, see TestAgentLooksForOwners"
 		repeated = "an event that is repeated is counted, see TestAgentWritesItsOwnPart"
 	)
 	checkRights(t, "node-agent.yaml", nodeAgent, map[right]string{
-		{"get", "blockdevices.berth.dev"}:                conflict,
-		{"update", "blockdevices.berth.dev"}:             disk,
-		{"get", "configmaps"}:                            metadata,
-		{"create", "configmaps"}:                         metadata,
-		{"patch", "configmaps"}:                          metadata,
-		{"delete", "configmaps"}:                         metadata,
-		{"list", "configmaps"}:                           fallback,
-		{"list", "nodes"}:                                fallback,
-		{"list", "localvolumes.berth.dev"}:               fallback,
-		{"list", "localsnapshots.berth.dev"}:             fallback,
-		{"list", "pools.berth.dev"}:                      fallback,
-		{"list", "poolsets.berth.dev"}:                   fallback,
-		{"list", "storageclasses.storage.k8s.io"}:        fallback,
-		{"patch", "localsnapshots.berth.dev"}:            snapshot,
-		{"patch", "localsnapshots.berth.dev/status"}:     snapshot,
-		{"patch", "csistoragecapacities.storage.k8s.io"}: moved,
-		{"patch", "events.events.k8s.io"}:                repeated,
+		{"get", "blockdevices.berth.dev"}:                          conflict,
+		{"update", "blockdevices.berth.dev"}:                       disk,
+		{"get", "configmaps"}:                                      metadata,
+		{"create", "configmaps"}:                                   metadata,
+		{"patch", "configmaps"}:                                    metadata,
+		{"delete", "configmaps"}:                                   metadata,
+		{"list", "configmaps"}:                                     fallback,
+		{"list", "nodes"}:                                          fallback,
+		{"list", "localvolumes.berth.dev"}:                         fallback,
+		{"list", "localsnapshots.berth.dev"}:                       fallback,
+		{"list", "pools.berth.dev"}:                                fallback,
+		{"list", "poolsets.berth.dev"}:                             fallback,
+		{"list", "storageclasses.storage.k8s.io"}:                  fallback,
+		{"patch", "localsnapshots.berth.dev"}:                      snapshot,
+		{"patch", "localsnapshots.berth.dev/status"}:               snapshot,
+		{"patch", "csistoragecapacities.storage.k8s.io"}:           moved,
+		{"patch", "events.events.k8s.io"}:                          repeated,
+		{"list", "persistentvolumes"}:                              purged,
+		{"list", "volumesnapshotcontents.snapshot.storage.k8s.io"}: purged,
 	})
 }
 

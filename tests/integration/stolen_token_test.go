@@ -158,7 +158,7 @@ func TestStolenTokenTouchesNothingElse(t *testing.T) {
 		refused(t, "create "+what, thief.Create(t.Context(), object, client.DryRunAll))
 	}
 	for what, list := range map[string]client.ObjectList{
-		"Secrets": &corev1.SecretList{}, "Pods": &corev1.PodList{}, "claims": &corev1.PersistentVolumeClaimList{}, "PersistentVolumes": &corev1.PersistentVolumeList{},
+		"Secrets": &corev1.SecretList{}, "Pods": &corev1.PodList{}, "claims": &corev1.PersistentVolumeClaimList{},
 		"all ConfigMaps": &corev1.ConfigMapList{}, "Events": &eventsv1.EventList{},
 	} {
 		refused(t, "list "+what, thief.List(t.Context(), list))
@@ -190,10 +190,20 @@ func TestAgentWritesItsOwnPart(t *testing.T) {
 			t.Errorf("patch the status of its %s: %v", kind, err)
 		}
 	}
-	for kind, spec := range map[string]string{"Pool": `{"spec":{"evacuate":["bd-1"]}}`, "LocalVolume": `{"spec":{"sizeBytes":4194304}}`} {
+	for spec, kind := range map[string]string{
+		`{"spec":{"evacuate":["bd-1"]}}`: "Pool", `{"spec":{"sizeBytes":4194304}}`: "LocalVolume",
+		`{"spec":{"purge":[{"uid":"6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11","kind":"Volume","identity":"x"}]}}`: "Pool",
+	} {
 		patch := client.RawPatch(types.MergePatchType, []byte(spec))
 		wantRefused(t, agent.Patch(t.Context(), own[kind], patch), "may not change the spec of "+strings.ToLower(kind)+"s")
 	}
+	asking := &v1alpha1.Pool{
+		ObjectMeta: metav1.ObjectMeta{Name: "asking-" + node},
+		Spec: v1alpha1.PoolSpec{NodeName: node, PoolSetName: "asking", Kind: v1alpha1.PoolLVM, Purge: []v1alpha1.PurgeRequest{
+			{UID: "6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11", Kind: v1alpha1.LeftOverVolume, Identity: "x"},
+		}},
+	}
+	wantRefused(t, agent.Create(t.Context(), asking), "may not ask to purge")
 	disk := own["BlockDevice"].(*v1alpha1.BlockDevice)
 	disk.Spec.ClaimRef = &v1alpha1.BlockDeviceClaimRef{Kind: "Pool", Name: "stolen-" + node, UID: "6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11"}
 	if err := agent.Update(t.Context(), disk); err != nil {

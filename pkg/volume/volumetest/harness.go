@@ -89,6 +89,8 @@ func Run(t *testing.T, h Harness) {
 		{"LocateVanished", s.testLocateVanished},
 		{"ForeignRecord", s.testForeignRecord},
 		{"Blind", s.testBlind},
+		{"Examine", s.testExamine},
+		{"ExamineInUse", s.testExamineInUse},
 		{"Grow", s.testGrow},
 		{"GrowNoSpace", s.testGrowNoSpace},
 		{"PowerLoss", s.testPowerLoss},

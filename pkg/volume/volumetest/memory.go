@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -51,6 +52,8 @@ type Memory struct {
 
 type memoryVolume struct {
 	record   volume.Record
+	name     string
+	claim    string
 	store    string // file or directory with its bytes; empty when it has vanished
 	tampered bool
 	holders  int
@@ -67,7 +70,10 @@ type Step struct {
 	Done bool
 }
 
-var _ volume.Backend = (*Memory)(nil)
+var (
+	_ volume.Backend  = (*Memory)(nil)
+	_ volume.Examiner = (*Memory)(nil)
+)
 
 // errMemoryKilled is what a call gets after CrashAt has come.
 var errMemoryKilled = errors.New("the backend was killed here")
@@ -265,6 +271,44 @@ func (m *Memory) List(ctx context.Context) ([]volume.Found, error) {
 	}
 	slices.SortFunc(found, func(a, b volume.Found) int { return strings.Compare(a.ID, b.ID) })
 	return found, nil
+}
+
+// Examine implements volume.Examiner. A volume that was tampered with is another one.
+func (m *Memory) Examine(ctx context.Context, id string) (volume.Examination, error) {
+	if err := volume.ValidateID(id); err != nil {
+		return volume.Examination{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.observe(ctx); err != nil {
+		return volume.Examination{}, err
+	}
+	v := m.volumes[id]
+	if v == nil {
+		return volume.Examination{}, fmt.Errorf("volume %s: %w", id, volume.ErrNotFound)
+	}
+	e := volume.Examination{Record: v.record, Identity: filepath.Base(v.store), Name: v.name, Claim: v.claim}
+	if v.tampered {
+		e.Identity += " tampered"
+	}
+	return e, nil
+}
+
+// ProveUnused implements volume.Examiner.
+func (m *Memory) ProveUnused(ctx context.Context, id string, rec volume.Record) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.observe(ctx); err != nil {
+		return err
+	}
+	v, err := m.find(id, &rec)
+	if err != nil {
+		return err
+	}
+	if v.holders > 0 {
+		return fmt.Errorf("volume %s is held: %w", id, volume.ErrInUse)
+	}
+	return nil
 }
 
 // Capacity implements volume.Backend.

@@ -41,7 +41,7 @@ func (m *Memory) add(spec volume.Spec) (*memoryVolume, error) {
 		return nil, fmt.Errorf("%w: %d bytes were asked for, %d are free", volume.ErrNoSpace, spec.SizeBytes, c.FreeBytes)
 	}
 	m.made++
-	v := &memoryVolume{record: volume.Record{Mode: m.opts.Mode, SizeBytes: spec.SizeBytes}}
+	v := &memoryVolume{name: spec.Name, claim: spec.Claim, record: volume.Record{Mode: m.opts.Mode, SizeBytes: spec.SizeBytes}}
 	unique := fmt.Sprintf("%s-%d", spec.ID, m.made)
 	switch m.opts.Mode {
 	case volume.ModeLVM:

@@ -1,0 +1,210 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/durable"
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+const purgeRecordVersion = 1
+
+// purgeRecord is the node's own record of a left-over that somebody has asked to purge. It is
+// the quarantine: what etcd holds can be from an hour ago, this is not.
+type purgeRecord struct {
+	SchemaVersion int                   `json:"schemaVersion"`
+	UID           string                `json:"uid"`
+	Kind          v1alpha1.LeftOverKind `json:"kind"`
+	Identity      string                `json:"identity"`
+	PoolSet       string                `json:"poolSet"`
+	MachineID     string                `json:"machineID"`
+	// Names are what the volume is called; it is locked by the first. NameCut is true when the
+	// last may go on.
+	Names   []string `json:"names"`
+	NameCut bool     `json:"nameCut,omitempty"`
+	// Token confirms this quarantine, and no other.
+	Token string    `json:"token"`
+	Since time.Time `json:"since"`
+	// Holds says in words what it is.
+	Holds string `json:"holds"`
+
+	State v1alpha1.PurgeState `json:"state"`
+	// Storage and Wipe are set once the removal has begun: what is removed, and how.
+	Storage *volume.Record    `json:"storage,omitempty"`
+	Wipe    volume.WipePolicy `json:"wipe,omitempty"`
+}
+
+func (r *purgeRecord) validate() error {
+	switch {
+	case r.SchemaVersion != purgeRecordVersion:
+		return fmt.Errorf("schemaVersion %d: this Berth understands %d", r.SchemaVersion, purgeRecordVersion)
+	case volume.ValidateID(r.UID) != nil:
+		return fmt.Errorf("uid %q is not a lower-case UUID", r.UID)
+	case r.Identity == "" || r.PoolSet == "" || r.MachineID == "" || len(r.Names) == 0 || slices.Contains(r.Names, "") || r.Token == "" || r.Since.IsZero():
+		return errors.New("identity, poolSet, machineID, names, token or since is empty")
+	case r.Kind != v1alpha1.LeftOverVolume && r.Kind != v1alpha1.LeftOverRecord:
+		return fmt.Errorf("kind %q cannot be purged", r.Kind)
+	case r.State != v1alpha1.PurgeQuarantined && r.State != v1alpha1.PurgePurging && r.State != v1alpha1.PurgePurged:
+		return fmt.Errorf("state %q is unknown", r.State)
+	case r.Kind == v1alpha1.LeftOverVolume && r.State == v1alpha1.PurgePurging && (r.Storage == nil || r.Wipe == ""):
+		return errors.New("a removal has begun, and what is removed is not named")
+	}
+	return nil
+}
+
+// isFor reports whether a request is the one that the record was made for.
+func (r *purgeRecord) isFor(poolSet string, req v1alpha1.PurgeRequest) bool {
+	return r.PoolSet == poolSet && r.Kind == req.Kind && r.Identity == req.Identity
+}
+
+// name is what the volume is locked by.
+func (r *purgeRecord) name() string { return r.Names[0] }
+
+// request is the one that the record was made for, as it was confirmed.
+func (r *purgeRecord) request() v1alpha1.PurgeRequest {
+	return v1alpha1.PurgeRequest{UID: r.UID, Kind: r.Kind, Identity: r.Identity, Confirm: r.Token}
+}
+
+func decodePurgeRecord(data []byte) (*purgeRecord, error) {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	r := &purgeRecord{}
+	if err := dec.Decode(r); err != nil {
+		return nil, err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("data after the object")
+	}
+	return r, r.validate()
+}
+
+// purgeRecords is a directory with one file per left-over.
+type purgeRecords struct {
+	dir string
+
+	mu sync.Mutex
+	// all by UID; damaged is why a file cannot be read. Records are never changed, but put
+	// anew.
+	all     map[string]*purgeRecord
+	damaged map[string]error
+	// step is called around each step that changes something; tests end the process there.
+	step func() error
+}
+
+// openPurgeRecords reads what is in the directory, which is made when it is missing. A damaged
+// file is no quarantine and no order: it keeps its left-over from being purged.
+func openPurgeRecords(dir string) (*purgeRecords, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the directory of purges: %w", err)
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("read the records of purges: %w", err)
+	}
+	d := &purgeRecords{dir: dir, all: map[string]*purgeRecord{}, damaged: map[string]error{}, step: func() error { return nil }}
+	for _, f := range files {
+		path := filepath.Join(dir, f.Name())
+		if durable.IsTemporary(f.Name()) {
+			if err := os.Remove(path); err != nil {
+				return nil, fmt.Errorf("clean the records of purges: %w", err)
+			}
+			continue
+		}
+		uid, isRecord := strings.CutSuffix(f.Name(), ".json")
+		if !isRecord || volume.ValidateID(uid) != nil {
+			continue
+		}
+		data, err := os.ReadFile(path)
+		if err == nil {
+			var r *purgeRecord
+			if r, err = decodePurgeRecord(data); err == nil && r.UID != uid {
+				err = fmt.Errorf("it is the record of %s", r.UID)
+			}
+			d.all[uid] = r
+		}
+		if err != nil {
+			delete(d.all, uid)
+			d.damaged[uid] = fmt.Errorf("the record %s is damaged: %w", path, err)
+		}
+	}
+	return d, nil
+}
+
+// get returns nil without an error when there is none.
+func (d *purgeRecords) get(uid string) (*purgeRecord, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.all[uid], d.damaged[uid]
+}
+
+func (d *purgeRecords) ofPool(poolSet string) (all []*purgeRecord) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, r := range d.all {
+		if r.PoolSet == poolSet {
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+func (d *purgeRecords) path(uid string) string { return filepath.Join(d.dir, uid+".json") }
+
+// put writes a record in the place of old, which is nil for none, and is durable when it returns
+// nil. errRefusedPurge: old is not what is there any more, and nothing was written.
+func (d *purgeRecords) put(old, r *purgeRecord) error {
+	r.SchemaVersion = purgeRecordVersion
+	if err := r.validate(); err != nil {
+		return fmt.Errorf("record the purge of %s: %w", r.UID, err)
+	}
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("record the purge of %s: %w", r.UID, err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.all[r.UID] != old {
+		return fmt.Errorf("%w: the request was withdrawn or changed meanwhile", errRefusedPurge)
+	}
+	if err := d.step(); err != nil {
+		return err
+	}
+	if err := durable.WriteFile(d.path(r.UID), append(data, '\n'), 0o600); err != nil {
+		return fmt.Errorf("record the purge of %s: %w", r.UID, err)
+	}
+	d.all[r.UID] = r
+	return d.step()
+}
+
+// remove ends a record for good, and is durable when it returns nil.
+func (d *purgeRecords) remove(uid string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.step(); err != nil {
+		return err
+	}
+	if err := durable.Remove(d.path(uid)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("end the purge of %s: %w", uid, err)
+	}
+	delete(d.all, uid)
+	return d.step()
+}
+
+// newPurgeToken is one that nobody has seen.
+func newPurgeToken() string { return strings.ToLower(rand.Text()[:12]) }

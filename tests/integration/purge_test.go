@@ -1,0 +1,89 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/agent"
+	"github.com/berth-dev/berth/internal/ledger"
+	"github.com/berth-dev/berth/pkg/mount"
+	"github.com/berth-dev/berth/pkg/volume"
+	"github.com/berth-dev/berth/pkg/volume/volumetest"
+)
+
+// By its own rights, and where the cluster has no snapshots, an agent finds what a left-over
+// belongs to before it purges it.
+func TestAgentLooksForOwners(t *testing.T) {
+	t.Parallel()
+	const node, uid = "node-purge", "6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a14"
+	memory := volumetest.NewMemory(volumetest.MemoryOptions{Dir: t.TempDir(), TotalBytes: 1 << 20})
+	if _, err := memory.Create(t.Context(), volume.Spec{ID: uid, Name: "pvc-purge", SizeBytes: 1 << 20, Access: volume.AccessBlock}); err != nil {
+		t.Fatal(err)
+	}
+	exam, err := memory.Examine(t.Context(), uid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	book, err := ledger.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	place := agent.PurgePlace{PoolSet: "fast", Mode: volume.ModeLVM, Backend: memory, Again: func() {}}
+	look := func(want v1alpha1.PurgeState, says string) {
+		t.Helper()
+		purger, err := agent.NewPurger(agent.PurgeOptions{
+			Live: agentOf(t, node), Ledger: book, Directory: t.TempDir(), Filesystems: noFilesystems{}, Log: slog.New(slog.DiscardHandler),
+			Carver: &agent.Carver{Journal: book, Backends: agent.NewBackends(nil), Mounts: noFilesystems{}, MachineID: "m", Locks: &agent.Locks{}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, _ := purger.Tend(t.Context(), place, []v1alpha1.PurgeRequest{{UID: uid, Kind: v1alpha1.LeftOverVolume, Identity: exam.Identity}})
+		if len(all) != 1 || all[0].State != want || !strings.Contains(all[0].Message, says) {
+			t.Fatalf("it is %+v, want %s with %q", all, want, says)
+		}
+	}
+	look(v1alpha1.PurgeQuarantined, "")
+	pv := &corev1.PersistentVolume{
+		ObjectMeta: metav1.ObjectMeta{Name: "purge-by-hand"},
+		Spec: corev1.PersistentVolumeSpec{
+			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, Capacity: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Mi")},
+			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: v1alpha1.DriverName, VolumeHandle: "pvc-purge"}},
+		},
+	}
+	if err := server.admin.Create(t.Context(), pv); err != nil {
+		t.Fatal(err)
+	}
+	look(v1alpha1.PurgeRefused, "PersistentVolume purge-by-hand")
+	pv.Finalizers = nil // nobody here takes that of the protection away
+	if err := server.admin.Update(t.Context(), pv); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.admin.Delete(t.Context(), pv); err != nil {
+		t.Fatal(err)
+	}
+	look(v1alpha1.PurgeQuarantined, "")
+	lv := localVolume("pvc-purge", "node-other")
+	if err := server.admin.Create(t.Context(), lv); err != nil {
+		t.Fatal(err)
+	}
+	look(v1alpha1.PurgeRefused, "LocalVolume pvc-purge")
+}
+
+type noFilesystems struct{}
+
+func (noFilesystems) MountsOf(context.Context, string) ([]string, error) { return nil, nil }
+
+func (noFilesystems) Inspect(context.Context, string) (mount.Superblock, error) {
+	return mount.Superblock{}, mount.ErrNoFilesystem
+}
