@@ -103,9 +103,11 @@ const EncryptionLUKS2 Encryption = "luks2"
 // +kubebuilder:validation:XValidation:rule="!has(self.source) || self.mode != 'device'",message="spec.source is for the modes lvm and hostpath"
 // +kubebuilder:validation:XValidation:rule="!has(self.limits) || self.mode != 'hostpath'",message="spec.limits needs a block device of the volume's own: use mode lvm or device"
 // +kubebuilder:validation:XValidation:rule="!has(self.source) || !has(self.mkfsOptions)",message="spec.source brings its filesystem along: mkfsOptions is not allowed beside it"
-// +kubebuilder:validation:XValidation:rule="!has(self.adopt) || (self.mode == 'device' && self.volumeMode == 'Filesystem' && has(self.fsType) && size(self.fsType) > 0)",message="spec.adopt is for a whole disk with a filesystem: mode device, volumeMode Filesystem and spec.fsType are needed"
+// +kubebuilder:validation:XValidation:rule="!has(self.adopt) || self.mode == 'hostpath' || (self.mode == 'device' && self.volumeMode == 'Filesystem' && has(self.fsType) && size(self.fsType) > 0)",message="spec.adopt is for a directory, in mode hostpath, or for a whole disk with a filesystem: mode device, volumeMode Filesystem and spec.fsType are needed"
+// +kubebuilder:validation:XValidation:rule="!has(self.adopt) || (has(self.adopt.directory) == (self.mode == 'hostpath'))",message="spec.adopt.directory is for mode hostpath, spec.adopt.device and spec.adopt.filesystemUUID are for mode device"
+// +kubebuilder:validation:XValidation:rule="!has(self.adopt) || self.mode != 'hostpath' || (!has(self.directory) && !has(self.retainFor))",message="a directory that is adopted lies at the UID of its volume and is kept when that is deleted: directory and retainFor are not allowed beside spec.adopt"
 // +kubebuilder:validation:XValidation:rule="self.wipe != 'cryptoErase' || (self.mode == 'device' && has(self.deviceSelector) && has(self.deviceSelector.cryptoErase) && self.deviceSelector.cryptoErase)",message="spec.wipe: cryptoErase is for mode device, and needs deviceSelector.cryptoErase: true so that only a disk that can do it is taken"
-// +kubebuilder:validation:XValidation:rule="!has(self.adopt) || self.wipe == 'none'",message="spec.adopt needs wipe: none: a disk that was handed over with its data is given back with them"
+// +kubebuilder:validation:XValidation:rule="!has(self.adopt) || self.wipe == 'none'",message="spec.adopt needs wipe: none: what was handed over with its data is given back with them"
 // +kubebuilder:validation:XValidation:rule="!has(self.adopt) || (!has(self.mkfsOptions) && !has(self.deviceSelector))",message="spec.adopt names the disk and nothing is formatted: mkfsOptions and deviceSelector are not allowed beside it"
 // +kubebuilder:validation:XValidation:rule="!has(self.requireQuota) || !self.requireQuota || self.mode == 'hostpath'",message="spec.requireQuota is for mode hostpath: other volumes end where their device does"
 // +kubebuilder:validation:XValidation:rule="has(self.requireQuota) == has(oldSelf.requireQuota) && (!has(self.requireQuota) || self.requireQuota == oldSelf.requireQuota)",message="spec.requireQuota is immutable"
@@ -186,8 +188,8 @@ type LocalVolumeSpec struct {
 	// +optional
 	DeviceSelector *DeviceSelector `json:"deviceSelector,omitempty"`
 
-	// Adopt hands a disk over with the filesystem that is on it already. An operator
-	// sets it; the provisioner never does.
+	// Adopt hands a disk over with the filesystem that is on it already, or a directory
+	// with what is in it. An operator sets it; the provisioner never does.
 	// +optional
 	Adopt *Adoption `json:"adopt,omitempty"`
 
@@ -205,16 +207,30 @@ type LocalVolumeSpec struct {
 }
 
 // Adoption names a disk that holds a filesystem, twice over: by what the disk is and
-// by what is on it. Nothing is formatted and nothing is wiped, now or later.
+// by what is on it. Nothing is formatted and nothing is wiped, now or later. Or it names a
+// directory, which is moved to where the pool has its volumes, and kept when the volume is
+// deleted.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.directory) != (has(self.device) || has(self.filesystemUUID))",message="spec.adopt names either a disk, by device and filesystemUUID, or a directory"
+// +kubebuilder:validation:XValidation:rule="has(self.device) == has(self.filesystemUUID)",message="spec.adopt.device and spec.adopt.filesystemUUID go together: both must be true"
 type Adoption struct {
 	// Device is the name of the disk's BlockDevice on spec.nodeName.
+	// +optional
 	// +kubebuilder:validation:MinLength=1
-	Device string `json:"device"`
+	Device string `json:"device,omitempty"`
 
 	// FilesystemUUID is the UUID of the filesystem, as blkid and
 	// BlockDevice.status.filesystem show it.
+	// +optional
 	// +kubebuilder:validation:Pattern=`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`
-	FilesystemUUID string `json:"filesystemUUID"`
+	FilesystemUUID string `json:"filesystemUUID,omitempty"`
+
+	// Directory is the path on spec.nodeName, absolute and without symbolic links. It lies
+	// on the same mount as the root of spec.pool, below the directory that the root is in.
+	// +optional
+	// +kubebuilder:validation:MaxLength=2048
+	// +kubebuilder:validation:Pattern=`^(/[^/]+)+$`
+	Directory string `json:"directory,omitempty"`
 }
 
 // SourceKind is what a volume can begin as a copy of.
@@ -284,8 +300,8 @@ const (
 	// ReasonIdentityMismatch: what is on the disk is not what was recorded, or the
 	// node is not the machine it was. Nothing is touched.
 	ReasonIdentityMismatch = "IdentityMismatch"
-	// ReasonNotAdoptable: the disk of spec.adopt cannot be taken over as it is now. It
-	// was not touched, and is looked at again when it changes.
+	// ReasonNotAdoptable: the disk or the directory of spec.adopt cannot be taken over as it
+	// is now. It was not touched, and is looked at again.
 	ReasonNotAdoptable = "NotAdoptable"
 	// ReasonMissing: the storage was proven absent though the record says it was
 	// made.

@@ -81,8 +81,8 @@ type Wish struct {
 	CopyOf *CopyOf
 	// Progress, if not nil, is told how much of that is copied, where it takes long.
 	Progress func(doneBytes, totalBytes int64)
-	// Adopt is the disk that is handed over with its filesystem; nil for a volume that is
-	// made.
+	// Adopt is the disk that is handed over with its filesystem, or the directory with what
+	// is in it; nil for a volume that is made.
 	Adopt *volume.Adoption
 
 	// Recorded, Formatted, FSUUID and MachineID are what the status says was made. A
@@ -246,8 +246,8 @@ func validate(w Wish) error {
 	default:
 		return fmt.Errorf("volume mode %q is unknown: %w", w.Access, volume.ErrInvalid)
 	}
-	if w.Adopt != nil && (w.Mode != volume.ModeDevice || w.FSType == "" || w.Adopt.FSUUID == "" || w.Wipe != volume.WipeNone) {
-		return fmt.Errorf("adopt needs mode device, a filesystem, its UUID and wipe none: %w", volume.ErrInvalid)
+	if err := validateAdoption(w); err != nil {
+		return err
 	}
 	if w.CopyOf != nil && (w.Mode == volume.ModeDevice || w.Adopt != nil || len(w.MkfsOptions) > 0) {
 		return fmt.Errorf("a copy needs mode lvm or hostpath, and neither adopts a disk nor is formatted: %w", volume.ErrInvalid)

@@ -225,6 +225,25 @@ func (d RecordedPools) Of(diskName string) (pool string, err error) {
 	return "", nil
 }
 
+// roots are the paths of all pools of kind hostpath that have a record.
+func (d poolRecords) roots() ([]string, error) {
+	names, err := d.names()
+	if err != nil {
+		return nil, err
+	}
+	var roots []string
+	for _, name := range names {
+		rec, err := d.load(name)
+		if err != nil {
+			return nil, err
+		}
+		if rec != nil && rec.Path != "" {
+			roots = append(roots, rec.Path)
+		}
+	}
+	return roots, nil
+}
+
 // names of the pools that have a record, whole or damaged.
 func (d poolRecords) names() ([]string, error) {
 	if err := os.MkdirAll(d.dir, 0o700); err != nil {

@@ -133,6 +133,7 @@ func tellCopies(ctx context.Context, b volume.Backend, view *poolView) {
 func (r *PoolReconciler) rootBackend(rec *poolRecord, p *livePool) (volume.Backend, error) {
 	b, err := r.Roots.Backend(hostpath.Options{
 		Where: r.where(rec), RootID: rec.RootID, PoolUID: rec.PoolUID, Reserve: p.reserve.bytes, Log: r.Log,
+		OtherRoots: r.records.roots,
 		Trash: hostpath.TrashOptions{
 			EntriesPerSecond: r.TrashEntriesPerSecond,
 			Observer:         rootObserver{trash: &p.trash, changed: func() { r.Backends.Touch(rec.PoolSet) }},

@@ -25,8 +25,8 @@ import (
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
-// directoryHost is a node with a hostpath pool whose filesystem has reflinks.
-type directoryHost struct {
+// copiedDirectoryHost is a node with a hostpath pool whose filesystem has reflinks.
+type copiedDirectoryHost struct {
 	*copyHost
 
 	directories *hostpath.Backend
@@ -43,13 +43,13 @@ func inDirectory(lv *v1alpha1.LocalVolume) {
 
 func ofDirectory(s *v1alpha1.LocalSnapshot) { s.Spec.Pool = "dirs" }
 
-func newDirectoryHost(t *testing.T, objects ...client.Object) *directoryHost {
+func newCopiedDirectoryHost(t *testing.T, objects ...client.Object) *copiedDirectoryHost {
 	t.Helper()
 	scheme := runtime.NewScheme()
 	if err := v1alpha1.AddToScheme(scheme); err != nil {
 		t.Fatal(err)
 	}
-	h := &directoryHost{root: filepath.Join(t.TempDir(), "pool"), copyHost: &copyHost{host: &host{
+	h := &copiedDirectoryHost{root: filepath.Join(t.TempDir(), "pool"), copyHost: &copyHost{host: &host{
 		t: t, killer: &killer{left: -1}, ledgerDir: t.TempDir(), machineID: machine,
 		api: fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).
 			WithStatusSubresource(&v1alpha1.LocalVolume{}, &v1alpha1.LocalSnapshot{}).Build(),
@@ -58,7 +58,7 @@ func newDirectoryHost(t *testing.T, objects ...client.Object) *directoryHost {
 	return h
 }
 
-func (h *directoryHost) startDirectories() {
+func (h *copiedDirectoryHost) startDirectories() {
 	h.t.Helper()
 	h.start()
 	const poolUID = "11111111-1111-4111-8111-111111111111"
@@ -100,11 +100,11 @@ func (h *directoryHost) startDirectories() {
 }
 
 // file is one of a volume, or of the snapshot.
-func (h *directoryHost) file(directory string) string {
+func (h *copiedDirectoryHost) file(directory string) string {
 	return filepath.Join(h.root, directory, "file")
 }
 
-func (h *directoryHost) wantContent(directory, want string) {
+func (h *copiedDirectoryHost) wantContent(directory, want string) {
 	h.t.Helper()
 	if got, err := os.ReadFile(h.file(directory)); err != nil || string(got) != want {
 		h.t.Fatalf("%s holds %q, %v, want %q", directory, got, err, want)
@@ -114,7 +114,7 @@ func (h *directoryHost) wantContent(directory, want string) {
 // A directory is snapshotted, restored and cloned, and deleted in any order.
 func TestDirectoryIsCopied(t *testing.T) {
 	t.Parallel()
-	h := newDirectoryHost(t, localVolume(inDirectory))
+	h := newCopiedDirectoryHost(t, localVolume(inDirectory))
 	h.settleCopies()
 	if err := os.WriteFile(h.file("volumes/"+lvUID), []byte("before"), 0o600); err != nil {
 		t.Fatal(err)
@@ -161,15 +161,15 @@ func TestDirectoryIsCopied(t *testing.T) {
 func TestDirectoryIsNotCopied(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
-		change func(h *directoryHost)
+		change func(h *copiedDirectoryHost)
 		says   string
 	}{
-		"a pod can write to it": {func(h *directoryHost) { h.written = true }, "stop the pods"},
-		"no reflinks":           {func(h *directoryHost) { h.noReflinks = true }, "has no reflinks"},
+		"a pod can write to it": {func(h *copiedDirectoryHost) { h.written = true }, "stop the pods"},
+		"no reflinks":           {func(h *copiedDirectoryHost) { h.noReflinks = true }, "has no reflinks"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := newDirectoryHost(t, localVolume(inDirectory))
+			h := newCopiedDirectoryHost(t, localVolume(inDirectory))
 			h.settleCopies()
 			tc.change(h)
 			h.create(localSnapshot(ofDirectory))
@@ -205,7 +205,7 @@ func TestDirectoryIsNotCopied(t *testing.T) {
 // A group is one instant, which files are not.
 func TestDirectoriesHaveNoGroupSnapshots(t *testing.T) {
 	t.Parallel()
-	h := newDirectoryHost(t, localVolume(inDirectory), localSnapshot(ofDirectory, func(s *v1alpha1.LocalSnapshot) {
+	h := newCopiedDirectoryHost(t, localVolume(inDirectory), localSnapshot(ofDirectory, func(s *v1alpha1.LocalSnapshot) {
 		s.Spec.Group = &v1alpha1.SnapshotGroup{Name: "together", Members: 1}
 	}))
 	h.settleCopies()
@@ -218,7 +218,7 @@ func TestDirectoriesHaveNoGroupSnapshots(t *testing.T) {
 // else; a snapshot that is deleted meanwhile ends it.
 func TestDirectoryIsHeldWhileItIsCopied(t *testing.T) {
 	t.Parallel()
-	h := newDirectoryHost(t, localVolume(inDirectory))
+	h := newCopiedDirectoryHost(t, localVolume(inDirectory))
 	h.settleCopies()
 	if err := os.WriteFile(h.file("volumes/"+lvUID), []byte("before"), 0o600); err != nil {
 		t.Fatal(err)

@@ -28,6 +28,10 @@ import (
 // repaired).
 const settledRetry = 5 * time.Minute
 
+// heldRetry is how often a directory is looked at again that is to be adopted and that pods
+// still have: no event says that they have let it go.
+const heldRetry = 10 * time.Second
+
 // conflictRetry is how long the cache gets to catch up with the API server.
 const conflictRetry = 100 * time.Millisecond
 
@@ -109,9 +113,9 @@ func (r *VolumeReconciler) ReconcileLive(ctx context.Context, req reconcile.Requ
 // bringUp makes or grows the volume and writes the result into lv's status, not yet
 // to the API server.
 func (r *VolumeReconciler) bringUp(ctx context.Context, lv *v1alpha1.LocalVolume) error {
-	if lv.Spec.Adopt != nil {
+	if disk := adoptedDisk(lv); disk != "" {
 		// Before the disk is looked at, so that a change after the look is not missed.
-		r.waitForDisk(lv.Spec.Adopt.Device, lv.Name)
+		r.waitForDisk(disk, lv.Name)
 	}
 	w, err := r.wish(lv)
 	var e ledger.Entry
@@ -123,8 +127,8 @@ func (r *VolumeReconciler) bringUp(ctx context.Context, lv *v1alpha1.LocalVolume
 		setCondition(lv, v1alpha1.LocalVolumeReady, f.status, f.reason, err.Error())
 		return err
 	}
-	if lv.Spec.Adopt != nil {
-		r.stopWaiting(lv.Spec.Adopt.Device)
+	if disk := adoptedDisk(lv); disk != "" {
+		r.stopWaiting(disk)
 	}
 	setMade(lv, e)
 	return errors.Join(r.grow(ctx, lv, w, e), r.limit(ctx, lv, e))
@@ -161,6 +165,9 @@ func (r *VolumeReconciler) conclude(ctx context.Context, lv, base *v1alpha1.Loca
 		return reconcile.Result{}, nil
 	}
 	r.wait(client.ObjectKeyFromObject(lv))
+	if errors.Is(cause, volume.ErrNotAdoptable) && errors.Is(cause, volume.ErrInUse) && adoptedDisk(lv) == "" {
+		return reconcile.Result{RequeueAfter: heldRetry}, nil
+	}
 	return reconcile.Result{RequeueAfter: settledRetry}, nil
 }
 
@@ -326,7 +333,7 @@ func wishOf(lv *v1alpha1.LocalVolume) Wish {
 		w.CopyOf = &CopyOf{Snapshot: s.Kind == v1alpha1.SourceSnapshot, Name: s.Name, UID: string(s.UID)}
 	}
 	if a := lv.Spec.Adopt; a != nil {
-		w.Adopt = &volume.Adoption{Disk: a.Device, FSType: lv.Spec.FSType, FSUUID: a.FilesystemUUID}
+		w.Adopt = &volume.Adoption{Directory: a.Directory, Disk: a.Device, FSType: lv.Spec.FSType, FSUUID: a.FilesystemUUID}
 	}
 	return w
 }

@@ -92,6 +92,7 @@ type host struct {
 	machineID string
 	mounts    []string
 	disks     volume.Backend // of mode device; nil for memory
+	dirs      volume.Backend // of pool dirs; nil for memory
 	groups    *cgrouptest.Tree
 	follows   atomic.Int64
 	news      newspaper
@@ -142,7 +143,11 @@ func (h *host) start() {
 		h.backends = NewBackends(h.disks)
 	}
 	h.backends.Set(PoolBackend{Name: "fast", Mode: volume.ModeLVM, Backend: h.memory})
-	h.backends.Set(PoolBackend{Name: "dirs", Mode: volume.ModeHostpath, Backend: h.memory})
+	if h.dirs != nil {
+		h.backends.Set(PoolBackend{Name: "dirs", Mode: volume.ModeHostpath, Backend: h.dirs})
+	} else {
+		h.backends.Set(PoolBackend{Name: "dirs", Mode: volume.ModeHostpath, Backend: h.memory})
+	}
 	h.backends.SetSynced()
 	h.agent = &VolumeReconciler{
 		Client: interceptor.NewClient(h.api, interceptor.Funcs{

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -136,8 +137,11 @@ func (c *cluster) add(objects ...client.Object) {
 	}
 }
 
+// schemeOfTests is made once: it takes longer than most of what is tested.
+var schemeOfTests = sync.OnceValues(newScheme)
+
 func typeName(o client.Object) string {
-	scheme, _ := newScheme()
+	scheme, _ := schemeOfTests()
 	kinds, _, _ := scheme.ObjectKinds(o)
 	return kinds[0].Kind
 }
@@ -156,7 +160,7 @@ func (c *cluster) run(t *testing.T, args ...string) (code int, out, errs string)
 // build makes the API of it.
 func (c *cluster) build(t *testing.T) client.WithWatch {
 	t.Helper()
-	scheme, err := newScheme()
+	scheme, err := schemeOfTests()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -61,6 +61,13 @@ type Options struct {
 	// Machine, of forget-node, is the /etc/machine-id of a host that another one has replaced under
 	// the node's name: what was on it is forgotten, and the node lives on.
 	Machine string
+	// Of import, which Yes does, too. All is for all volumes. Provisioner is
+	// what the other one calls itself, Config its ConfigMap, as namespace/name; empty where its
+	// manifests have it. Pool is a PoolSet and StorageClass the class that claims get; empty
+	// for what fits. Timeout bounds each wait.
+	All                                     bool
+	Provisioner, Config, Pool, StorageClass string
+	Timeout                                 time.Duration
 }
 
 // Cluster is a connection to a cluster.
@@ -168,6 +175,10 @@ func subcommands() []subcommand {
 			summary: "Say what is lost with a node that will not come back, and remove what Berth has of it", run: (*plugin).forgetNode, least: 1, most: 1,
 		},
 		{
+			name: "import", arguments: "local-path [CLAIM | pv/NAME | --all [--yes]]",
+			summary: "Print what stands for the configuration of local-path-provisioner; or move its volumes to Berth without copying", run: (*plugin).importFrom, least: 1, most: 2,
+		},
+		{
 			name: "support-bundle", arguments: "[-o FILE.tar.gz]", summary: "Collect what Berth's developers need to see, without secrets, into one file",
 			run: (*plugin).supportBundle, output: bundleOutput,
 		},
@@ -190,10 +201,16 @@ func Run(ctx context.Context, args []string, streams Streams, connect Connector)
 	flags.StringVar(&o.Confirm, "confirm", "", "of forget-node: the name of the node once more; without it the name is asked for. Of orphans purge: the token of the quarantine")
 	flags.BoolVar(&o.DryRun, "dry-run", false, "of forget-node: say what is lost and removed, and change nothing")
 	flags.BoolVar(&o.DisksDestroyed, "disks-destroyed", false, "of forget-node: none of its disks will ever be seen again, so that no record of them is kept")
-	flags.BoolVar(&o.Yes, "yes", false, "of orphans purge: do what it plans; without it nothing is changed")
+	flags.BoolVar(&o.Yes, "yes", false, "of orphans purge and import: do what it plans; without it nothing is changed")
 	flags.BoolVar(&o.Withdraw, "withdraw", false, "of orphans purge: take the request back, and let what is in quarantine go")
 	flags.DurationVar(&o.Wait, "wait", defaultWait, "of orphans purge: how long to wait for the agent's answer")
 	flags.StringVar(&o.Machine, "machine", "", "of forget-node: forget only what was on the host of this /etc/machine-id, which another one has replaced under the node's name")
+	flags.BoolVar(&o.All, "all", false, "of import: all volumes of the other provisioner")
+	flags.StringVar(&o.Provisioner, "provisioner", localPathProvisioner, "of import: name that the other provisioner has in its StorageClasses")
+	flags.StringVar(&o.Config, "config", "", "of import: ConfigMap with its config.json, as NAMESPACE/NAME; without it local-path-config in local-path-storage or kube-system")
+	flags.StringVar(&o.Pool, "pool", "", "of import: PoolSet that takes the volumes; without it that whose root lies nearest")
+	flags.StringVar(&o.StorageClass, "storage-class", "", "of import: StorageClass that the claims get; without it berth- and the name of their own")
+	flags.DurationVar(&o.Timeout, "timeout", defaultTimeout, "of import: time to wait for each step")
 	flags.Usage = func() { usage(streams.Err, flags) }
 	switch err := flags.Parse(args); {
 	case errors.Is(err, pflag.ErrHelp):
@@ -202,6 +219,9 @@ func Run(ctx context.Context, args []string, streams Streams, connect Connector)
 		return complain(streams, fmt.Errorf("%w: %w", errUsage, err))
 	}
 	sub, rest, err := choose(flags.Args(), o)
+	if err == nil {
+		err = checkFlags(flags, sub.name)
+	}
 	if err != nil {
 		return complain(streams, err)
 	}
@@ -251,8 +271,8 @@ func choose(args []string, o Options) (subcommand, []string, error) {
 	switch {
 	case (o.DryRun || o.DisksDestroyed || o.Machine != "" || o.Confirm != "" && !purges) && all[i].name != "forget-node":
 		return subcommand{}, nil, fmt.Errorf("%w: --confirm, but for orphans purge, --dry-run, --disks-destroyed and --machine are of forget-node only", errUsage)
-	case (o.Yes || o.Withdraw) && !purges:
-		return subcommand{}, nil, fmt.Errorf("%w: --yes and --withdraw are of orphans purge only", errUsage)
+	case (o.Yes && all[i].name != "import" || o.Withdraw) && !purges:
+		return subcommand{}, nil, fmt.Errorf("%w: --yes, but for import, and --withdraw are of orphans purge only", errUsage)
 	}
 	check := all[i].output
 	if check == nil {
@@ -267,6 +287,9 @@ func choose(args []string, o Options) (subcommand, []string, error) {
 const (
 	outputTable = "table"
 	defaultWait = 30 * time.Second
+
+	localPathProvisioner = "rancher.io/local-path"
+	defaultTimeout       = 2 * time.Minute
 )
 
 func tableOutput(output string) error {
@@ -293,4 +316,14 @@ func complain(streams Streams, err error) int {
 		return exitUsage
 	}
 	return exitUnasked
+}
+
+// checkFlags refuses the flags that are of import, for other commands.
+func checkFlags(flags *pflag.FlagSet, command string) (err error) {
+	flags.Visit(func(f *pflag.Flag) {
+		if command != "import" && slices.Contains([]string{"all", "provisioner", "config", "pool", "storage-class", "timeout"}, f.Name) {
+			err = fmt.Errorf("%w: --%s is of import only", errUsage, f.Name)
+		}
+	})
+	return err
 }

@@ -65,8 +65,8 @@ type Entry struct {
 	// ledger had lost.
 	Fresh bool `json:"fresh,omitempty"`
 
-	// Adopted is true when the volume is a disk that was handed over with its filesystem:
-	// it is never formatted and never wiped.
+	// Adopted is true when the volume is a disk that was handed over with its filesystem, or
+	// a directory with what is in it: it is never formatted and never wiped.
 	Adopted bool `json:"adopted,omitempty"`
 
 	// Copied is true when the volume began as a copy of another one, or of a snapshot, and
@@ -146,7 +146,7 @@ func (e Entry) validate() error {
 	if err := volume.CheckWipe(e.Mode, e.Wipe); err != nil {
 		bad("%v", err)
 	}
-	if e.Adopted && (e.Mode != volume.ModeDevice || e.FSType == "" || e.Wipe != volume.WipeNone || e.State == Formatting) {
+	if e.Adopted && (e.Mode == volume.ModeLVM || e.Access != volume.AccessFilesystem || e.Wipe != volume.WipeNone || e.State == Formatting) {
 		bad("adopted in mode %s with fsType %q, wipe %s and state %s", e.Mode, e.FSType, e.Wipe, e.State)
 	}
 	if e.Copied && (e.Mode != volume.ModeLVM || e.Adopted || e.State == Formatting) {

@@ -241,6 +241,41 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// What was adopted is a whole disk or a directory, and is never wiped.
+func TestAdopted(t *testing.T) {
+	t.Parallel()
+	l := open(t, t.TempDir())
+	adopted := func(change func(*ledger.Entry)) ledger.Entry {
+		e := entry(ledger.Carving)
+		e.Mode, e.FSType, e.FSUUID, e.Wipe, e.Adopted = volume.ModeHostpath, "", "", volume.WipeNone, true
+		change(&e)
+		return e
+	}
+	disk := func(e *ledger.Entry) { e.Mode, e.Pool, e.FSType, e.FSUUID = volume.ModeDevice, "", "ext4", uid1 }
+	for name, good := range map[string]func(*ledger.Entry){"a directory": func(*ledger.Entry) {}, "a disk": disk} {
+		e := adopted(good)
+		e.UID = strings.Replace(uid1, "1", fmt.Sprint(len(name)%10), 1)
+		e.Name = name
+		if err := l.Put(e); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, bad := range map[string]func(*ledger.Entry){
+		"that is wiped":    func(e *ledger.Entry) { e.Wipe = volume.WipeZero },
+		"a logical volume": func(e *ledger.Entry) { e.Mode, e.FSType, e.FSUUID = volume.ModeLVM, "ext4", uid1 },
+		"a block device":   func(e *ledger.Entry) { disk(e); e.Access, e.FSType, e.FSUUID = volume.AccessBlock, "", "" },
+		"that is formatted": func(e *ledger.Entry) {
+			disk(e)
+			e.State = ledger.Formatting
+			e.Record = &volume.Record{Mode: volume.ModeDevice, Device: &volume.DeviceRecord{Name: "bd"}}
+		},
+	} {
+		if _, err := ledger.Encode(adopted(bad)); err == nil || !strings.Contains(err.Error(), "adopted") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestManyVolumesAtOnce(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

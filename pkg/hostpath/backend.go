@@ -43,6 +43,11 @@ type Options struct {
 	Clone func(to, from int) error
 	// Subvolumes are what volumes are where the filesystem has some. Nil means those of btrfs.
 	Subvolumes Subvolumes
+	// Holder names who has a directory, by its path on the host, mounted, in words; empty
+	// when nobody has. Nil means the mount tables of the host's processes.
+	Holder func(dir string) (string, error)
+	// OtherRoots returns the roots of the node's pools. Nil means that there are no others.
+	OtherRoots func() ([]string, error)
 	// Room returns the size of the root's filesystem and what can still be written to
 	// it. Nil means statfs(2).
 	Room func() (totalBytes, availBytes int64, err error)
@@ -105,6 +110,12 @@ func New(o Options) (*Backend, error) {
 	}
 	if o.Subvolumes == nil {
 		o.Subvolumes = btrfs.Subvolumes{}
+	}
+	if o.Holder == nil {
+		o.Holder = HostProcesses(o.HostRoot).Holder
+	}
+	if o.OtherRoots == nil {
+		o.OtherRoots = func() ([]string, error) { return nil, nil }
 	}
 	if o.Reserve == nil {
 		o.Reserve = func(int64) int64 { return 0 }

@@ -163,6 +163,8 @@ type pool struct {
 	realCopies bool
 	// cloning, if not nil, is called before a file is copied.
 	cloning func()
+	// roots are those of all pools of the node.
+	roots []string
 	// elapsed is what the process takes for the time that it runs.
 	// others is what others have of the filesystem, in bytes.
 	others  atomic.Int64
@@ -222,6 +224,15 @@ func (p *pool) start(t *testing.T) {
 			return p.written[dir], nil
 		},
 		Clone: p.clone(),
+		Holder: func(dir string) (string, error) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if p.used[dir] {
+				return "it is mounted at /var/lib/kubelet/pods/1/volumes/data", nil
+			}
+			return "", nil
+		},
+		OtherRoots: func() ([]string, error) { return p.roots, nil },
 		Room: func() (int64, int64, error) {
 			return 5*volumeBytes + reserve, 5*volumeBytes + reserve - p.others.Load(), nil
 		},

@@ -42,6 +42,9 @@ func (b *Backend) Create(ctx context.Context, spec volume.Spec) (volume.Record, 
 		return volume.Record{}, fmt.Errorf("create volume %s: %w", spec.Name, err)
 	}
 	defer closeRoot(root)
+	if p.AdoptedFrom != "" {
+		return volume.Record{}, fmt.Errorf("create volume %s: it was adopted from %s: %w", spec.Name, p.AdoptedFrom, volume.ErrIdentity)
+	}
 	if err := b.checkLimits(root); spec.Limited && err != nil {
 		return volume.Record{}, fmt.Errorf("create volume %s: %w: the size of volumes in %s cannot be enforced: %s", spec.Name, volume.ErrInvalid, b.Root, err.Error())
 	}

@@ -21,7 +21,7 @@ import (
 // Delete implements volume.Backend. It returns when the directory is in the trash
 // and the promise is gone; what the volume held is removed in the background by
 // Run. Of a volume that is retained the directory is kept apart first, unless it is
-// empty. The wipe policy changes nothing; see the package's documentation.
+// empty. One that was adopted is given back: it is kept apart for good. The wipe policy changes nothing; see the package's documentation.
 func (b *Backend) Delete(ctx context.Context, id string, rec *volume.Record, _ volume.WipePolicy) error {
 	root, p, err := b.find(ctx, id, rec)
 	if errors.Is(err, volume.ErrNotFound) {
@@ -68,11 +68,14 @@ func (b *Backend) discard(root *os.Root, p promise) error {
 	return syncDir(root, path.Dir(p.file()))
 }
 
-// moveAway moves a volume's directory to where it is kept, if it is retained, and into
-// the trash otherwise.
+// moveAway moves a volume's directory to where it is kept, if it is retained or was adopted,
+// and into the trash otherwise.
 func (b *Backend) moveAway(root *os.Root, p promise) error {
 	if err := b.requireUnused(p.dir()); err != nil {
 		return err
+	}
+	if p.AdoptedFrom != "" {
+		return b.giveBack(root, p)
 	}
 	parent, name := p.parent()
 	if p.RetainSeconds > 0 {

@@ -37,6 +37,14 @@
 // but root can open it. The directories above it are root's alone, are made with the first
 // volume below them and go with the last. No volume lies in another one.
 //
+// # Directories that are adopted
+//
+// A directory that lies on the root's mount already becomes a volume by being renamed to
+// where volumes are; nothing in it is read, written or changed but the project that its
+// files are counted by. It is promised with its inode first, so that a killed call is taken
+// up, and what lies there is the volume only if it is that directory. When the volume is
+// deleted it is moved to taken-back, and never removed.
+//
 // # Crashes
 //
 // Creation writes the promise first and makes the directory second; deletion

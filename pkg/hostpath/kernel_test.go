@@ -280,6 +280,60 @@ func TestKernelQuota(t *testing.T) {
 	}
 }
 
+// A directory with data is counted as a whole and ends at its size, whatever project its files
+// had before; one that holds more is left as it is.
+func TestKernelAdopt(t *testing.T) {
+	for name, mkfs := range kernelFilesystems {
+		t.Run(name, func(t *testing.T) {
+			p := kernelPool(t, mkfs...)
+			dir := handed(t, p)
+			must(t, fill(path.Join(dir, "a/b/large"), 5))
+			top, err := os.Open(dir)
+			must(t, err)
+			must(t, errors.Join((quota.Projects{}).Assign(int(top.Fd()), 7), top.Close()))
+			content, was := snapshot(t, dir), inode(t, dir)
+			if _, err := adopt(t, p, 1, dir, 5*mib); !errors.Is(err, volume.ErrNotAdoptable) {
+				t.Fatalf("of more than its size: %v", err)
+			}
+			rec, err := adopt(t, p, 1, dir, 8*mib)
+			must(t, err)
+			at := path.Join(p.root, rec.Hostpath.Directory)
+			if snapshot(t, at) != content || inode(t, at) != was {
+				t.Fatalf("it holds\n%s\nand held\n%s", snapshot(t, at), content)
+			}
+			vol, err := os.Open(at)
+			must(t, err)
+			defer vol.Close()
+			project, inherited, err := (quota.Projects{}).ProjectOf(int(vol.Fd()))
+			must(t, err)
+			u, err := (quota.Projects{}).Usage(int(vol.Fd()), project)
+			must(t, err)
+			// The directory and a, a/b, a/b/c; file (which is a/hard, too), a/b/c/file and
+			// a/b/large; no link and no pipe.
+			if !inherited || u.LimitBytes != 8*mib || u.Inodes != 4+3 || u.UsedBytes < 5*mib || u.UsedBytes > 6*mib {
+				t.Fatalf("project %d, inherited %t: %+v", project, inherited, u)
+			}
+			giveUpResources(t)
+			if err := fill(path.Join(at, "a/more"), 4); !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+				t.Fatalf("past the size: %v", err)
+			}
+			must(t, os.Remove(path.Join(at, "a/more")))
+			for from, to := range map[string]string{"a/link": "link", "pipe": "a/pipe", "file": "a/file"} {
+				if err := os.Rename(path.Join(at, from), path.Join(at, to)); err != nil {
+					if !errors.Is(err, unix.EXDEV) || from == "file" {
+						t.Errorf("rename of what was there before: %v", err)
+					}
+				}
+			}
+			must(t, p.backend.Delete(t.Context(), volumetest.ID(1), &rec, volume.WipeNone))
+			all := kept(t, p)
+			if len(all) != 1 || inode(t, all[0].Directory) != was || all[0].UsedBytes < 5*mib {
+				t.Fatalf("deleted: %+v", all)
+			}
+		})
+	}
+}
+
 // giveUpResources takes CAP_SYS_RESOURCE away, which no container has by itself: ext4 does not
 // limit who has it.
 func giveUpResources(t *testing.T) {

@@ -29,6 +29,8 @@ type Quotas interface {
 	ProjectOf(dir int) (project uint32, inherited bool, err error)
 	// Assign gives a directory a project, which what is made in it gets, too.
 	Assign(dir int, project uint32) error
+	// AssignFile gives a file a project.
+	AssignFile(fd int, project uint32) error
 }
 
 const (
@@ -80,6 +82,12 @@ func (b *Backend) chooseProject(root *os.Root, p promise) (_ promise, release fu
 	case err != nil:
 		return p, none, err
 	}
+	return b.takeProject(root, p)
+}
+
+// takeProject is chooseProject, whatever there is of the directory.
+func (b *Backend) takeProject(root *os.Root, p promise) (_ promise, release func(), err error) {
+	none := func() {}
 	switch err := b.checkLimits(root); {
 	case errors.Is(err, quota.ErrUnsupported):
 		p.moved, p.Project = p.Project != 0, 0

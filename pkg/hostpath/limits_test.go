@@ -100,6 +100,8 @@ func (q *quotas) Assign(fd int, project uint32) error {
 	return nil
 }
 
+func (q *quotas) AssignFile(fd int, project uint32) error { return q.Assign(fd, project) }
+
 // of returns the project and the limit of a volume.
 func (q *quotas) of(t *testing.T, p *pool, rec volume.Record) (project uint32, limitBytes int64) {
 	t.Helper()

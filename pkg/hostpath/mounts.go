@@ -40,24 +40,13 @@ func (t MountTable) Written(dir string) (bool, error) {
 
 // any reports whether InUse is true by one of the mounts that count.
 func (t MountTable) any(dir string, counts func(*mountinfo.Info) bool) (bool, error) {
-	f, err := os.Open(string(t))
+	mounts, err := t.read()
 	if err != nil {
-		return false, fmt.Errorf("read the mount table: %w", err)
+		return false, err
 	}
-	defer f.Close()
-	mounts, err := mountinfo.GetMountsFromReader(f, nil)
+	on, err := mountOf(mounts, dir)
 	if err != nil {
-		return false, fmt.Errorf("read the mount table: %w", err)
-	}
-	// The filesystem that the directory is on, and its path there.
-	var on *mountinfo.Info
-	for _, m := range mounts {
-		if beneath(m.Mountpoint, dir) && (on == nil || len(m.Mountpoint) >= len(on.Mountpoint)) {
-			on = m // of two on one mount point the later one covers the other
-		}
-	}
-	if on == nil {
-		return false, fmt.Errorf("read the mount table: no mount holds %s", dir)
+		return false, err
 	}
 	within := path.Join(on.Root, strings.TrimPrefix(dir, on.Mountpoint))
 	for _, m := range mounts {
@@ -72,6 +61,33 @@ func (t MountTable) any(dir string, counts func(*mountinfo.Info) bool) (bool, er
 		}
 	}
 	return false, nil
+}
+
+func (t MountTable) read() ([]*mountinfo.Info, error) {
+	f, err := os.Open(string(t))
+	if err != nil {
+		return nil, fmt.Errorf("read the mount table: %w", err)
+	}
+	defer f.Close()
+	mounts, err := mountinfo.GetMountsFromReader(f, nil)
+	if err != nil {
+		return nil, fmt.Errorf("read the mount table: %w", err)
+	}
+	return mounts, nil
+}
+
+// mountOf returns the mount that a directory is on.
+func mountOf(mounts []*mountinfo.Info, dir string) (*mountinfo.Info, error) {
+	var on *mountinfo.Info
+	for _, m := range mounts {
+		if beneath(m.Mountpoint, dir) && (on == nil || len(m.Mountpoint) >= len(on.Mountpoint)) {
+			on = m // of two on one mount point the later one covers the other
+		}
+	}
+	if on == nil {
+		return nil, fmt.Errorf("read the mount table: no mount holds %s", dir)
+	}
+	return on, nil
 }
 
 // beneath reports whether a clean path is the directory or lies in it.

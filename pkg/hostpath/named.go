@@ -189,10 +189,10 @@ func (b *Backend) identify(root *os.Root, fd int, p promise) error {
 	return syncDir(root, promiseDir)
 }
 
-// requireIdentity returns ErrIdentity unless a directory at the path of a volume is the one
-// that it got. One that nobody could open yet is empty, and is ours as long as it is.
+// requireIdentity returns ErrIdentity unless a directory at the path of a volume, or one that
+// was adopted, is the one that it got. One that nobody could open yet is empty, and is ours as long as it is.
 func requireIdentity(fd int, p promise) error {
-	if p.Path == "" {
+	if p.Path == "" && p.AdoptedFrom == "" {
 		return nil
 	}
 	if p.Identity == "" {

@@ -31,8 +31,12 @@ type promise struct {
 	Claim string `json:"claim,omitempty"`
 	// Path is where the volume lies below namedDir; empty where it lies at its ID.
 	Path string `json:"path,omitempty"`
-	// Identity of the directory at Path: what is there under that name may be another one.
-	// Empty as long as nobody but us could open it.
+	// AdoptedFrom is the path on the host from which the directory was moved here with what is
+	// in it; empty for one that was made here.
+	AdoptedFrom string `json:"adoptedFrom,omitempty"`
+	// Identity of the directory at Path, or of the one that was adopted: what is there under
+	// that name may be another one. Of one at Path it is empty as long as nobody but us could
+	// open it.
 	Identity string `json:"identity,omitempty"`
 	// Source is the ID of the volume or snapshot that it began as a copy of; empty for a volume
 	// that began empty. The directory of a copy is there when the copy is whole, and not before.
@@ -95,7 +99,8 @@ func (p promise) read(root *os.Root) (promise, error) {
 	if err := json.Unmarshal(data, &found); err != nil {
 		return promise{}, fmt.Errorf("read %s: %w", file, err)
 	}
-	if found.ID != p.ID || found.Snapshot != p.Snapshot || found.SizeBytes <= 0 || found.RetainSeconds < 0 || found.Path != "" && ValidatePath(found.Path) != nil {
+	if found.ID != p.ID || found.Snapshot != p.Snapshot || found.SizeBytes <= 0 || found.RetainSeconds < 0 || found.Path != "" && ValidatePath(found.Path) != nil ||
+		found.AdoptedFrom != "" && (found.Path != "" || found.Identity == "") {
 		return promise{}, fmt.Errorf("read %s: it is the promise of %q over %d bytes: %w", file, found.ID, found.SizeBytes, volume.ErrIdentity)
 	}
 	return found, nil

@@ -142,6 +142,37 @@ func (b *Backend) retain(root *os.Root, p promise) error {
 	return nil
 }
 
+// giveBack moves the directory of a volume that was adopted to where nobody removes it. It is
+// recorded like one that was taken back, so that it counts until whoever wants it has moved it
+// away.
+func (b *Backend) giveBack(root *os.Root, p promise) error {
+	b.retaining.RLock()
+	defer b.retaining.RUnlock()
+	for _, dir := range []string{retainedRecordDir, takenBackDir} {
+		if err := b.step("make " + dir); err != nil {
+			return err
+		}
+		if err := ensureDir(root, dir); err != nil {
+			return fmt.Errorf("make %s: %w", dir, err)
+		}
+	}
+	now := time.Now().UTC().Truncate(time.Second)
+	r := retained{Entry: trashName(p.ID), Volume: p, Deleted: now, DueSeconds: 1, TakenBack: &now}
+	if err := b.writeRetained(root, r); err != nil {
+		return err
+	}
+	if err := b.step("give back"); err != nil {
+		return err
+	}
+	parent, name := p.parent()
+	if err := b.move(root, parent, name, takenBackDir, r.Entry); err != nil {
+		return err
+	}
+	b.Log.Info("A volume that was adopted is deleted, and its directory is kept", "root", b.Root, "volume", p.Name, "claim", p.Claim,
+		"adoptedFrom", p.AdoptedFrom, "directory", path.Join(b.Root, takenBackDir, r.Entry))
+	return nil
+}
+
 func (b *Backend) writeRetained(root *os.Root, r retained) error {
 	file := retainedFile(r.Entry)
 	if err := b.step("write what is kept"); err != nil {

@@ -31,7 +31,7 @@ type subvolumes struct {
 
 func where(dir int) string { return fmt.Sprintf("/proc/self/fd/%d/", dir) }
 
-func inode(name string) uint64 {
+func inodeNumber(name string) uint64 {
 	var st unix.Stat_t
 	if unix.Stat(name, &st) != nil {
 		return 0
@@ -44,14 +44,14 @@ func (s *subvolumes) Supported(int) (bool, error) { return true, nil }
 func (s *subvolumes) Is(dir int) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.of[inode(where(dir))], nil
+	return s.of[inodeNumber(where(dir))], nil
 }
 
 func (s *subvolumes) make(name string) error {
 	if err := os.Mkdir(name, 0o755); err != nil {
 		return err
 	}
-	s.of[inode(name)] = true
+	s.of[inodeNumber(name)] = true
 	return nil
 }
 
@@ -65,7 +65,7 @@ func (s *subvolumes) Snapshot(dir int, name string, of int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	to := where(dir) + name
-	if !s.of[inode(where(of))] {
+	if !s.of[inodeNumber(where(of))] {
 		return unix.EINVAL
 	}
 	if err := s.make(to); err != nil {
@@ -91,23 +91,23 @@ func (s *subvolumes) Remove(dir int, name string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	name = where(dir) + name
-	if !s.of[inode(name)] {
+	if !s.of[inodeNumber(name)] {
 		return unix.ENOENT
 	}
 	if others, err := s.others(name); err != nil || others {
 		return errors.Join(err, unix.ENOTEMPTY)
 	}
-	delete(s.of, inode(name))
+	delete(s.of, inodeNumber(name))
 	return os.RemoveAll(name)
 }
 
 func (s *subvolumes) others(name string) (others bool, err error) {
-	top := inode(name)
+	top := inodeNumber(name)
 	err = filepath.WalkDir(name+"/", func(in string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		if err == nil && d.IsDir() && inode(in) != top && s.of[inode(in)] {
+		if err == nil && d.IsDir() && inodeNumber(in) != top && s.of[inodeNumber(in)] {
 			others = true
 		}
 		return err
@@ -118,7 +118,7 @@ func (s *subvolumes) others(name string) (others bool, err error) {
 func (s *subvolumes) SetWritable(dir int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.readOnly, inode(where(dir)))
+	delete(s.readOnly, inodeNumber(where(dir)))
 	return nil
 }
 
@@ -159,7 +159,7 @@ func TestSubvolumesAreCopiedWhileTheyAreWritten(t *testing.T) {
 	}
 
 	p.subvolumes.mu.Lock()
-	delete(p.subvolumes.of, inode(dir)) // it was made by an older agent
+	delete(p.subvolumes.of, inodeNumber(dir)) // it was made by an older agent
 	p.subvolumes.mu.Unlock()
 	if _, err := p.backend.Create(t.Context(), copyOf(4, 1, rec, false)); !errors.Is(err, volume.ErrInvalid) {
 		t.Errorf("a directory that is written to: %v", err)
@@ -167,7 +167,7 @@ func TestSubvolumesAreCopiedWhileTheyAreWritten(t *testing.T) {
 	p.write(dir, false)
 	copied, err := p.backend.Create(t.Context(), copyOf(4, 1, rec, false))
 	must(t, err)
-	if !p.subvolumes.of[inode(p.dirOf(copied))] {
+	if !p.subvolumes.of[inodeNumber(p.dirOf(copied))] {
 		t.Error("what was made of a directory is no subvolume")
 	}
 }

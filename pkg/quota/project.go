@@ -100,14 +100,23 @@ func (Projects) ProjectOf(fd int) (project uint32, inherited bool, err error) {
 // Assign gives an open directory a project, which all that is made in it from now on gets, too.
 // What is in it already keeps its own.
 func (Projects) Assign(fd int, project uint32) error {
+	return assign(fd, project, projectInherited)
+}
+
+// AssignFile gives an open file a project.
+func (Projects) AssignFile(fd int, project uint32) error {
+	return assign(fd, project, 0)
+}
+
+func assign(fd int, project, flags uint32) error {
 	var a attributes
 	if err := ioctl(fd, getAttributes, unsafe.Pointer(&a)); err != nil {
 		return fmt.Errorf("read the project: %w", err)
 	}
-	if a.project == project && a.flags&projectInherited != 0 {
+	if a.project == project && a.flags&flags == flags {
 		return nil
 	}
-	a.project, a.flags = project, a.flags|projectInherited
+	a.project, a.flags = project, a.flags|flags
 	if err := ioctl(fd, setAttributes, unsafe.Pointer(&a)); err != nil {
 		return fmt.Errorf("assign project %d: %w", project, err)
 	}

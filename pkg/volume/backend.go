@@ -90,8 +90,11 @@ type Spec struct {
 	Source *Source
 }
 
-// Adoption names a disk with a filesystem that becomes a volume as it is.
+// Adoption names a disk with a filesystem, or a directory, that becomes a volume as it is.
 type Adoption struct {
+	// Directory is the absolute path on the host; empty for a disk. The other fields are empty
+	// then.
+	Directory string
 	// Disk is the name under which the registry knows the disk.
 	Disk string
 	// FSType and FSUUID of the filesystem on it, as libblkid tells them.

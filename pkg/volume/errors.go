@@ -16,10 +16,10 @@ var (
 	// ErrNotFound: proven absent by a successful observation of the place where it
 	// would be. Never returned because something could not be read.
 	ErrNotFound = errors.New("not found")
-	// ErrNotAdoptable: the disk of an adoption is not to be had as it is now: it is not
-	// there, in use, kept from Berth, or holds something else than was named. It was not
+	// ErrNotAdoptable: the disk or the directory of an adoption is not to be had as it is
+	// now: it is not there, in use, kept from Berth, or not what was named. It was not
 	// touched, and the volume does not hold it.
-	ErrNotAdoptable = errors.New("the disk cannot be adopted")
+	ErrNotAdoptable = errors.New("it cannot be adopted")
 	// ErrExists: something of that name is there and is not ours or not the same.
 	ErrExists = errors.New("exists and differs")
 	// ErrInUse: mounted, opened, held or exported by somebody.

@@ -71,13 +71,32 @@ func TestLocalVolumeValidation(t *testing.T) {
 		}, "spec.mkfsOptions needs spec.fsType"},
 		{"adopt", adopt, ""},
 		{"adopt without wipe none", func(v *v1alpha1.LocalVolume) { adopt(v); v.Spec.Wipe = "" }, "spec.adopt needs wipe: none"},
-		{"adopt in mode lvm", func(v *v1alpha1.LocalVolume) { adopt(v); v.Spec.Mode, v.Spec.Pool = v1alpha1.ModeLVM, "fast" }, "spec.adopt is for a whole disk"},
+		{"adopt in mode lvm", func(v *v1alpha1.LocalVolume) { adopt(v); v.Spec.Mode, v.Spec.Pool = v1alpha1.ModeLVM, "fast" }, "spec.adopt is for a directory"},
 		{"adopt a block volume", func(v *v1alpha1.LocalVolume) {
 			adopt(v)
 			v.Spec.VolumeMode, v.Spec.FSType = v1alpha1.VolumeBlock, ""
-		}, "spec.adopt is for a whole disk"},
+		}, "or for a whole disk"},
 		{"adopt with options of mkfs", func(v *v1alpha1.LocalVolume) { adopt(v); v.Spec.MkfsOptions = []string{"-m", "1"} }, "nothing is formatted"},
 		{"adopt no disk", func(v *v1alpha1.LocalVolume) { adopt(v); v.Spec.Adopt.Device = "" }, "spec.adopt.device"},
+		{"adopt nothing", func(v *v1alpha1.LocalVolume) { adopt(v); *v.Spec.Adopt = v1alpha1.Adoption{} }, "either a disk"},
+		{"adopt a directory", adoptDirectory, ""},
+		{"adopt a directory without wipe none", func(v *v1alpha1.LocalVolume) { adoptDirectory(v); v.Spec.Wipe = "" }, "spec.adopt needs wipe: none"},
+		{"adopt a directory and a disk", func(v *v1alpha1.LocalVolume) {
+			adoptDirectory(v)
+			v.Spec.Adopt.Device, v.Spec.Adopt.FilesystemUUID = "bd-0123456789abcdef", "6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11"
+		}, "either a disk"},
+		{"adopt a directory in mode device", func(v *v1alpha1.LocalVolume) { adopt(v); *v.Spec.Adopt = v1alpha1.Adoption{Directory: "/srv/old"} }, "spec.adopt.directory is for mode hostpath"},
+		{"adopt a disk in mode hostpath", func(v *v1alpha1.LocalVolume) {
+			adopt(v)
+			v.Spec.Mode, v.Spec.Pool, v.Spec.FSType = v1alpha1.ModeHostpath, "dirs", ""
+		}, "spec.adopt.directory is for mode hostpath"},
+		{"adopt a directory to a path", func(v *v1alpha1.LocalVolume) { adoptDirectory(v); v.Spec.Directory = "shop/db" }, "are not allowed beside spec.adopt"},
+		{"adopt a directory for a while", func(v *v1alpha1.LocalVolume) {
+			adoptDirectory(v)
+			v.Spec.RetainFor = &metav1.Duration{Duration: time.Hour}
+		}, "are not allowed beside spec.adopt"},
+		{"adopt a relative directory", func(v *v1alpha1.LocalVolume) { adoptDirectory(v); v.Spec.Adopt.Directory = "old/db" }, "spec.adopt.directory"},
+		{"adopt everything", func(v *v1alpha1.LocalVolume) { adoptDirectory(v); v.Spec.Adopt.Directory = "/" }, "spec.adopt.directory"},
 		{"adopt by a label", func(v *v1alpha1.LocalVolume) { adopt(v); v.Spec.Adopt.FilesystemUUID = "DATA" }, "spec.adopt.filesystemUUID"},
 		{"copy of a snapshot", copyOfSnapshot, ""},
 		{"copy of a claim", func(v *v1alpha1.LocalVolume) { copyOfSnapshot(v); v.Spec.Source.Kind = "PersistentVolumeClaim" }, "spec.source.kind"},
@@ -120,6 +139,12 @@ func TestLocalVolumeValidation(t *testing.T) {
 			}
 		})
 	}
+}
+
+// adoptDirectory makes a volume one that is a directory that was handed over.
+func adoptDirectory(v *v1alpha1.LocalVolume) {
+	v.Spec.Mode, v.Spec.Pool, v.Spec.FSType, v.Spec.Wipe = v1alpha1.ModeHostpath, "dirs", "", v1alpha1.WipeNone
+	v.Spec.Adopt = &v1alpha1.Adoption{Directory: "/opt/local-path-provisioner/pvc-1_default_data"}
 }
 
 // adopt makes a volume one that is handed over with its disk.
