@@ -79,6 +79,27 @@ func TestLocalVolumeDeletion(t *testing.T) {
 	}
 }
 
+// The provisioner has nothing taken over, and goes on with what people have had taken over.
+func TestLocalVolumeAdoption(t *testing.T) {
+	t.Parallel()
+	adopted := func(name string) *v1alpha1.LocalVolume {
+		volume := localVolume(name, "node1")
+		volume.Spec.Mode, volume.Spec.Wipe, volume.Spec.Pool = v1alpha1.ModeDevice, v1alpha1.WipeNone, ""
+		volume.Spec.Adopt = &v1alpha1.Adoption{Device: "bd-1", FilesystemUUID: "19d5ef9d-d0b3-4524-9798-6617d1855452"}
+		return volume
+	}
+	own := as(t, provisioner, "node1")
+	wantRefused(t, own.Create(t.Context(), adopted("lv-stolen")), "spec.adopt is for people to ask")
+	volume := adopted("lv-handed-over")
+	if err := server.admin.Create(t.Context(), volume); err != nil {
+		t.Fatal(err)
+	}
+	volume.Annotations = map[string]string{"example.com/seen": "true"}
+	if err := own.Update(t.Context(), volume); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A deletion of a whole list names no object; the guard holds all the same.
 func TestLocalVolumeDeletionOfAll(t *testing.T) {
 	t.Parallel()
