@@ -12,7 +12,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -134,10 +133,13 @@ func persistentVolumeThatHas(ctx context.Context, live client.Reader, l leftBehi
 	})
 }
 
+// SnapshotContents is the list of VolumeSnapshotContents, of which there are no Go types here.
+var SnapshotContents = schema.GroupVersionKind{Group: "snapshot.storage.k8s.io", Version: "v1", Kind: "VolumeSnapshotContentList"}
+
 // contentThatHas looks at the VolumeSnapshotContents, where the cluster has such.
 func contentThatHas(ctx context.Context, live client.Reader, l leftBehind) (string, error) {
 	list := &unstructured.UnstructuredList{}
-	list.SetGroupVersionKind(schema.GroupVersionKind{Group: "snapshot.storage.k8s.io", Version: "v1", Kind: "VolumeSnapshotContentList"})
+	list.SetGroupVersionKind(SnapshotContents)
 	owner, err := eachPage(ctx, live, list, "VolumeSnapshotContents", func() string {
 		for i := range list.Items {
 			c := list.Items[i].Object
@@ -149,8 +151,10 @@ func contentThatHas(ctx context.Context, live client.Reader, l leftBehind) (stri
 		}
 		return ""
 	})
-	if meta.IsNoMatchError(err) || apierrors.IsNotFound(err) {
-		return "", nil // the cluster has no such kind
+	// The API server says so of a kind that the cluster does not have. What the client itself does
+	// not know is no proof.
+	if apierrors.IsNotFound(err) {
+		return "", nil
 	}
 	return owner, err
 }

@@ -79,7 +79,9 @@ func newMapper() meta.RESTMapper {
 		m.Add(berth.GroupVersion.WithKind(kind), meta.RESTScopeRoot)
 	}
 	m.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)
+	m.Add(corev1.SchemeGroupVersion.WithKind("PersistentVolume"), meta.RESTScopeRoot)
 	m.Add(corev1.SchemeGroupVersion.WithKind("ConfigMap"), meta.RESTScopeNamespace)
+	m.Add(agent.SnapshotContents.GroupVersion().WithKind("VolumeSnapshotContent"), meta.RESTScopeRoot)
 	m.Add(storagev1.SchemeGroupVersion.WithKind("StorageClass"), meta.RESTScopeRoot)
 	m.AddSpecific(storagev1.SchemeGroupVersion.WithKind("CSIStorageCapacity"),
 		storagev1.SchemeGroupVersion.WithResource("csistoragecapacities"),

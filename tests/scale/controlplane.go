@@ -126,12 +126,18 @@ func (c *controlPlane) stop() {
 
 func freePorts(n int) ([]string, error) {
 	var ports []string
+	var listeners []net.Listener
+	defer func() { // only when all are known, so that none comes twice
+		for _, listener := range listeners {
+			_ = listener.Close()
+		}
+	}()
 	for range n {
 		listener, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, err
 		}
-		defer listener.Close() // only when all are known, so that none comes twice
+		listeners = append(listeners, listener)
 		address, ok := listener.Addr().(*net.TCPAddr)
 		if !ok {
 			return nil, fmt.Errorf("listening at %s", listener.Addr())

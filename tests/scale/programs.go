@@ -67,7 +67,7 @@ func (h *hollowAgents) report(trim bool) (hollow.Report, error) {
 		question = "trim\n"
 	}
 	var r hollow.Report
-	if _, err := io.WriteString(h.in, question); err != nil {
+	if _, err := h.in.WriteString(question); err != nil {
 		return r, errors.Join(err, h.err())
 	}
 	if err := h.answers.Decode(&r); err != nil {

@@ -116,9 +116,9 @@ func readResults(path string) (results, error) {
 }
 
 // with replaces the row of that many nodes.
-func (r results) with(new row) results {
-	r = slices.DeleteFunc(slices.Clone(r), func(old row) bool { return old.Nodes == new.Nodes })
-	r = append(r, new)
+func (r results) with(latest row) results {
+	r = slices.DeleteFunc(slices.Clone(r), func(old row) bool { return old.Nodes == latest.Nodes })
+	r = append(r, latest)
 	slices.SortFunc(r, func(a, b row) int { return cmp.Compare(a.Nodes, b.Nodes) })
 	return r
 }

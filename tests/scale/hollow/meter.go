@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -195,7 +196,7 @@ func (b *watchBody) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.synced && !b.ended {
-		seen := append(b.tail, p[:n]...)
+		seen := slices.Concat(b.tail, p[:n])
 		if bytes.Contains(seen, initialEnd) {
 			b.becomeSynced()
 			b.tail = nil

@@ -88,7 +88,8 @@ func TestInSync(t *testing.T) {
 	expect("another goes on from there", true)
 	_, _ = io.Copy(io.Discard, next)
 	expect("it has ended", false)
-	if _, err := config.WrapTransport(&answers{}).RoundTrip(httptest.NewRequest(http.MethodGet, "/api/v1/nodes/a", nil)); err == nil {
+	if response, err := config.WrapTransport(&answers{}).RoundTrip(httptest.NewRequest(http.MethodGet, "/api/v1/nodes/a", nil)); err == nil {
+		_ = response.Body.Close()
 		t.Error("an error was swallowed")
 	}
 
