@@ -39,7 +39,7 @@ var _ = Describe("A left-over", Label("purge", "long"), func() {
 
 		pool := &v1alpha1.Pool{}
 		key := client.ObjectKey{Name: local.Spec.Pool + "-" + local.Spec.NodeName}
-		ask := func(requests []v1alpha1.PurgeRequest) {
+		ask := func(ctx context.Context, requests []v1alpha1.PurgeRequest) {
 			GinkgoHelper()
 			Expect(suite.client.Get(ctx, key, pool)).To(Succeed())
 			patch := client.MergeFrom(pool.DeepCopy())
@@ -58,10 +58,10 @@ var _ = Describe("A left-over", Label("purge", "long"), func() {
 		request := v1alpha1.PurgeRequest{UID: string(local.UID), Kind: v1alpha1.LeftOverVolume, Identity: local.Status.LVM.VGUUID + "/" + local.Status.LVM.LVUUID}
 
 		By("refusing what has objects")
-		ask([]v1alpha1.PurgeRequest{request})
-		DeferCleanup(func() { ask(nil) })
+		ask(ctx, []v1alpha1.PurgeRequest{request})
+		DeferCleanup(func(ctx SpecContext) { ask(ctx, nil) }, NodeTimeout(time.Minute))
 		Eventually(state).WithContext(ctx).WithTimeout(time.Minute).Should(Equal(v1alpha1.PurgeRefused))
-		ask(nil)
+		ask(ctx, nil)
 
 		By("taking its objects away by force")
 		none := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`))
@@ -74,7 +74,7 @@ var _ = Describe("A left-over", Label("purge", "long"), func() {
 		expectHeld(ctx, local)
 
 		By("putting it into quarantine")
-		ask([]v1alpha1.PurgeRequest{request})
+		ask(ctx, []v1alpha1.PurgeRequest{request})
 		Eventually(state).WithContext(ctx).WithTimeout(2 * time.Minute).Should(Equal(v1alpha1.PurgeQuarantined))
 		token := pool.Status.Purges[0].Token
 		Expect(token).NotTo(BeEmpty())
