@@ -6,11 +6,12 @@ package agent
 import (
 	"context"
 	"log/slog"
+	"net/http"
 	"slices"
 	"testing"
 	"testing/synctest"
 
-	"k8s.io/apimachinery/pkg/api/meta"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -35,7 +36,8 @@ func (h *poolHost) purges() {
 	live := interceptor.NewClient(h.api, interceptor.Funcs{
 		List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
 			if _, ok := list.(*unstructured.UnstructuredList); ok {
-				return &meta.NoKindMatchError{GroupKind: schema.GroupKind{Kind: "VolumeSnapshotContent"}}
+				// As the API server says of a kind that nobody has defined.
+				return apierrors.NewGenericServerResponse(http.StatusNotFound, "get", schema.GroupResource{}, "", "", 0, true)
 			}
 			return c.List(ctx, list, opts...)
 		},
