@@ -427,7 +427,7 @@ func TestHolder(t *testing.T) {
 	if _, err := hostpath.ProcessTable(t.TempDir()).Holder("/srv"); err == nil {
 		t.Error("without a mount table nobody has it")
 	}
-	if got := hostpath.HostProcesses("/proc/1/root"); got != "/proc/1/root/proc" {
+	if got := hostpath.HostProcesses("/host"); got != "/host/proc" {
 		t.Errorf("the host's processes are looked for in %s", got)
 	}
 }

@@ -1,0 +1,201 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/ledger"
+	"github.com/berth-dev/berth/pkg/mount"
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// carryOut removes what was confirmed. It may take hours, and goes on apart from this worker.
+func (p *Purger) carryOut(ctx context.Context, place PurgePlace, req v1alpha1.PurgeRequest, rec *purgeRecord) v1alpha1.PurgeStatus {
+	_, err := p.works.do(ctx, req.UID, "wiping", place.Again, func(ctx context.Context, _ func(doneBytes, totalBytes int64)) (ledger.Entry, error) {
+		return ledger.Entry{}, p.purge(ctx, place, req)
+	})
+	now, readErr := p.records.get(req.UID)
+	if readErr != nil || now == nil {
+		now = rec
+	}
+	// Not the token: there is nothing to confirm any more.
+	begun := func(message string) v1alpha1.PurgeStatus {
+		status := quarantined(now, v1alpha1.PurgePurging, message)
+		status.Token = ""
+		return status
+	}
+	switch {
+	case isWorking(err):
+		return begun(err.Error())
+	case now.State == v1alpha1.PurgePurged:
+		return purged(now)
+	case now.State == v1alpha1.PurgePurging:
+		return begun(fmt.Sprintf("its removal has begun, and is tried again: %v", err))
+	case err == nil:
+		err = fmt.Errorf("%w: it was withdrawn", errRefusedPurge)
+	}
+	return p.give(now, req.UID, err)
+}
+
+// purge is the second phase, under the volume's lock.
+func (p *Purger) purge(ctx context.Context, place PurgePlace, req v1alpha1.PurgeRequest) error {
+	rec, err := p.records.get(req.UID)
+	if err != nil {
+		return err // which says nothing about the quarantine
+	}
+	if rec == nil {
+		return fmt.Errorf("%w: it is in no quarantine any more", errRefusedPurge)
+	}
+	unlock, err := p.Carver.Locks.Lock(ctx, rec.name())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	rec, found, err := p.begin(ctx, place, req, rec)
+	if err != nil {
+		return err
+	}
+	if rec.Kind == v1alpha1.LeftOverRecord {
+		err = p.Carver.Journal.Remove(rec.UID)
+	} else {
+		err = p.Carver.remove(ctx, place.Backend, found.entry, found.known)
+	}
+	if err != nil {
+		return err
+	}
+	done := *rec
+	done.State, done.Storage, done.Wipe = v1alpha1.PurgePurged, nil, found.entry.Wipe
+	if err := p.records.put(rec, &done); err != nil {
+		return err
+	}
+	p.Carver.Backends.Touch(place.PoolSet)
+	p.Log.Info("Purged a left-over", "uid", rec.UID, "volume", rec.name(), "pool", rec.PoolSet, "held", rec.Holds, "wipe", found.entry.Wipe)
+	return nil
+}
+
+// begin proves everything once more and writes down that the removal begins. One that had begun
+// before is gone on with.
+func (p *Purger) begin(ctx context.Context, place PurgePlace, req v1alpha1.PurgeRequest, rec *purgeRecord) (*purgeRecord, provenLeftOver, error) {
+	if rec.State == v1alpha1.PurgePurging {
+		found, err := p.resume(ctx, place, rec)
+		return rec, found, err
+	}
+	if rec.State != v1alpha1.PurgeQuarantined || !rec.isFor(place.PoolSet, req) || !isConfirmed(rec, req) {
+		return rec, provenLeftOver{}, fmt.Errorf("%w: it is not confirmed", errRefusedPurge)
+	}
+	found, err := p.prove(ctx, place, req)
+	if err != nil {
+		return rec, found, err
+	}
+	begun := *rec
+	begun.State, begun.Storage, begun.Wipe = v1alpha1.PurgePurging, found.entry.Record, found.entry.Wipe
+	return &begun, found, p.records.put(rec, &begun)
+}
+
+// resume takes up a removal that had begun. What is still there must be the very thing, and
+// nobody's.
+func (p *Purger) resume(ctx context.Context, place PurgePlace, rec *purgeRecord) (found provenLeftOver, err error) {
+	if err := p.proveNobodys(ctx, behind(rec.UID, rec.Names, rec.NameCut, rec.Storage)); err != nil {
+		return found, err
+	}
+	e, err := p.Ledger.Get(rec.UID)
+	switch {
+	case err == nil:
+		found.known = true
+	case !errors.Is(err, ledger.ErrNotFound):
+		return found, err
+	default:
+		e = p.unrecorded(place, rec.UID, rec.name(), rec.Wipe)
+	}
+	if e.Record == nil {
+		e.Record = rec.Storage
+	}
+	found.entry = e
+	if rec.Kind == v1alpha1.LeftOverRecord {
+		if found.known && identityOfEntry(e) != rec.Identity {
+			return found, fmt.Errorf("%w: the entry of the ledger is another one by now", errRefusedPurge)
+		}
+		return found, nil
+	}
+	x, ok := place.Backend.(volume.Examiner)
+	if !ok {
+		return found, fmt.Errorf("%w: volumes of mode %s cannot be examined", errRefusedPurge, place.Mode)
+	}
+	found.exam, err = x.Examine(ctx, rec.UID)
+	switch {
+	case errors.Is(err, volume.ErrNotFound):
+		// It is gone, or has the name of what was deleted: the backend knows by its record.
+		return found, nil
+	case err != nil:
+		return found, fmt.Errorf("look at it: %w", err)
+	case found.exam.Identity != rec.Identity:
+		return found, fmt.Errorf("%w: it is another one by now: this is %q, named is %q", errRefusedPurge, found.exam.Identity, rec.Identity)
+	case e.State == ledger.Deleting:
+		return found, nil // that nobody has it was proven before
+	}
+	return found, p.proveUnused(ctx, place.Backend, e)
+}
+
+// describe says in words what is lost with a left-over.
+func (p *Purger) describe(ctx context.Context, place PurgePlace, found provenLeftOver) string {
+	e, x := found.entry, found.exam
+	parts := []string{"volume " + e.Name}
+	if x.Claim != "" {
+		parts = append(parts, "of claim "+x.Claim)
+	}
+	if e.Record == nil {
+		return strings.Join(append(parts, "an entry of the ledger in state "+string(e.State)), ", ")
+	}
+	parts = append(parts, fmt.Sprintf("%d MiB", e.Record.SizeBytes>>20), p.contents(ctx, place, found)) //nolint:mnd // MiB
+	if !x.Made.IsZero() {
+		parts = append(parts, "made "+x.Made.UTC().Format(time.RFC3339))
+	}
+	if !x.Changed.IsZero() {
+		parts = append(parts, "its uppermost directory last changed "+x.Changed.UTC().Format(time.RFC3339))
+	}
+	if !found.known {
+		parts = append(parts, "not in the node's ledger")
+	}
+	return strings.Join(append(parts, "wipe policy "+string(e.Wipe)), ", ")
+}
+
+// contents says what is on a volume.
+func (p *Purger) contents(ctx context.Context, place PurgePlace, found provenLeftOver) string {
+	e := found.entry
+	switch {
+	case place.Mode == volume.ModeHostpath:
+		return "a directory"
+	case e.Encryption != nil:
+		return "encrypted"
+	}
+	location, err := place.Backend.Locate(ctx, e.UID, *e.Record)
+	if err != nil {
+		return "what is on it could not be read"
+	}
+	s, err := p.Filesystems.Inspect(ctx, location.Device)
+	switch {
+	case errors.Is(err, mount.ErrNoFilesystem):
+		return "no ext4, xfs or btrfs, which does not say that nothing is on it"
+	case err != nil:
+		return "what is on it could not be read"
+	}
+	said := s.FSType
+	if s.Label != "" {
+		said += fmt.Sprintf(" %q", s.Label)
+	}
+	said += " (" + s.UUID + ")"
+	if !s.Made.IsZero() {
+		said += " made " + s.Made.UTC().Format(time.RFC3339)
+	}
+	if !s.Written.IsZero() {
+		said += " and last mounted or unmounted " + s.Written.UTC().Format(time.RFC3339)
+	}
+	return said
+}
