@@ -94,7 +94,7 @@ func (l *living) around(do func() error) error {
 }
 
 func (l *living) over(c *cluster) client.Client {
-	scheme, err := schemeOfTests()
+	scheme, err := newScheme()
 	if err != nil {
 		l.t.Fatal(err)
 	}

@@ -137,11 +137,12 @@ func (c *cluster) add(objects ...client.Object) {
 	}
 }
 
-// schemeOfTests is made once: it takes longer than most of what is tested.
-var schemeOfTests = sync.OnceValues(newScheme)
+// namesOfTests tells the names of kinds, and is only read: a fake client writes kinds that it learns
+// into its scheme, so that each has one of its own.
+var namesOfTests = sync.OnceValues(newScheme)
 
 func typeName(o client.Object) string {
-	scheme, _ := schemeOfTests()
+	scheme, _ := namesOfTests()
 	kinds, _, _ := scheme.ObjectKinds(o)
 	return kinds[0].Kind
 }
@@ -160,7 +161,7 @@ func (c *cluster) run(t *testing.T, args ...string) (code int, out, errs string)
 // build makes the API of it.
 func (c *cluster) build(t *testing.T) client.WithWatch {
 	t.Helper()
-	scheme, err := schemeOfTests()
+	scheme, err := newScheme()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -49,7 +49,7 @@ func newManager(o Options) (manager.Manager, error) {
 		Logger: logr.FromSlogHandler(o.Log.Handler()),
 		// The types are few and known: no discovery at start, and none while the API
 		// server is away.
-		MapperProvider:          func(*rest.Config, *http.Client) (meta.RESTMapper, error) { return newMapper(), nil },
+		MapperProvider:          func(*rest.Config, *http.Client) (meta.RESTMapper, error) { return NewMapper(), nil },
 		GracefulShutdownTimeout: &grace,
 		Metrics:                 metricsserver.Options{BindAddress: "0"}, // whoever has the Registerer serves them
 		HealthProbeBindAddress:  "0",
@@ -73,7 +73,9 @@ func newManager(o Options) (manager.Manager, error) {
 	})
 }
 
-func newMapper() meta.RESTMapper {
+// NewMapper knows every kind that an agent may read or write, so that an agent asks no API server which kinds there are:
+// whether a cluster has a kind is what the API server answers to a request for its objects.
+func NewMapper() meta.RESTMapper {
 	m := meta.NewDefaultRESTMapper(nil)
 	for _, kind := range []string{"BlockDevice", "LocalVolume", "LocalSnapshot", "Pool", "PoolSet"} {
 		m.Add(berth.GroupVersion.WithKind(kind), meta.RESTScopeRoot)

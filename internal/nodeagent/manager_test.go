@@ -25,7 +25,7 @@ func TestMapperKnowsWhatAgentsMayRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mapper, seen := newMapper(), 0
+	mapper, seen := NewMapper(), 0
 	for decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(raw), len(raw)); ; {
 		role := rbacv1.ClusterRole{}
 		if err := decoder.Decode(&role); errors.Is(err, io.EOF) {

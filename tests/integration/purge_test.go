@@ -12,10 +12,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/agent"
 	"github.com/berth-dev/berth/internal/ledger"
+	"github.com/berth-dev/berth/internal/nodeagent"
 	"github.com/berth-dev/berth/pkg/mount"
 	"github.com/berth-dev/berth/pkg/volume"
 	"github.com/berth-dev/berth/pkg/volume/volumetest"
@@ -39,10 +41,15 @@ func TestAgentLooksForOwners(t *testing.T) {
 		t.Fatal(err)
 	}
 	place := agent.PurgePlace{PoolSet: "fast", Mode: volume.ModeLVM, Backend: memory, Again: func() {}}
+	// With what the agent's own client knows: a cluster without snapshots answers otherwise than a client that never heard of them.
+	live, err := client.New(agentConfig(t, node), client.Options{Scheme: server.scheme, Mapper: nodeagent.NewMapper()})
+	if err != nil {
+		t.Fatal(err)
+	}
 	look := func(want v1alpha1.PurgeState, says string) {
 		t.Helper()
 		purger, err := agent.NewPurger(agent.PurgeOptions{
-			Live: agentOf(t, node), Ledger: book, Directory: t.TempDir(), Filesystems: noFilesystems{}, Log: slog.New(slog.DiscardHandler),
+			Live: live, Ledger: book, Directory: t.TempDir(), Filesystems: noFilesystems{}, Log: slog.New(slog.DiscardHandler),
 			Carver: &agent.Carver{Journal: book, Backends: agent.NewBackends(nil), Mounts: noFilesystems{}, MachineID: "m", Locks: &agent.Locks{}},
 		})
 		if err != nil {
