@@ -72,6 +72,7 @@ func (s suite) testTakeOver(t *testing.T) {
 
 	rec := b.takeOver(t, 1, from)
 	b.reboot(t)
+	x = b.taker(t)
 	again, err := x.TakeOver(t.Context(), b.spec(1), from, func(context.Context) error { return unsure })
 	if err != nil {
 		t.Fatalf("TakeOver again: %v", err)
