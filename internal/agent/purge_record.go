@@ -167,7 +167,7 @@ func (d *purgeRecords) ofPool(poolSet string) (all []*purgeRecord) {
 func (d *purgeRecords) path(uid string) string { return filepath.Join(d.dir, uid+".json") }
 
 // put writes a record in the place of old, which is nil for none, and is durable when it returns
-// nil. errRefusedPurge: old is not what is there any more, and nothing was written.
+// nil. errKept: old is not what is there any more, and nothing was written.
 func (d *purgeRecords) put(old, r *purgeRecord) error {
 	r.SchemaVersion = purgeRecordVersion
 	if err := r.validate(); err != nil {
@@ -180,7 +180,7 @@ func (d *purgeRecords) put(old, r *purgeRecord) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.all[r.UID] != old {
-		return fmt.Errorf("%w: the request was withdrawn or changed meanwhile", errRefusedPurge)
+		return fmt.Errorf("%w: the request was withdrawn or changed meanwhile", errKept)
 	}
 	if err := d.step(); err != nil {
 		return err
