@@ -232,7 +232,7 @@ func TestAdoptLeftOverRefused(t *testing.T) {
 		}, says: "adoption as volume pvc-6"},
 		"encrypted": {mode: volume.ModeLVM, prepare: func(h *purgeHost) {
 			h.change(func(e *ledger.Entry) {
-				e.Encryption = &ledger.Encryption{Format: volume.EncryptionLUKS2, Seal: ledger.Unsealed}
+				e.Encryption = &ledger.Encryption{Format: volume.EncryptionLUKS2, UUID: volumetest.ID(1), Seal: ledger.Unsealed}
 			})
 		}, says: "it is encrypted"},
 		"of another filesystem": {
