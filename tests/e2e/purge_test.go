@@ -10,6 +10,9 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -19,7 +22,7 @@ import (
 
 var _ = Describe("A left-over", Label("purge", "long"), func() {
 	// Serial: other specs look for what no object stands for.
-	It("is purged in two phases", Serial, func(ctx SpecContext) {
+	It("is adopted, and purged in two phases", Serial, func(ctx SpecContext) {
 		class := suite.description.Classes.LVMRetain
 		if class == "" {
 			Skip("the cluster has no StorageClass with reclaimPolicy Retain")
@@ -29,7 +32,7 @@ var _ = Describe("A left-over", Label("purge", "long"), func() {
 		claim.Class = class
 		_, err := space.CreateClaim(ctx, claim)
 		Expect(err).NotTo(HaveOccurred())
-		_, _, err = space.RunPod(ctx, kinds[0].with(workload.Pod{Name: "writer", Script: kinds[0].writeScript("left")}, "left"))
+		_, written, err := space.RunPod(ctx, kinds[0].with(workload.Pod{Name: "writer", Script: kinds[0].writeScript("left")}, "left"))
 		Expect(err).NotTo(HaveOccurred())
 		volume, err := space.AwaitBound(ctx, "left")
 		Expect(err).NotTo(HaveOccurred())
@@ -64,14 +67,58 @@ var _ = Describe("A left-over", Label("purge", "long"), func() {
 		ask(ctx, nil)
 
 		By("taking its objects away by force")
-		none := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`))
-		Expect(suite.client.Patch(ctx, volume, none)).To(Succeed())
-		Expect(suite.client.Delete(ctx, volume)).To(Succeed())
-		patch := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null,"annotations":{"berth.dev/allow-delete":"true"}}}`))
-		Expect(suite.client.Patch(ctx, local, patch)).To(Succeed())
-		Expect(suite.client.Delete(ctx, local)).To(Succeed())
-		Expect(space.AwaitVolumeGone(ctx, volume.Name)).To(Succeed())
-		expectHeld(ctx, local)
+		takeAway := func() {
+			GinkgoHelper()
+			none := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`))
+			Expect(suite.client.Patch(ctx, volume, none)).To(Succeed())
+			Expect(suite.client.Delete(ctx, volume)).To(Succeed())
+			patch := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null,"annotations":{"berth.dev/allow-delete":"true"}}}`))
+			Expect(suite.client.Patch(ctx, local, patch)).To(Succeed())
+			Expect(suite.client.Delete(ctx, local)).To(Succeed())
+			Expect(space.AwaitVolumeGone(ctx, volume.Name)).To(Succeed())
+			expectHeld(ctx, local)
+		}
+		takeAway()
+		plugin := func(args ...string) {
+			GinkgoHelper()
+			var out, errs strings.Builder
+			code := kubectl.Run(ctx, append([]string{"orphans"}, args...),
+				kubectl.Streams{Out: &out, Err: &errs}, func(kubectl.Options) (kubectl.Cluster, error) { return kubectl.NewCluster(suite.config, "default") })
+			Expect(code).To(Equal(0), out.String()+errs.String())
+		}
+
+		By("adopting it")
+		// As the plugin does when the agent has told of it, which takes minutes.
+		former := local
+		local = &v1alpha1.LocalVolume{
+			ObjectMeta: metav1.ObjectMeta{Name: "adopted-" + string(former.UID)},
+			Spec: v1alpha1.LocalVolumeSpec{
+				NodeName: former.Spec.NodeName, Mode: former.Spec.Mode, Pool: former.Spec.Pool, VolumeMode: former.Spec.VolumeMode, FSType: former.Spec.FSType, SizeBytes: former.Spec.SizeBytes,
+				Adopt: &v1alpha1.Adoption{LeftOver: &v1alpha1.AdoptedLeftOver{UID: string(former.UID), Identity: request.Identity}},
+			},
+		}
+		Expect(suite.client.Create(ctx, local)).To(Succeed())
+		plugin("adopt", former.Spec.NodeName+"/"+former.Spec.Pool+"/"+string(former.UID), "--claim="+space.Namespace+"/back", "--wait=1m", "--yes")
+		size := corev1.ResourceList{corev1.ResourceStorage: *resource.NewQuantity(former.Spec.SizeBytes, resource.BinarySI)}
+		Expect(suite.client.Create(ctx, &corev1.PersistentVolumeClaim{
+			ObjectMeta: metav1.ObjectMeta{Namespace: space.Namespace, Name: "back"},
+			Spec: corev1.PersistentVolumeClaimSpec{
+				StorageClassName: new(""), VolumeName: local.Name, AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+				Resources: corev1.VolumeResourceRequirements{Requests: size},
+			},
+		})).To(Succeed())
+		_, read, err := space.RunPod(ctx, kinds[0].with(workload.Pod{Name: "reader", Script: kinds[0].readScript("back")}, "back"))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(read).To(Equal(written), "what is in the volume")
+		volume, err = space.AwaitBound(ctx, "back")
+		Expect(err).NotTo(HaveOccurred())
+		local = volumeOf(ctx, volume)
+		Expect(local.Status.LVM.LVUUID).To(Equal(former.Status.LVM.LVUUID))
+		expectGone(ctx, former)
+		Expect(space.DeletePod(ctx, "reader")).To(Succeed())
+		Expect(space.DeleteClaim(ctx, "back")).To(Succeed())
+		takeAway()
+		request.UID = string(local.UID)
 
 		By("putting it into quarantine")
 		ask(ctx, []v1alpha1.PurgeRequest{request})
@@ -82,10 +129,7 @@ var _ = Describe("A left-over", Label("purge", "long"), func() {
 		expectHeld(ctx, local)
 
 		By("confirming it")
-		var out, errs strings.Builder
-		code := kubectl.Run(ctx, []string{"orphans", "purge", local.Spec.NodeName + "/" + local.Spec.Pool + "/" + string(local.UID), "--confirm=" + token, "--yes"},
-			kubectl.Streams{Out: &out, Err: &errs}, func(kubectl.Options) (kubectl.Cluster, error) { return kubectl.NewCluster(suite.config, "default") })
-		Expect(code).To(Equal(0), out.String()+errs.String())
+		plugin("purge", local.Spec.NodeName+"/"+local.Spec.Pool+"/"+string(local.UID), "--confirm="+token, "--yes")
 		Eventually(state).WithContext(ctx).WithTimeout(time.Minute).Should(Equal(v1alpha1.PurgePurged))
 		expectGone(ctx, local)
 	}, SpecTimeout(2*patience))
