@@ -25,6 +25,9 @@ type LeftOvers interface {
 	FilesystemOf(ctx context.Context, b volume.Backend, e ledger.Entry, fsType string) (fsUUID string, err error)
 }
 
+// errAtWork: a left-over is being staged or purged right now. It is tried again at once.
+var errAtWork = errors.New("somebody is at work on it")
+
 // leftOverOf is the left-over that a wish names; nil for none.
 func (w Wish) leftOverOf() *volume.LeftOver {
 	if w.Adopt == nil {
@@ -130,7 +133,7 @@ func (p *Purger) proveAdoptable(ctx context.Context, place PurgePlace, w Wish, f
 	// for this volume.
 	release, ok := p.Carver.Locks.TryLock(l.names[0])
 	if !ok {
-		return found, nil, fmt.Errorf("somebody is at work on volume %s: %w", l.names[0], volume.ErrBusy)
+		return found, nil, fmt.Errorf("volume %s: %w", l.names[0], errAtWork)
 	}
 	// Once more, now that nobody can change it.
 	if found, err = p.identify(ctx, place, leftOverRequest(from)); err == nil {

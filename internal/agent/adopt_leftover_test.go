@@ -223,7 +223,7 @@ func TestAdoptLeftOverRefused(t *testing.T) {
 		"in a quarantine": {prepare: func(h *purgeHost) { h.tend(h.request(1)) }, says: "asked to purge it"},
 		"being deleted":   {prepare: func(h *purgeHost) { h.change(func(e *ledger.Entry) { e.State = ledger.Deleting }) }, says: "deletion has begun"},
 		"at work": {
-			prepare: func(h *purgeHost) { h.purger.Carver.Locks.TryLock("pvc-1") }, want: volume.ErrBusy, says: "at work on volume pvc-1",
+			prepare: func(h *purgeHost) { h.purger.Carver.Locks.TryLock("pvc-1") }, want: errAtWork, says: "volume pvc-1",
 		},
 		"adopted by what the ledger knows": {prepare: func(h *purgeHost) {
 			h.record(6, func(e *ledger.Entry) {

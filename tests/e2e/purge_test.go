@@ -32,7 +32,7 @@ var _ = Describe("A left-over", Label("purge", "long"), func() {
 		claim.Class = class
 		_, err := space.CreateClaim(ctx, claim)
 		Expect(err).NotTo(HaveOccurred())
-		_, written, err := space.RunPod(ctx, kinds[0].with(workload.Pod{Name: "writer", Script: kinds[0].writeScript("left")}, "left"))
+		written, _, err := space.RunPod(ctx, kinds[0].with(workload.Pod{Name: "writer", Script: kinds[0].writeScript("left")}, "left"))
 		Expect(err).NotTo(HaveOccurred())
 		volume, err := space.AwaitBound(ctx, "left")
 		Expect(err).NotTo(HaveOccurred())
@@ -107,7 +107,7 @@ var _ = Describe("A left-over", Label("purge", "long"), func() {
 				Resources: corev1.VolumeResourceRequirements{Requests: size},
 			},
 		})).To(Succeed())
-		_, read, err := space.RunPod(ctx, kinds[0].with(workload.Pod{Name: "reader", Script: kinds[0].readScript("back")}, "back"))
+		read, _, err := space.RunPod(ctx, kinds[0].with(workload.Pod{Name: "reader", Script: kinds[0].readScript("back")}, "back"))
 		Expect(err).NotTo(HaveOccurred())
 		Expect(read).To(Equal(written), "what is in the volume")
 		volume, err = space.AwaitBound(ctx, "back")
