@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	appsv1 "k8s.io/api/apps/v1"
@@ -21,6 +22,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/tests/workload"
@@ -59,6 +61,7 @@ func TestE2E(t *testing.T) {
 	if options.kubeconfig == "" {
 		t.Skip("no cluster: set KUBECONFIG or -cluster-kubeconfig; `make e2e` brings the testbed up and does it")
 	}
+	log.SetLogger(logr.Discard()) // what clients say is in their errors
 	RegisterFailHandler(Fail)
 	RunSpecs(t, "Berth end to end")
 }
