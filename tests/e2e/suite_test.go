@@ -37,6 +37,7 @@ var options struct {
 	creations   int
 	powerLosses int
 	operations  int
+	outage      time.Duration
 }
 
 func init() {
@@ -44,6 +45,7 @@ func init() {
 	flag.StringVar(&options.description, "cluster", "testbed.yaml", "description of the cluster under test")
 	flag.IntVar(&options.creations, "creations", 20, "creations and deletions under agents that are killed")
 	flag.IntVar(&options.operations, "operations", 100, "random operations by eight workers")
+	flag.DurationVar(&options.outage, "outage", time.Minute, "how long the control plane is away")
 	flag.IntVar(&options.powerLosses, "power-losses", 2, "power losses during creations and deletions")
 }
 
