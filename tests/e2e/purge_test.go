@@ -5,7 +5,7 @@ package e2e
 
 import (
 	"context"
-	"strings"
+	"slices"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -16,7 +16,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
-	"github.com/berth-dev/berth/internal/kubectl"
 	"github.com/berth-dev/berth/tests/workload"
 )
 
@@ -40,97 +39,138 @@ var _ = Describe("A left-over", Label("purge", "long"), func() {
 		Expect(space.DeletePod(ctx, "writer")).To(Succeed())
 		Expect(space.DeleteClaim(ctx, "left")).To(Succeed())
 
-		pool := &v1alpha1.Pool{}
-		key := client.ObjectKey{Name: local.Spec.Pool + "-" + local.Spec.NodeName}
-		ask := func(ctx context.Context, requests []v1alpha1.PurgeRequest) {
-			GinkgoHelper()
-			Expect(suite.client.Get(ctx, key, pool)).To(Succeed())
-			patch := client.MergeFrom(pool.DeepCopy())
-			pool.Spec.Purge = requests
-			Expect(suite.client.Patch(ctx, pool, patch)).To(Succeed())
-		}
-		state := func(ctx context.Context) (v1alpha1.PurgeState, error) {
-			err := suite.client.Get(ctx, key, pool)
-			for _, s := range pool.Status.Purges {
-				if s.UID == string(local.UID) {
-					return s.State, err
-				}
-			}
-			return "", err
-		}
-		request := v1alpha1.PurgeRequest{UID: string(local.UID), Kind: v1alpha1.LeftOverVolume, Identity: local.Status.LVM.VGUUID + "/" + local.Status.LVM.LVUUID}
-
+		left := leftOver{local}
 		By("refusing what has objects")
-		ask(ctx, []v1alpha1.PurgeRequest{request})
-		DeferCleanup(func(ctx SpecContext) { ask(ctx, nil) }, NodeTimeout(time.Minute))
-		Eventually(state).WithContext(ctx).WithTimeout(time.Minute).Should(Equal(v1alpha1.PurgeRefused))
-		ask(ctx, nil)
+		left.ask(ctx, left.request())
+		DeferCleanup(func(ctx SpecContext) { left.ask(ctx) }, NodeTimeout(time.Minute))
+		left.await(ctx, v1alpha1.PurgeRefused)
+		left.ask(ctx)
 
 		By("taking its objects away by force")
-		takeAway := func() {
-			GinkgoHelper()
-			none := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`))
-			Expect(suite.client.Patch(ctx, volume, none)).To(Succeed())
-			Expect(suite.client.Delete(ctx, volume)).To(Succeed())
-			patch := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null,"annotations":{"berth.dev/allow-delete":"true"}}}`))
-			Expect(suite.client.Patch(ctx, local, patch)).To(Succeed())
-			Expect(suite.client.Delete(ctx, local)).To(Succeed())
-			Expect(space.AwaitVolumeGone(ctx, volume.Name)).To(Succeed())
-			expectHeld(ctx, local)
-		}
-		takeAway()
-		plugin := func(args ...string) {
-			GinkgoHelper()
-			var out, errs strings.Builder
-			code := kubectl.Run(ctx, append([]string{"orphans"}, args...),
-				kubectl.Streams{Out: &out, Err: &errs}, func(kubectl.Options) (kubectl.Cluster, error) { return kubectl.NewCluster(suite.config, "default") })
-			Expect(code).To(Equal(0), out.String()+errs.String())
-		}
+		left.takeAway(ctx, space, volume)
 
 		By("adopting it")
-		// As the plugin does when the agent has told of it, which takes minutes.
-		former := local
-		local = &v1alpha1.LocalVolume{
-			ObjectMeta: metav1.ObjectMeta{Name: "adopted-" + string(former.UID)},
-			Spec: v1alpha1.LocalVolumeSpec{
-				NodeName: former.Spec.NodeName, Mode: former.Spec.Mode, Pool: former.Spec.Pool, VolumeMode: former.Spec.VolumeMode, FSType: former.Spec.FSType, SizeBytes: former.Spec.SizeBytes,
-				Adopt: &v1alpha1.Adoption{LeftOver: &v1alpha1.AdoptedLeftOver{UID: string(former.UID), Identity: request.Identity}},
-			},
-		}
-		Expect(suite.client.Create(ctx, local)).To(Succeed())
-		plugin("adopt", former.Spec.NodeName+"/"+former.Spec.Pool+"/"+string(former.UID), "--claim="+space.Namespace+"/back", "--wait=1m", "--yes")
-		size := corev1.ResourceList{corev1.ResourceStorage: *resource.NewQuantity(former.Spec.SizeBytes, resource.BinarySI)}
-		Expect(suite.client.Create(ctx, &corev1.PersistentVolumeClaim{
-			ObjectMeta: metav1.ObjectMeta{Namespace: space.Namespace, Name: "back"},
-			Spec: corev1.PersistentVolumeClaimSpec{
-				StorageClassName: new(""), VolumeName: local.Name, AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
-				Resources: corev1.VolumeResourceRequirements{Requests: size},
-			},
-		})).To(Succeed())
+		adopted := left.adopt(ctx, space.Namespace+"/back")
+		claimOf(ctx, space, "back", adopted)
 		read, _, err := space.RunPod(ctx, kinds[0].with(workload.Pod{Name: "reader", Script: kinds[0].readScript("back")}, "back"))
 		Expect(err).NotTo(HaveOccurred())
 		Expect(read).To(Equal(written), "what is in the volume")
 		volume, err = space.AwaitBound(ctx, "back")
 		Expect(err).NotTo(HaveOccurred())
-		local = volumeOf(ctx, volume)
-		Expect(local.Status.LVM.LVUUID).To(Equal(former.Status.LVM.LVUUID))
-		expectGone(ctx, former)
+		expectGone(ctx, local)
 		Expect(space.DeletePod(ctx, "reader")).To(Succeed())
 		Expect(space.DeleteClaim(ctx, "back")).To(Succeed())
-		takeAway()
-		request.UID = string(local.UID)
+		Expect(adopted.Status.LVM.LVUUID).To(Equal(local.Status.LVM.LVUUID))
+		local, left = adopted, leftOver{adopted}
+		left.takeAway(ctx, space, volume)
 
 		By("putting it into quarantine")
-		ask(ctx, []v1alpha1.PurgeRequest{request})
-		Eventually(state).WithContext(ctx).WithTimeout(2 * time.Minute).Should(Equal(v1alpha1.PurgeQuarantined))
-		token := pool.Status.Purges[0].Token
-		Expect(token).NotTo(BeEmpty())
-		Expect(pool.Status.Purges[0].Holds).To(ContainSubstring(local.Name))
+		left.ask(ctx, left.request())
+		purge := left.await(ctx, v1alpha1.PurgeQuarantined)
+		Expect(purge.Holds).To(ContainSubstring(local.Name))
 		expectHeld(ctx, local)
 
 		By("confirming it")
-		plugin("purge", local.Spec.NodeName+"/"+local.Spec.Pool+"/"+string(local.UID), "--confirm="+token, "--yes")
-		Eventually(state).WithContext(ctx).WithTimeout(time.Minute).Should(Equal(v1alpha1.PurgePurged))
+		left.confirm(ctx, purge.Token)
 		expectGone(ctx, local)
 	}, SpecTimeout(2*patience))
 })
+
+// leftOver is a logical volume whose objects are gone, named by the LocalVolume that it had.
+type leftOver struct{ local *v1alpha1.LocalVolume }
+
+func (l leftOver) request() v1alpha1.PurgeRequest {
+	return v1alpha1.PurgeRequest{
+		UID: string(l.local.UID), Kind: v1alpha1.LeftOverVolume, Identity: l.local.Status.LVM.VGUUID + "/" + l.local.Status.LVM.LVUUID,
+	}
+}
+
+// where is how the plugin is told of it.
+func (l leftOver) where() string {
+	return l.local.Spec.NodeName + "/" + l.local.Spec.Pool + "/" + string(l.local.UID)
+}
+
+// takeAway deletes its objects by force.
+func (l leftOver) takeAway(ctx context.Context, space *workload.Space, volume *corev1.PersistentVolume) {
+	GinkgoHelper()
+	none := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`))
+	Expect(suite.client.Patch(ctx, volume, none)).To(Succeed())
+	Expect(suite.client.Delete(ctx, volume)).To(Succeed())
+	patch := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null,"annotations":{"berth.dev/allow-delete":"true"}}}`))
+	Expect(suite.client.Patch(ctx, l.local, patch)).To(Succeed())
+	Expect(suite.client.Delete(ctx, l.local)).To(Succeed())
+	Expect(space.AwaitVolumeGone(ctx, volume.Name)).To(Succeed())
+	expectHeld(ctx, l.local)
+}
+
+// adopt makes it a volume again, which one claim can have. The plugin goes on with a LocalVolume as
+// it makes one when the agent has told of the left-over, which takes minutes.
+func (l leftOver) adopt(ctx context.Context, claim string) *v1alpha1.LocalVolume {
+	GinkgoHelper()
+	was := l.local.Spec
+	volume := &v1alpha1.LocalVolume{
+		ObjectMeta: metav1.ObjectMeta{Name: "adopted-" + string(l.local.UID)},
+		Spec: v1alpha1.LocalVolumeSpec{
+			NodeName: was.NodeName, Mode: was.Mode, Pool: was.Pool, VolumeMode: was.VolumeMode, FSType: was.FSType, SizeBytes: was.SizeBytes,
+			Adopt: &v1alpha1.Adoption{LeftOver: &v1alpha1.AdoptedLeftOver{UID: string(l.local.UID), Identity: l.request().Identity}},
+		},
+	}
+	Expect(suite.client.Create(ctx, volume)).To(Succeed())
+	code, said, complained := runPlugin(ctx, "orphans", "adopt", l.where(), "--claim="+claim, "--wait=1m", "--yes")
+	Expect(code).To(Equal(0), said+complained)
+	Expect(suite.client.Get(ctx, client.ObjectKeyFromObject(volume), volume)).To(Succeed())
+	return volume
+}
+
+// claimOf makes the claim of a volume that was made by hand.
+func claimOf(ctx context.Context, space *workload.Space, name string, volume *v1alpha1.LocalVolume) {
+	GinkgoHelper()
+	size := corev1.ResourceList{corev1.ResourceStorage: *resource.NewQuantity(volume.Spec.SizeBytes, resource.BinarySI)}
+	Expect(suite.client.Create(ctx, &corev1.PersistentVolumeClaim{
+		ObjectMeta: metav1.ObjectMeta{Namespace: space.Namespace, Name: name},
+		Spec: corev1.PersistentVolumeClaimSpec{
+			StorageClassName: new(""), VolumeName: volume.Name, AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+			Resources: corev1.VolumeResourceRequirements{Requests: size},
+		},
+	})).To(Succeed())
+}
+
+// pool is the Pool that has it.
+func (l leftOver) pool(ctx context.Context) (*v1alpha1.Pool, error) {
+	pool := &v1alpha1.Pool{}
+	return pool, suite.client.Get(ctx, client.ObjectKey{Name: l.local.Spec.Pool + "-" + l.local.Spec.NodeName}, pool)
+}
+
+// ask has the pool's purges be these.
+func (l leftOver) ask(ctx context.Context, requests ...v1alpha1.PurgeRequest) {
+	GinkgoHelper()
+	pool, err := l.pool(ctx)
+	Expect(err).NotTo(HaveOccurred())
+	patch := client.MergeFrom(pool.DeepCopy())
+	pool.Spec.Purge = requests
+	Expect(suite.client.Patch(ctx, pool, patch)).To(Succeed())
+}
+
+// await waits until its purge has come to a state.
+func (l leftOver) await(ctx context.Context, want v1alpha1.PurgeState) v1alpha1.PurgeStatus {
+	GinkgoHelper()
+	var found v1alpha1.PurgeStatus
+	Eventually(func(g Gomega, ctx context.Context) {
+		pool, err := l.pool(ctx)
+		g.Expect(err).NotTo(HaveOccurred())
+		at := slices.IndexFunc(pool.Status.Purges, func(s v1alpha1.PurgeStatus) bool { return s.UID == string(l.local.UID) })
+		g.Expect(at).To(BeNumerically(">=", 0), "the purge of %s", l.local.UID)
+		found = pool.Status.Purges[at]
+		g.Expect(found.State).To(Equal(want), found.Message)
+	}).WithContext(ctx).WithTimeout(2 * time.Minute).WithPolling(time.Second).Should(Succeed())
+	return found
+}
+
+// confirm ends its quarantine, as a user does.
+func (l leftOver) confirm(ctx context.Context, token string) {
+	GinkgoHelper()
+	Expect(token).NotTo(BeEmpty())
+	code, said, complained := runPlugin(ctx, "orphans", "purge", l.where(), "--confirm="+token, "--yes")
+	Expect(code).To(Equal(0), said+complained)
+	l.await(ctx, v1alpha1.PurgePurged)
+}
