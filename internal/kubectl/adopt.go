@@ -388,8 +388,12 @@ func (p *plugin) tellAdoption(plan *adoptPlan) error {
 func (l *adoptPlan) print(out io.Writer, changed, withdraw bool) {
 	fmt.Fprintf(out, "%s in pool %s of node %s\n", l.LeftOver.Kind, l.Pool, l.Node)
 	for _, line := range [][2]string{
-		{"UID", string(l.LeftOver.UID)}, {"Volume", l.LeftOver.Name}, {"Claim", l.LeftOver.Claim}, {"Place", l.LeftOver.Location},
-		{"Size", bytes(l.LeftOver.SizeBytes)}, {"Identity", l.LeftOver.Identity},
+		{"UID", string(l.LeftOver.UID)},
+		{"Volume", l.LeftOver.Name},
+		{"Claim", l.LeftOver.Claim},
+		{"Place", l.LeftOver.Location},
+		{"Size", bytes(l.LeftOver.SizeBytes)},
+		{"Identity", l.LeftOver.Identity},
 	} {
 		fmt.Fprintf(out, "  %-9s %s\n", line[0], orNone(line[1]))
 	}

@@ -30,7 +30,7 @@ func (b *Backend) TakeOver(ctx context.Context, spec volume.Spec, from volume.Le
 	case err != nil:
 		return volume.Record{}, err
 	case lv == nil:
-		if g, lv, err = b.leftOver(ctx, from, sure); err != nil {
+		if lv, err = b.leftOver(ctx, from, sure); err != nil {
 			return volume.Record{}, fmt.Errorf("take %s/%s over as volume %s: %w", b.group.GroupName, from.ID, spec.Name, err)
 		}
 	case !ownedVolume(lv) || identityOf(g, lv) != from.Identity:
@@ -50,30 +50,30 @@ func (b *Backend) TakeOver(ctx context.Context, spec volume.Spec, from volume.Le
 }
 
 // leftOver finds what is named, and proves that it may be taken over.
-func (b *Backend) leftOver(ctx context.Context, from volume.LeftOver, sure func(context.Context) error) (*Group, *LogicalVolume, error) {
+func (b *Backend) leftOver(ctx context.Context, from volume.LeftOver, sure func(context.Context) error) (*LogicalVolume, error) {
 	g, lv, err := b.look(ctx, from.ID, from.ID, nil)
 	switch {
 	case err != nil:
-		return nil, nil, err
+		return nil, err
 	case lv == nil || !ownedVolume(lv):
-		return nil, nil, fmt.Errorf("%w: there is no volume of that name with a tag %s", volume.ErrNotAdoptable, TagVolume)
+		return nil, fmt.Errorf("%w: there is no volume of that name with a tag %s", volume.ErrNotAdoptable, TagVolume)
 	case identityOf(g, lv) != from.Identity:
-		return nil, nil, fmt.Errorf("%w: it is another one than was named: this is %q, named is %q", volume.ErrNotAdoptable, identityOf(g, lv), from.Identity)
+		return nil, fmt.Errorf("%w: it is another one than was named: this is %q, named is %q", volume.ErrNotAdoptable, identityOf(g, lv), from.Identity)
 	case lv.Unfinished:
-		return nil, nil, fmt.Errorf("%w: %w", volume.ErrNotAdoptable, errUnfinished)
+		return nil, fmt.Errorf("%w: %w", volume.ErrNotAdoptable, errUnfinished)
 	}
 	for i := range g.LVs {
 		if s := &g.LVs[i]; s.OriginUUID == lv.UUID && !ownedVolume(s) {
-			return nil, nil, fmt.Errorf("%w: there is a snapshot of it, %s: delete that first", volume.ErrNotAdoptable, s.Name)
+			return nil, fmt.Errorf("%w: there is a snapshot of it, %s: delete that first", volume.ErrNotAdoptable, s.Name)
 		}
 	}
 	if err := sure(ctx); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if err := b.proveUnused(ctx, g, lv); err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", volume.ErrNotAdoptable, err)
+		return nil, fmt.Errorf("%w: %w", volume.ErrNotAdoptable, err)
 	}
-	return g, lv, nil
+	return lv, nil
 }
 
 // identityOf names a logical volume in full: lvm never makes another one of that UUID.
