@@ -208,7 +208,7 @@ func TestAgent(t *testing.T) {
 	)
 	checkRights(t, "node-agent.yaml", nodeAgent, map[right]string{
 		{"get", "blockdevices.berth.dev"}:                          conflict,
-		{"update", "blockdevices.berth.dev"}:                       disk,
+		{"patch", "blockdevices.berth.dev"}:                        disk,
 		{"get", "configmaps"}:                                      metadata,
 		{"create", "configmaps"}:                                   metadata,
 		{"patch", "configmaps"}:                                    metadata,
