@@ -161,7 +161,7 @@ func (p *livePool) reset() {
 // NewPoolReconciler returns a reconciler; the lifetime bounds the background work of
 // the backends that it makes.
 func NewPoolReconciler(lifetime context.Context, o PoolOptions) *PoolReconciler {
-	return &PoolReconciler{PoolOptions: o, records: poolRecords{o.Directory}, pools: map[string]*livePool{}, lifetime: lifetime}
+	return &PoolReconciler{PoolOptions: o, records: newPoolRecords(o.Directory), pools: map[string]*livePool{}, lifetime: lifetime}
 }
 
 func (r *PoolReconciler) live(name string) *livePool {
@@ -179,7 +179,7 @@ func (r *PoolReconciler) live(name string) *livePool {
 // runs, so that their volumes can be staged while the API server is away. It runs no
 // command.
 func (r *PoolReconciler) Restore() error {
-	names, err := r.records.names()
+	names, err := r.records.keys()
 	if err != nil {
 		return err
 	}
