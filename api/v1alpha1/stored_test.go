@@ -1,7 +1,7 @@
 // Copyright The Berth Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package v1alpha1_test
+package v1alpha1
 
 import (
 	"bytes"
@@ -18,8 +18,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-
-	"github.com/berth-dev/berth/api/v1alpha1"
 )
 
 var update = flag.Bool("update", false, "add the fields that testdata does not have yet")
@@ -28,14 +26,14 @@ var update = flag.Bool("update", false, "add the fields that testdata does not h
 func kinds(t *testing.T) map[string]runtime.Object {
 	t.Helper()
 	scheme := runtime.NewScheme()
-	if err := v1alpha1.AddToScheme(scheme); err != nil {
+	if err := AddToScheme(scheme); err != nil {
 		t.Fatal(err)
 	}
 	found := map[string]runtime.Object{}
-	for kind, of := range scheme.KnownTypes(v1alpha1.GroupVersion) {
+	for kind, of := range scheme.KnownTypes(GroupVersion) {
 		object := reflect.New(of).Interface().(runtime.Object)
 		if _, stored := object.(metav1.Object); stored && strings.HasPrefix(of.PkgPath(), "github.com/berth-dev/berth/") {
-			object.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{Group: v1alpha1.GroupVersion.Group, Version: v1alpha1.GroupVersion.Version, Kind: kind})
+			object.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{Group: GroupVersion.Group, Version: GroupVersion.Version, Kind: kind})
 			found[kind] = object
 		}
 	}
