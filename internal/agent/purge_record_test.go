@@ -4,6 +4,7 @@
 package agent
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -93,7 +94,7 @@ func TestARecordThatCannotBeReadEndsNoQuarantine(t *testing.T) {
 			if got := h.tend(); len(got) > 0 {
 				t.Errorf("nobody asks for it, and it is %+v", got)
 			}
-			if now, err := os.ReadFile(path); string(now) != string(before) || (err == nil) != (beforeErr == nil) {
+			if now, err := os.ReadFile(path); !bytes.Equal(now, before) || (err == nil) != (beforeErr == nil) {
 				t.Errorf("the record was changed: %q, %v", now, err)
 			}
 			h.wantKept(1)
