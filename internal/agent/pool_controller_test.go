@@ -425,21 +425,3 @@ func TestReserve(t *testing.T) {
 		}
 	}
 }
-
-func FuzzDecodePoolRecord(f *testing.F) {
-	f.Add([]byte(`{"schemaVersion":1,"poolSet":"fast","kind":"lvm","machineID":"m","poolUID":"u","vgName":"berth-fast"}`))
-	f.Add([]byte(`{"schemaVersion":1,"poolSet":"dirs","kind":"hostpath","machineID":"m","poolUID":"u","path":"/srv/x","rootID":"r"}`))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		r, err := decodePoolRecord(data)
-		if err != nil {
-			return
-		}
-		d := poolRecords{t.TempDir()}
-		if err := d.save(r); err != nil {
-			t.Fatalf("accepted and not writable: %v", err)
-		}
-		if _, err := d.load(r.PoolSet); err != nil {
-			t.Fatalf("not readable again: %v", err)
-		}
-	})
-}
