@@ -34,6 +34,7 @@ const (
 	snapshotsDir      = "snapshots"
 	snapshotRecordDir = ".berth/snapshots"
 	copiesDir         = ".copies"
+	groupsDir         = ".berth/qgroups"
 )
 
 // Where is a root on the host.

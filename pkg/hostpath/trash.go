@@ -72,7 +72,12 @@ func (b *Backend) Run(ctx context.Context) error {
 	retry := b.Trash.RetryMin
 	for ctx.Err() == nil {
 		wait, err := b.tendRetained(ctx)
-		if err = errors.Join(err, b.sweepCopies(ctx), b.emptyTrash(ctx)); err == nil {
+		err = errors.Join(err, b.restoreLimits(ctx), b.sweepCopies(ctx), b.emptyTrash(ctx))
+		again, sweepErr := b.sweepGroups(ctx)
+		if again > 0 && (wait == 0 || again < wait) {
+			wait = again
+		}
+		if err = errors.Join(err, sweepErr); err == nil {
 			retry = b.Trash.RetryMin
 		} else if ctx.Err() == nil {
 			b.Log.Warn("the trash could not be emptied", "root", b.Root, "retryAfter", retry, "error", err)
@@ -154,7 +159,8 @@ func (b *Backend) removeFromTrash(ctx context.Context, root *os.Root, name strin
 		}
 		r := remover{
 			trash: trash, entry: name, step: b.step, subvolumes: b.Subvolumes,
-			pace: pace,
+			leaving: func(fd int) error { return b.noteGroup(root, fd) },
+			pace:    pace,
 			removed: func(entries int) {
 				b.Trash.Observer.TrashRemoved(b.Root, entries)
 				if time.Since(b.trash.told) >= tellInterval {

@@ -15,6 +15,10 @@ import (
 // what is missing.
 var ErrUnsupported = errors.New("directories cannot be limited")
 
+// ErrUncounted is an ErrUnsupported that passes: limits can be set, and hold as soon as the
+// filesystem knows again what is taken.
+var ErrUncounted = fmt.Errorf("%w for now", ErrUnsupported)
+
 // Usage is what the kernel knows of a project.
 type Usage struct {
 	// LimitBytes is what its files may take; 0 is no limit.
