@@ -102,6 +102,9 @@ func (r *PoolReconciler) bringUpRoot(ctx context.Context, pool *v1alpha1.Pool, r
 	case errors.Is(err, quota.ErrUnsupported):
 		view.quota = v1alpha1.QuotaNone
 		view.message += "; their sizes are promised and not enforced: " + err.Error()
+		if errors.Is(err, quota.ErrOff) || errors.Is(err, quota.ErrUncounted) {
+			view.again = poolRetry // nobody tells when that changes
+		}
 	default:
 		return unknown(err), err
 	}

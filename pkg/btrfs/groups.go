@@ -85,8 +85,8 @@ type rescanArgs struct {
 type Groups struct{}
 
 // Check returns quota.ErrUnsupported, with the reason, unless limits hold on the filesystem that
-// an open directory is on, and quota.ErrUncounted, which is one, when they are taken down and
-// will hold.
+// an open directory is on: quota.ErrOff where an operator can have them, and quota.ErrUncounted
+// where they can be set and do not hold yet.
 func (Groups) Check(dir int) error {
 	status, err := item(dir, quotaTree, 0, groupStatusKey, 0, 0)
 	switch {
@@ -97,11 +97,11 @@ func (Groups) Check(dir int) error {
 	case err != nil:
 		return fmt.Errorf("look at the quotas of the filesystem: %w", err)
 	case len(status) < 24 || binary.LittleEndian.Uint64(status[16:])&statusOn == 0:
-		return fmt.Errorf("%w: the quotas of the btrfs are off: switch them on (btrfs quota enable)", quota.ErrUnsupported)
+		return fmt.Errorf("%w: the quotas of the btrfs are off: switch them on (btrfs quota enable)", quota.ErrOff)
 	}
 	flags := binary.LittleEndian.Uint64(status[16:])
 	if flags&statusSimple != 0 {
-		return fmt.Errorf("%w: the btrfs has simple quotas, which count what a snapshot keeps against the volume that it was taken of: switch them off, and those with groups on (btrfs quota disable, then btrfs quota enable without --simple)", quota.ErrUnsupported)
+		return fmt.Errorf("%w: the btrfs has simple quotas, which count what a snapshot keeps against the volume that it was taken of: switch them off, and those with groups on (btrfs quota disable, then btrfs quota enable without --simple)", quota.ErrOff)
 	}
 	var rescan rescanArgs
 	if err := ioctl(dir, rescanStatus, unsafe.Pointer(&rescan)); err != nil {
@@ -151,7 +151,7 @@ func (Groups) SetLimit(dir int, subvolume uint64, limitBytes int64) error {
 	err := ioctl(dir, groupLimit, unsafe.Pointer(&args))
 	switch {
 	case errors.Is(err, unix.ENOTCONN):
-		return fmt.Errorf("limit subvolume %d to %d bytes: %w: the quotas of the btrfs are off: switch them on (btrfs quota enable)", subvolume, limitBytes, quota.ErrUnsupported)
+		return fmt.Errorf("limit subvolume %d to %d bytes: %w: the quotas of the btrfs are off: switch them on (btrfs quota enable)", subvolume, limitBytes, quota.ErrOff)
 	case errors.Is(err, unix.ENOENT): // not that something is not there that somebody looks for
 		return fmt.Errorf("limit subvolume %d to %d bytes: it has no quota group: make one (btrfs qgroup create 0/%d) and let the filesystem be counted (btrfs quota rescan)", subvolume, limitBytes, subvolume)
 	case err != nil:

@@ -48,9 +48,10 @@ func canLimit(checked error) (bool, error) {
 	return false, checked
 }
 
-// withSubvolume runs f with the number of the subvolume that a directory of the root is, and the
-// descriptor of the directory that it is in: an ioctl on a subvolume that is full of itself fails
-// with EDQUOT, also the one that would raise its limit. It returns unix.ENOENT where there is none, and ErrIdentity for a directory that is no subvolume.
+// withSubvolume runs f with the number of the subvolume that a directory of the root is, and with
+// the descriptor of the directory that it is in: an ioctl on a subvolume that has reached its
+// limit fails with EDQUOT, also the one that would raise that. It returns unix.ENOENT where there
+// is none, and ErrIdentity for a directory that is no subvolume.
 func (b *Backend) withSubvolume(root *os.Root, parent, name string, f func(parent int, id uint64) error) error {
 	return withRealDir(root, parent, func(parentFD int) error {
 		fd, err := openDir(parentFD, name)
@@ -138,79 +139,93 @@ const restoreInterval = 5 * time.Minute
 
 // restored is when it was looked last whether all limits are there.
 type restored struct {
-	mu    sync.Mutex
-	done  bool
-	could bool // limits could be set when that was asked last
-	at    time.Duration
+	mu sync.Mutex
+	// at is 0 when it is to be looked now, and next is when again, 0 for not by itself.
+	at, next time.Duration
+	// could: limits could be set when that was asked last.
+	could bool
 }
 
-// isDue takes in whether limits can be set, and reports whether it is to be looked.
-func (r *restored) isDue(can bool, elapsed time.Duration) bool {
+// told takes in whether limits can be set, and reports whether that is news.
+func (r *restored) told(can bool) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if can && (!r.could || elapsed-r.at >= restoreInterval) {
-		r.done = false
+	news := can && !r.could
+	if r.could = can; news {
+		r.at = 0
 	}
-	r.could = can
-	return can && !r.done
+	return news
 }
 
-// begin reports whether it is to be looked now. Unless end is called, it is again.
-func (r *restored) begin() bool {
+// wait reports whether it is to be looked now, and if not, when.
+func (r *restored) wait(elapsed time.Duration) (left time.Duration, due bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return !r.done
+	if r.at == 0 {
+		return 0, true
+	}
+	if r.next == 0 {
+		return 0, false
+	}
+	left = r.at + r.next - elapsed
+	return left, left <= 0
 }
 
-func (r *restored) end(elapsed time.Duration) {
+func (r *restored) done(elapsed, next time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.done, r.at = true, elapsed
+	r.at, r.next = max(1, elapsed), next
 }
 
 // restoreLimits sets the limits that the filesystem has not got, or not any more: it forgets
 // them all when its quotas are switched off, and the last ones when it loses its power. Volumes
-// that were made without one stay so.
-func (b *Backend) restoreLimits(ctx context.Context) error {
-	if !b.restored.begin() {
-		return nil
+// that were made without one stay so. next is when to look again, 0 for never.
+func (b *Backend) restoreLimits(ctx context.Context) (next time.Duration, err error) {
+	if next, due := b.restored.wait(b.Elapsed()); !due {
+		return next, nil
 	}
-	if err := b.restoreAll(ctx); err != nil {
-		return fmt.Errorf("limit the volumes of %s again: %w", b.Root, err)
+	limited, err := b.restoreAll(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("limit the volumes of %s again: %w", b.Root, err)
 	}
-	b.restored.end(b.Elapsed())
-	return nil
+	if limited {
+		next = restoreInterval
+	}
+	b.restored.done(b.Elapsed(), next)
+	return next, nil
 }
 
-func (b *Backend) restoreAll(ctx context.Context) error {
+// restoreAll reports whether there are limits, or were.
+func (b *Backend) restoreAll(ctx context.Context) (limited bool, err error) {
 	root, err := b.open(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer closeRoot(root)
 	if has, err := b.hasSubvolumes(root); err != nil || !has {
-		return err
+		return false, err
 	}
-	if can, err := canLimit(b.checkLimits(root)); err != nil || !can {
-		return err
+	can, err := canLimit(b.checkLimits(root))
+	if err != nil {
+		return false, err
 	}
 	promised, err := b.promises.all(root)
 	if err != nil {
-		return err
+		return false, err
 	}
 	var failed []error
 	for _, p := range promised {
 		if err := ctx.Err(); err != nil {
-			return err
+			return false, err
 		}
-		if !p.Qgroup {
+		if limited = limited || p.Qgroup; !can || !p.Qgroup {
 			continue
 		}
 		if err := b.restoreLimit(root, p); err != nil {
 			failed = append(failed, fmt.Errorf("volume %s: %w", p.Name, err))
 		}
 	}
-	return errors.Join(failed...)
+	return can || limited, errors.Join(failed...)
 }
 
 func (b *Backend) restoreLimit(root *os.Root, p promise) error {

@@ -65,7 +65,7 @@ func (b *Backend) Limits(ctx context.Context) error {
 	}
 	defer closeRoot(root)
 	err = b.checkLimits(root)
-	if can, _ := canLimit(err); b.restored.isDue(can, b.Elapsed()) {
+	if can, _ := canLimit(err); b.restored.told(can) {
 		b.Kick()
 	}
 	return err
