@@ -12,6 +12,7 @@
 //	named/<path>/              the volume, where it was asked for at a path of its own
 //	.trash/<id>.<random>/      a deleted volume, being removed in the background
 //	.berth/snapshots/<id>.json what was promised to a snapshot
+//	.berth/qgroups/<number>    a subvolume that is being removed, whose quota group goes with it
 //	snapshots/<id>/            the snapshot
 //	.copies/<id>.<random>/     a copy that is being made
 //
@@ -70,6 +71,13 @@
 // A copy has its promise first, like any volume, is made out of sight, and is renamed into its
 // place when it is whole and durable. What a killed call has left out of sight goes into the
 // trash; the promise without a directory is fulfilled by the next call, or dropped.
+//
+// # Limits
+//
+// Where the filesystem has quotas, a volume cannot hold more than its size: on xfs and ext4 by a
+// project that its directory hands down to its files, on a btrfs by the quota group that its
+// subvolume has, of which the promise says that it is limited. What is made where sizes are not
+// enforced stays as it is.
 //
 // # Paths
 //
