@@ -172,6 +172,10 @@ func (b *Backend) open(ctx context.Context) (*os.Root, error) {
 	case m.RootID != b.RootID || m.PoolUID != b.PoolUID:
 		err = fmt.Errorf("%w: the root %s says that it is %s of pool %s, recorded is %s of pool %s", volume.ErrIdentity,
 			b.Root, m.RootID, m.PoolUID, b.RootID, b.PoolUID)
+	default:
+		if err = b.requireFilesystem(root, m); err != nil {
+			err = fmt.Errorf("the root %s: %w", b.Root, err)
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(err, root.Close())

@@ -28,8 +28,9 @@
 // any user without an fsGroup; nobody but root can reach it save through the
 // mount in a pod, for its parent is closed.
 //
-// A root is known by its marker, root.json. Where the marker is missing, the
-// filesystem that should be mounted there is not, and nothing is read or written.
+// A root is known by its marker, root.json, and by the UUID of the filesystem that the marker
+// says it was made on. Where the marker is missing, the filesystem that should be mounted there
+// is not; where the UUID is another one, it is a copy. Nothing is read or written then.
 //
 // # Volumes at paths
 //

@@ -66,6 +66,13 @@ var kernelFilesystems = map[string][]string{
 	"ext4": {"mkfs.ext4", "-F", "-q", "-O", "project,quota"},
 }
 
+// kernelUUIDs are those whose UUID the kernel tells.
+var kernelUUIDs = map[string][]string{
+	"xfs":   kernelFilesystems["xfs"],
+	"ext4":  kernelFilesystems["ext4"],
+	"btrfs": {"mkfs.btrfs", "-f", "-q"},
+}
+
 // kernelReflinks are those that share blocks.
 var kernelReflinks = map[string][]string{
 	"xfs":   kernelFilesystems["xfs"],
