@@ -73,7 +73,7 @@ stage() {
       ;;
     e2e) suite e2e --label-filter='!long' ;;
     long) suite long --label-filter=long ;;
-    soak) suite soak --label-filter=long -- -creations=300 -power-losses=30 -operations=500 ;;
+    soak) suite soak --label-filter=long -- -creations=300 -power-losses=30 -operations=500 -outage=10m ;;
     *)
       echo "no such stage: $1" >&2
       return 2

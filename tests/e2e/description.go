@@ -55,9 +55,11 @@ const (
 	CanSeeForeignDisks Capability = "foreign-disks"
 	// CanPlugDisks adds and removes disks while a node runs.
 	CanPlugDisks Capability = "hotplug"
+	// CanControl stops and starts the control plane, and puts its state back to an older one.
+	CanControl Capability = "control-plane"
 )
 
-var capabilities = []Capability{CanExec, CanPowerOff, CanRestartKubelet, CanSeeForeignDisks, CanPlugDisks}
+var capabilities = []Capability{CanExec, CanPowerOff, CanRestartKubelet, CanSeeForeignDisks, CanPlugDisks, CanControl}
 
 // ReadDescription reads and checks a description.
 func ReadDescription(path string) (*Description, error) {

@@ -34,6 +34,14 @@ type Hosts interface {
 	MoveDisk(ctx context.Context, from, serial, to string) error
 	// WarnDisk has an NVMe disk say that it is failing; bits 0 takes it back.
 	WarnDisk(ctx context.Context, node, serial string, bits uint8) error
+	// StopControlPlane ends the API server and all that runs beside it; the nodes go on.
+	StopControlPlane(ctx context.Context) error
+	// StartControlPlane starts what does not run of it, and returns when it is healthy.
+	StartControlPlane(ctx context.Context) error
+	// SaveControlPlane keeps the state of the cluster under a name, RestoreControlPlane puts
+	// it back. The control plane is away meanwhile, and the nodes are not told.
+	SaveControlPlane(ctx context.Context, name string) error
+	RestoreControlPlane(ctx context.Context, name string) error
 }
 
 // Disk is one to be plugged in.
@@ -62,7 +70,10 @@ func command(ctx context.Context, name string, args ...string) (string, error) {
 }
 
 // DockerHosts are the nodes of a kind cluster: containers named like the nodes.
-type DockerHosts struct{ noPlugs }
+type DockerHosts struct {
+	noPlugs
+	noControlPlane
+}
 
 // Exec implements Hosts.
 func (DockerHosts) Exec(ctx context.Context, node, script string) (string, error) {
@@ -81,7 +92,10 @@ func (DockerHosts) ForeignDigests(context.Context) (map[string]string, error) {
 }
 
 // NoHosts is a cluster whose nodes cannot be reached.
-type NoHosts struct{ noPlugs }
+type NoHosts struct {
+	noPlugs
+	noControlPlane
+}
 
 // Exec implements Hosts.
 func (NoHosts) Exec(context.Context, string, string) (string, error) { return "", errCannot }
@@ -109,3 +123,18 @@ func (noPlugs) MoveDisk(context.Context, string, string, string) error { return 
 
 // WarnDisk implements Hosts.
 func (noPlugs) WarnDisk(context.Context, string, string, uint8) error { return errCannot }
+
+// noControlPlane are hosts of a cluster whose control plane stays as it is.
+type noControlPlane struct{}
+
+// StopControlPlane implements Hosts.
+func (noControlPlane) StopControlPlane(context.Context) error { return errCannot }
+
+// StartControlPlane implements Hosts.
+func (noControlPlane) StartControlPlane(context.Context) error { return errCannot }
+
+// SaveControlPlane implements Hosts.
+func (noControlPlane) SaveControlPlane(context.Context, string) error { return errCannot }
+
+// RestoreControlPlane implements Hosts.
+func (noControlPlane) RestoreControlPlane(context.Context, string) error { return errCannot }

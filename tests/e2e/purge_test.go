@@ -5,7 +5,7 @@ package e2e
 
 import (
 	"context"
-	"strings"
+	"slices"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -13,7 +13,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
-	"github.com/berth-dev/berth/internal/kubectl"
 	"github.com/berth-dev/berth/tests/workload"
 )
 
@@ -37,31 +36,12 @@ var _ = Describe("A left-over", Label("purge", "long"), func() {
 		Expect(space.DeletePod(ctx, "writer")).To(Succeed())
 		Expect(space.DeleteClaim(ctx, "left")).To(Succeed())
 
-		pool := &v1alpha1.Pool{}
-		key := client.ObjectKey{Name: local.Spec.Pool + "-" + local.Spec.NodeName}
-		ask := func(ctx context.Context, requests []v1alpha1.PurgeRequest) {
-			GinkgoHelper()
-			Expect(suite.client.Get(ctx, key, pool)).To(Succeed())
-			patch := client.MergeFrom(pool.DeepCopy())
-			pool.Spec.Purge = requests
-			Expect(suite.client.Patch(ctx, pool, patch)).To(Succeed())
-		}
-		state := func(ctx context.Context) (v1alpha1.PurgeState, error) {
-			err := suite.client.Get(ctx, key, pool)
-			for _, s := range pool.Status.Purges {
-				if s.UID == string(local.UID) {
-					return s.State, err
-				}
-			}
-			return "", err
-		}
-		request := v1alpha1.PurgeRequest{UID: string(local.UID), Kind: v1alpha1.LeftOverVolume, Identity: local.Status.LVM.VGUUID + "/" + local.Status.LVM.LVUUID}
-
+		left := leftOver{local}
 		By("refusing what has objects")
-		ask(ctx, []v1alpha1.PurgeRequest{request})
-		DeferCleanup(func(ctx SpecContext) { ask(ctx, nil) }, NodeTimeout(time.Minute))
-		Eventually(state).WithContext(ctx).WithTimeout(time.Minute).Should(Equal(v1alpha1.PurgeRefused))
-		ask(ctx, nil)
+		left.ask(ctx, left.request())
+		DeferCleanup(func(ctx SpecContext) { left.ask(ctx) }, NodeTimeout(time.Minute))
+		left.await(ctx, v1alpha1.PurgeRefused)
+		left.ask(ctx)
 
 		By("taking its objects away by force")
 		none := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`))
@@ -74,19 +54,62 @@ var _ = Describe("A left-over", Label("purge", "long"), func() {
 		expectHeld(ctx, local)
 
 		By("putting it into quarantine")
-		ask(ctx, []v1alpha1.PurgeRequest{request})
-		Eventually(state).WithContext(ctx).WithTimeout(2 * time.Minute).Should(Equal(v1alpha1.PurgeQuarantined))
-		token := pool.Status.Purges[0].Token
-		Expect(token).NotTo(BeEmpty())
-		Expect(pool.Status.Purges[0].Holds).To(ContainSubstring(local.Name))
+		left.ask(ctx, left.request())
+		purge := left.await(ctx, v1alpha1.PurgeQuarantined)
+		Expect(purge.Holds).To(ContainSubstring(local.Name))
 		expectHeld(ctx, local)
 
 		By("confirming it")
-		var out, errs strings.Builder
-		code := kubectl.Run(ctx, []string{"orphans", "purge", local.Spec.NodeName + "/" + local.Spec.Pool + "/" + string(local.UID), "--confirm=" + token, "--yes"},
-			kubectl.Streams{Out: &out, Err: &errs}, func(kubectl.Options) (kubectl.Cluster, error) { return kubectl.NewCluster(suite.config, "default") })
-		Expect(code).To(Equal(0), out.String()+errs.String())
-		Eventually(state).WithContext(ctx).WithTimeout(time.Minute).Should(Equal(v1alpha1.PurgePurged))
+		left.confirm(ctx, purge.Token)
 		expectGone(ctx, local)
 	}, SpecTimeout(2*patience))
 })
+
+// leftOver is a logical volume whose objects are gone, named by the LocalVolume that it had.
+type leftOver struct{ local *v1alpha1.LocalVolume }
+
+func (l leftOver) request() v1alpha1.PurgeRequest {
+	return v1alpha1.PurgeRequest{
+		UID: string(l.local.UID), Kind: v1alpha1.LeftOverVolume, Identity: l.local.Status.LVM.VGUUID + "/" + l.local.Status.LVM.LVUUID,
+	}
+}
+
+// pool is the Pool that has it.
+func (l leftOver) pool(ctx context.Context) (*v1alpha1.Pool, error) {
+	pool := &v1alpha1.Pool{}
+	return pool, suite.client.Get(ctx, client.ObjectKey{Name: l.local.Spec.Pool + "-" + l.local.Spec.NodeName}, pool)
+}
+
+// ask has the pool's purges be these.
+func (l leftOver) ask(ctx context.Context, requests ...v1alpha1.PurgeRequest) {
+	GinkgoHelper()
+	pool, err := l.pool(ctx)
+	Expect(err).NotTo(HaveOccurred())
+	patch := client.MergeFrom(pool.DeepCopy())
+	pool.Spec.Purge = requests
+	Expect(suite.client.Patch(ctx, pool, patch)).To(Succeed())
+}
+
+// await waits until its purge has come to a state.
+func (l leftOver) await(ctx context.Context, want v1alpha1.PurgeState) v1alpha1.PurgeStatus {
+	GinkgoHelper()
+	var found v1alpha1.PurgeStatus
+	Eventually(func(g Gomega, ctx context.Context) {
+		pool, err := l.pool(ctx)
+		g.Expect(err).NotTo(HaveOccurred())
+		at := slices.IndexFunc(pool.Status.Purges, func(s v1alpha1.PurgeStatus) bool { return s.UID == string(l.local.UID) })
+		g.Expect(at).To(BeNumerically(">=", 0), "the purge of %s", l.local.UID)
+		found = pool.Status.Purges[at]
+		g.Expect(found.State).To(Equal(want), found.Message)
+	}).WithContext(ctx).WithTimeout(2 * time.Minute).WithPolling(time.Second).Should(Succeed())
+	return found
+}
+
+// confirm ends its quarantine, as a user does.
+func (l leftOver) confirm(ctx context.Context, token string) {
+	GinkgoHelper()
+	Expect(token).NotTo(BeEmpty())
+	code, said, complained := runPlugin(ctx, "orphans", "purge", l.local.Spec.NodeName+"/"+l.local.Spec.Pool+"/"+string(l.local.UID), "--confirm="+token, "--yes")
+	Expect(code).To(Equal(0), said+complained)
+	l.await(ctx, v1alpha1.PurgePurged)
+}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	appsv1 "k8s.io/api/apps/v1"
@@ -21,6 +22,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/tests/workload"
@@ -35,6 +37,7 @@ var options struct {
 	creations   int
 	powerLosses int
 	operations  int
+	outage      time.Duration
 }
 
 func init() {
@@ -42,6 +45,7 @@ func init() {
 	flag.StringVar(&options.description, "cluster", "testbed.yaml", "description of the cluster under test")
 	flag.IntVar(&options.creations, "creations", 20, "creations and deletions under agents that are killed")
 	flag.IntVar(&options.operations, "operations", 100, "random operations by eight workers")
+	flag.DurationVar(&options.outage, "outage", time.Minute, "how long the control plane is away")
 	flag.IntVar(&options.powerLosses, "power-losses", 2, "power losses during creations and deletions")
 }
 
@@ -59,6 +63,7 @@ func TestE2E(t *testing.T) {
 	if options.kubeconfig == "" {
 		t.Skip("no cluster: set KUBECONFIG or -cluster-kubeconfig; `make e2e` brings the testbed up and does it")
 	}
+	log.SetLogger(logr.Discard()) // what clients say is in their errors
 	RegisterFailHandler(Fail)
 	RunSpecs(t, "Berth end to end")
 }

@@ -97,3 +97,23 @@ func (h TestbedHosts) MoveDisk(ctx context.Context, from, serial, to string) err
 func (h TestbedHosts) WarnDisk(ctx context.Context, node, serial string, bits uint8) error {
 	return h.testbed.WarnDisk(ctx, node, serial, bits)
 }
+
+// StopControlPlane implements Hosts.
+func (h TestbedHosts) StopControlPlane(ctx context.Context) error {
+	return h.testbed.StopControlPlane(ctx)
+}
+
+// StartControlPlane implements Hosts.
+func (h TestbedHosts) StartControlPlane(ctx context.Context) error {
+	return h.testbed.StartControlPlane(ctx)
+}
+
+// SaveControlPlane implements Hosts.
+func (h TestbedHosts) SaveControlPlane(ctx context.Context, name string) error {
+	return h.testbed.SaveEtcd(ctx, name)
+}
+
+// RestoreControlPlane implements Hosts.
+func (h TestbedHosts) RestoreControlPlane(ctx context.Context, name string) error {
+	return h.testbed.RestoreEtcd(ctx, name)
+}

@@ -26,8 +26,8 @@ var _ = Describe("A thin pool", Label("pools", "thin"), func() {
 		needs(CanPlugDisks)
 		needs(CanExec)
 		node := suite.nodes[0]
-		first := Disk{Serial: "E2E-THIN-A", SizeBytes: 768 << 20}
-		second := Disk{Serial: "E2E-THIN-B", SizeBytes: 768 << 20}
+		first := Disk{Serial: "E2E-THIN-A", SizeBytes: 384 << 20}
+		second := Disk{Serial: "E2E-THIN-B", SizeBytes: 384 << 20}
 		plug(ctx, node, first)
 		awaitDisk(ctx, node, first.Serial, "blank")
 		set := &v1alpha1.PoolSet{
@@ -62,7 +62,7 @@ var _ = Describe("A thin pool", Label("pools", "thin"), func() {
 		grow(ctx, local, 128<<20)
 
 		By("writing more than it took at first")
-		big := kind{name: "thin as a block device", class: func(Classes) string { return class }, size: "1Gi", block: true}
+		big := kind{name: "thin as a block device", class: func(Classes) string { return class }, size: "512Mi", block: true}
 		_, err = space.CreateClaim(ctx, big.claim("big"))
 		Expect(err).NotTo(HaveOccurred())
 		_, _, err = space.RunPod(ctx, big.with(workload.Pod{Name: "filler", Node: node, Script: fillScript("big", 0, int(initial>>20)+64)}, "big"))
@@ -80,7 +80,7 @@ var _ = Describe("A thin pool", Label("pools", "thin"), func() {
 			return strings.TrimSpace(out), err
 		}).WithContext(ctx).WithTimeout(time.Minute).WithPolling(time.Second).Should(Equal("error"))
 		said, _, err := space.RunPod(ctx, big.with(workload.Pod{
-			Name: "flooder", Node: node, Script: "if (" + fillScript("big", 0, 1000) + ") ; then echo fits; else echo fails; fi >/dev/termination-log",
+			Name: "flooder", Node: node, Script: "if (" + fillScript("big", 0, 500) + ") ; then echo fits; else echo fails; fi >/dev/termination-log",
 		}, "big"))
 		Expect(err).NotTo(HaveOccurred())
 		Expect(said).To(ContainSubstring("fails"))
@@ -94,7 +94,7 @@ var _ = Describe("A thin pool", Label("pools", "thin"), func() {
 		By("adding a disk")
 		plug(ctx, node, second)
 		awaitPool(ctx, pool, metav1.ConditionTrue, v1alpha1.ReasonPoolReady, "")
-		_, _, err = space.RunPod(ctx, big.with(workload.Pod{Name: "again", Node: node, Script: fillScript("big", 900, 64)}, "big"))
+		_, _, err = space.RunPod(ctx, big.with(workload.Pod{Name: "again", Node: node, Script: fillScript("big", 450, 32)}, "big"))
 		Expect(err).NotTo(HaveOccurred())
 
 		By("giving room back")

@@ -50,6 +50,10 @@ func init() {
 		{"node start", "NODE... [--disk-order O]", "give it back and wait until the node is Ready", runNodeStart},
 		{"net cut", "NODE...", "cut a node's network", runNetCut},
 		{"net heal", "NODE...", "undo that", runNetHeal},
+		{"control-plane stop", "", "end etcd, the API server and the controllers; the nodes run on", runControlPlaneStop},
+		{"control-plane start", "", "start them again", runControlPlaneStart},
+		{"etcd save", "NAME", "keep a copy of etcd's state; the control plane is away for seconds", runEtcdSave},
+		{"etcd restore", "NAME", "put etcd back to that state; nobody else is told", runEtcdRestore},
 		{"logs", "[COMPONENT|NODE]", "print a log, or the names of all", runLogs},
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -16,7 +15,6 @@ import (
 	"time"
 
 	"github.com/berth-dev/berth/tests/testbed/kube"
-	"github.com/berth-dev/berth/tests/testbed/process"
 	"github.com/berth-dev/berth/tests/testbed/progress"
 )
 
@@ -248,10 +246,6 @@ func (u *up) startNodes(ctx context.Context) error {
 	return nil
 }
 
-// componentLimit bounds how long a component may take to be healthy, beside
-// booting nodes.
-const componentLimit = 3 * time.Minute
-
 func (u *up) startControlPlane(ctx context.Context, s *progress.Step) error {
 	components := kube.Components(u.state.Programs, u.files(), u.runDir())
 	for _, component := range components {
@@ -282,58 +276,4 @@ func (u *up) startControlPlane(ctx context.Context, s *progress.Step) error {
 	}
 	s.Detail("healthy")
 	return nil
-}
-
-// startComponent starts a component and waits until it is healthy.
-func (u *up) startComponent(ctx context.Context, component kube.Component) error {
-	log := u.logPath(component.Name)
-	started, err := process.Start(process.Spec{
-		Name: component.Name, Argv: u.Namespace().Command(component.Argv...), Dir: u.runDir(), Favour: true, LogPath: log, PIDPath: u.pidPath(component.Name),
-	})
-	if err != nil {
-		return err
-	}
-	client, err := u.httpClient()
-	if err != nil {
-		return err
-	}
-	defer client.CloseIdleConnections()
-	return withLog(awaitHealthy(ctx, component, started, client), log)
-}
-
-func awaitHealthy(ctx context.Context, component kube.Component, started *process.Process, client *http.Client) error {
-	ctx, cancel := context.WithTimeout(ctx, componentLimit)
-	defer cancel()
-	for {
-		_, err := get(ctx, client, component.HealthURL)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-started.Exited:
-			return fmt.Errorf("%s ended at once", component.Name)
-		case <-ctx.Done():
-			return fmt.Errorf("%s is not healthy: %w", component.Name, err)
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
-}
-
-// controlPlaneRuns tells whether every component runs.
-func (c *Cluster) controlPlaneRuns() bool {
-	for _, name := range c.componentNames() {
-		if running, err := process.Find(c.pidPath(name)); err != nil || running == nil {
-			return false
-		}
-	}
-	return true
-}
-
-// componentNames are the names of the control plane's parts.
-func (c *Cluster) componentNames() []string {
-	var names []string
-	for _, component := range kube.Components(c.state.Programs, c.files(), c.runDir()) {
-		names = append(names, component.Name)
-	}
-	return append(names, "snapshot-controller")
 }

@@ -44,6 +44,9 @@ type Component struct {
 // etcdURL is plain because etcd listens on the namespace's loopback only.
 const etcdURL = "http://127.0.0.1:2379"
 
+// EtcdDir is where etcd keeps its state, in the folder that Components was given.
+func EtcdDir(data string) string { return filepath.Join(data, "etcd") }
+
 // Components are the parts of the control plane in the order of their start.
 // programs maps a name to its file; files is where Write put certificates and
 // kubeconfigs; data is where etcd keeps its state.
@@ -53,7 +56,7 @@ func Components(programs map[string]string, files Files, data string) []Componen
 		{
 			Name: "etcd", HealthURL: etcdURL + "/readyz",
 			Argv: []string{
-				programs["etcd"], "--name=testbed", "--data-dir=" + filepath.Join(data, "etcd"),
+				programs["etcd"], "--name=testbed", "--data-dir=" + EtcdDir(data),
 				"--listen-client-urls=" + etcdURL, "--advertise-client-urls=" + etcdURL,
 				"--listen-peer-urls=http://127.0.0.1:2380", "--initial-advertise-peer-urls=http://127.0.0.1:2380",
 				"--initial-cluster=testbed=http://127.0.0.1:2380",
