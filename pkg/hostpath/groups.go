@@ -179,20 +179,23 @@ func (r *restored) done(elapsed, next time.Duration) {
 
 // restoreLimits sets the limits that the filesystem has not got, or not any more: it forgets
 // them all when its quotas are switched off, and the last ones when it loses its power. Volumes
-// that were made without one stay so. next is when to look again, 0 for never.
-func (b *Backend) restoreLimits(ctx context.Context) (next time.Duration, err error) {
-	if next, due := b.restored.wait(b.Elapsed()); !due {
-		return next, nil
+// that were made without one stay so. next is when to look again, 0 for never; what failed is
+// tried then.
+func (b *Backend) restoreLimits(ctx context.Context) (next time.Duration) {
+	next, due := b.restored.wait(b.Elapsed())
+	if !due {
+		return next
 	}
+	next = 0
 	limited, err := b.restoreAll(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("limit the volumes of %s again: %w", b.Root, err)
-	}
-	if limited {
+	if limited || err != nil {
 		next = restoreInterval
 	}
+	if err != nil && ctx.Err() == nil {
+		b.Log.Warn("Volumes may have no limit that should have one", "root", b.Root, "retryAfter", next, "error", err)
+	}
 	b.restored.done(b.Elapsed(), next)
-	return next, nil
+	return next
 }
 
 // restoreAll reports whether there are limits, or were.

@@ -72,8 +72,8 @@ func (b *Backend) Run(ctx context.Context) error {
 	retry := b.Trash.RetryMin
 	for ctx.Err() == nil {
 		wait, err := b.tendRetained(ctx)
-		limits, limitsErr := b.restoreLimits(ctx)
-		err = errors.Join(err, limitsErr, b.sweepCopies(ctx), b.emptyTrash(ctx))
+		limits := b.restoreLimits(ctx)
+		err = errors.Join(err, b.sweepCopies(ctx), b.emptyTrash(ctx))
 		groups, groupsErr := b.sweepGroups(ctx)
 		wait = sooner(sooner(wait, limits), groups)
 		if err = errors.Join(err, groupsErr); err == nil {
