@@ -24,7 +24,7 @@ package main
 // +kubebuilder:rbac:groups=berth.dev,resources=pools/status,verbs=patch
 //
 // BlockDevices have no status subresource: one write keeps claim and state together.
-// +kubebuilder:rbac:groups=berth.dev,resources=blockdevices,verbs=get;list;watch;create;update
+// +kubebuilder:rbac:groups=berth.dev,resources=blockdevices,verbs=get;list;watch;create;patch
 //
 // What may lead to a left-over that somebody has asked to purge: read when that is asked, and
 // never followed.

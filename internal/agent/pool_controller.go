@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -161,7 +160,7 @@ func (p *livePool) reset() {
 // NewPoolReconciler returns a reconciler; the lifetime bounds the background work of
 // the backends that it makes.
 func NewPoolReconciler(lifetime context.Context, o PoolOptions) *PoolReconciler {
-	return &PoolReconciler{PoolOptions: o, records: poolRecords{o.Directory}, pools: map[string]*livePool{}, lifetime: lifetime}
+	return &PoolReconciler{PoolOptions: o, records: newPoolRecords(o.Directory), pools: map[string]*livePool{}, lifetime: lifetime}
 }
 
 func (r *PoolReconciler) live(name string) *livePool {
@@ -179,7 +178,7 @@ func (r *PoolReconciler) live(name string) *livePool {
 // runs, so that their volumes can be staged while the API server is away. It runs no
 // command.
 func (r *PoolReconciler) Restore() error {
-	names, err := r.records.names()
+	names, err := r.records.keys()
 	if err != nil {
 		return err
 	}
@@ -274,7 +273,7 @@ func (r *PoolReconciler) wanted(ctx context.Context, name string) (*v1alpha1.Poo
 	if !set.DeletionTimestamp.IsZero() {
 		return nil, nil
 	}
-	node := NodeMetadata()
+	node := discovery.NodeMetadata()
 	if err := r.Client.Get(ctx, client.ObjectKey{Name: r.NodeName}, node); err != nil {
 		return nil, fmt.Errorf("read Node %s: %w", r.NodeName, err)
 	}
@@ -282,14 +281,6 @@ func (r *PoolReconciler) wanted(ctx context.Context, name string) (*v1alpha1.Poo
 		return nil, nil
 	}
 	return set, nil
-}
-
-// NodeMetadata is the only form in which the agent reads Nodes: their status changes
-// every few minutes and is of no use here.
-func NodeMetadata() *metav1.PartialObjectMetadata {
-	m := &metav1.PartialObjectMetadata{}
-	m.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Node"))
-	return m
 }
 
 // create makes the Pool object. It has no owner reference: the PoolSet's deletion

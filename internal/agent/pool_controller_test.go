@@ -199,6 +199,18 @@ func TestRootWithoutQuotas(t *testing.T) {
 	if _, err := volumes.Room(t.Context(), class); !errors.Is(err, capacity.ErrNoPlace) {
 		t.Fatalf("room for what must be limited: %v", err)
 	}
+	if wait := h.lookAgain(0); wait != 0 && wait <= poolRetry {
+		t.Errorf("what takes an unmount is looked at again in %s", wait)
+	}
+	for _, passes := range []error{quota.ErrOff, quota.ErrUncounted} {
+		h.limits = passes
+		if wait := h.lookAgain(0); wait != poolRetry || h.pool().Status.Quota != v1alpha1.QuotaNone {
+			t.Errorf("%v: quota %q, looked at again in %s", passes, h.pool().Status.Quota, wait)
+		}
+		if _, err := volumes.Room(t.Context(), class); !errors.Is(err, capacity.ErrNoPlace) {
+			t.Errorf("%v: room for what must be limited: %v", passes, err)
+		}
+	}
 	class["requireQuota"] = "false"
 	room, err := volumes.Room(t.Context(), class)
 	if err != nil || room.FreeBytes == 0 {
@@ -424,22 +436,4 @@ func TestReserve(t *testing.T) {
 			t.Errorf("%q was accepted", text)
 		}
 	}
-}
-
-func FuzzDecodePoolRecord(f *testing.F) {
-	f.Add([]byte(`{"schemaVersion":1,"poolSet":"fast","kind":"lvm","machineID":"m","poolUID":"u","vgName":"berth-fast"}`))
-	f.Add([]byte(`{"schemaVersion":1,"poolSet":"dirs","kind":"hostpath","machineID":"m","poolUID":"u","path":"/srv/x","rootID":"r"}`))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		r, err := decodePoolRecord(data)
-		if err != nil {
-			return
-		}
-		d := poolRecords{t.TempDir()}
-		if err := d.save(r); err != nil {
-			t.Fatalf("accepted and not writable: %v", err)
-		}
-		if _, err := d.load(r.PoolSet); err != nil {
-			t.Fatalf("not readable again: %v", err)
-		}
-	})
 }

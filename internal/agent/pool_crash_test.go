@@ -61,7 +61,7 @@ func TestPoolKilledAtEveryStepOfItsRemoval(t *testing.T) {
 		if h.backends.Has("fast") {
 			t.Fatalf("killed at step %d: the backend is still known", n)
 		}
-		if names, err := h.pools.records.names(); err != nil || len(names) > 0 {
+		if names, err := h.pools.records.keys(); err != nil || len(names) > 0 {
 			t.Fatalf("killed at step %d: records %v left, %v", n, names, err)
 		}
 		// The disks are clean again, and the operator changes his mind.

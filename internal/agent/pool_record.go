@@ -4,22 +4,14 @@
 package agent
 
 import (
-	"bytes"
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
-	"github.com/berth-dev/berth/internal/durable"
 	"github.com/berth-dev/berth/pkg/lvm"
 )
 
@@ -141,64 +133,18 @@ func (r *poolRecord) where() string {
 	return r.VGName
 }
 
-func decodePoolRecord(data []byte) (*poolRecord, error) {
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	r := &poolRecord{}
-	if err := dec.Decode(r); err != nil {
-		return nil, err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("data after the object")
-	}
-	return r, r.validate()
+func (r *poolRecord) key() string { return r.PoolSet }
+
+func (r *poolRecord) stamp() { r.SchemaVersion = poolRecordVersion }
+
+// poolRecords has one record for each pool, by its PoolSet.
+type poolRecords struct {
+	recordStore[poolRecord, *poolRecord]
 }
 
-// poolRecords is a directory with one file per pool.
-type poolRecords struct{ dir string }
-
-func (d poolRecords) path(poolSet string) string { return filepath.Join(d.dir, poolSet+".json") }
-
-// load returns nil without an error when nothing was ever recorded. A file that is
-// damaged is an error that names it, never "nothing".
-func (d poolRecords) load(poolSet string) (*poolRecord, error) {
-	data, err := os.ReadFile(d.path(poolSet))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read the record of pool %s: %w", poolSet, err)
-	}
-	r, err := decodePoolRecord(data)
-	if err == nil && r.PoolSet != poolSet {
-		err = fmt.Errorf("it is the record of pool %s", r.PoolSet)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("the record %s is damaged: %w", d.path(poolSet), err)
-	}
-	return r, nil
-}
-
-func (d poolRecords) save(r *poolRecord) error {
-	r.SchemaVersion = poolRecordVersion
-	if err := r.validate(); err != nil {
-		return fmt.Errorf("record pool %s: %w", r.PoolSet, err)
-	}
-	data, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return fmt.Errorf("record pool %s: %w", r.PoolSet, err)
-	}
-	if err := durable.WriteFile(d.path(r.PoolSet), append(data, '\n'), 0o600); err != nil {
-		return fmt.Errorf("record pool %s: %w", r.PoolSet, err)
-	}
-	return nil
-}
-
-func (d poolRecords) remove(poolSet string) error {
-	if err := durable.Remove(d.path(poolSet)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("forget pool %s: %w", poolSet, err)
-	}
-	return nil
+func newPoolRecords(dir string) poolRecords {
+	isKey := func(poolSet string) bool { return len(validation.IsDNS1123Label(poolSet)) == 0 }
+	return poolRecords{recordStore[poolRecord, *poolRecord]{dir: dir, of: "pool", isKey: isKey}}
 }
 
 // RecordedPools is the directory with the node's records of its pools.
@@ -208,8 +154,8 @@ type RecordedPools string
 // released after its pool's record says that it has left, or that the pool is being
 // removed. A record that cannot be read is an error: it may be of this disk.
 func (d RecordedPools) Of(diskName string) (pool string, err error) {
-	records := poolRecords{dir: string(d)}
-	names, err := records.names()
+	records := newPoolRecords(string(d))
+	names, err := records.keys()
 	if err != nil {
 		return "", err
 	}
@@ -227,7 +173,7 @@ func (d RecordedPools) Of(diskName string) (pool string, err error) {
 
 // roots are the paths of all pools of kind hostpath that have a record.
 func (d poolRecords) roots() ([]string, error) {
-	names, err := d.names()
+	names, err := d.keys()
 	if err != nil {
 		return nil, err
 	}
@@ -242,22 +188,4 @@ func (d poolRecords) roots() ([]string, error) {
 		}
 	}
 	return roots, nil
-}
-
-// names of the pools that have a record, whole or damaged.
-func (d poolRecords) names() ([]string, error) {
-	if err := os.MkdirAll(d.dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the directory of pool records: %w", err)
-	}
-	files, err := os.ReadDir(d.dir)
-	if err != nil {
-		return nil, fmt.Errorf("read the pool records: %w", err)
-	}
-	var names []string
-	for _, f := range files {
-		if name, ok := strings.CutSuffix(f.Name(), ".json"); ok && len(validation.IsDNS1123Label(name)) == 0 {
-			names = append(names, name)
-		}
-	}
-	return names, nil
 }

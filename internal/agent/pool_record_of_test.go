@@ -28,7 +28,7 @@ func TestRecordedPools(t *testing.T) {
 	}
 	save := func() {
 		t.Helper()
-		if err := (poolRecords{dir}).save(rec); err != nil {
+		if err := newPoolRecords(dir).save(rec); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -61,7 +61,7 @@ func (r *PoolReconciler) bringUpRoot(ctx context.Context, pool *v1alpha1.Pool, r
 	if rec.RootID == "" {
 		id, err := r.Roots.Init(ctx, r.where(rec), rec.PoolUID)
 		switch {
-		case errors.Is(err, volume.ErrInvalid), errors.Is(err, volume.ErrExists), errors.Is(err, volume.ErrNotBlank):
+		case errors.Is(err, volume.ErrInvalid), errors.Is(err, volume.ErrExists), errors.Is(err, volume.ErrNotBlank), errors.Is(err, volume.ErrIdentity):
 			return failed(v1alpha1.ReasonRootUnavailable, err.Error()), nil
 		case err != nil:
 			return poolView{ready: metav1.ConditionUnknown, reason: v1alpha1.ReasonPoolError, message: err.Error()}, err
@@ -102,6 +102,9 @@ func (r *PoolReconciler) bringUpRoot(ctx context.Context, pool *v1alpha1.Pool, r
 	case errors.Is(err, quota.ErrUnsupported):
 		view.quota = v1alpha1.QuotaNone
 		view.message += "; their sizes are promised and not enforced: " + err.Error()
+		if errors.Is(err, quota.ErrOff) || errors.Is(err, quota.ErrUncounted) {
+			view.again = poolRetry // nobody tells when that changes
+		}
 	default:
 		return unknown(err), err
 	}

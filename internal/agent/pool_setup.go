@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/discovery"
 	"github.com/berth-dev/berth/internal/quietqueue"
 )
 
@@ -57,7 +58,7 @@ func (r *PoolReconciler) SetupWithManager(mgr manager.Manager, disksChanged <-ch
 			func(_ context.Context, p *v1alpha1.Pool) []reconcile.Request {
 				return []reconcile.Request{requestFor(p.Spec.PoolSetName)}
 			})),
-		source.Kind(cache, NodeMetadata(), handler.TypedEnqueueRequestsFromMapFunc(
+		source.Kind(cache, discovery.NodeMetadata(), handler.TypedEnqueueRequestsFromMapFunc(
 			func(context.Context, *metav1.PartialObjectMetadata) []reconcile.Request {
 				r.enqueueAll()
 				return nil

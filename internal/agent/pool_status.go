@@ -53,7 +53,7 @@ func (r *PoolReconciler) publish(ctx context.Context, pool *v1alpha1.Pool, view 
 		if words || wait <= 0 || movedMuch(&pool.Status, *view.capacity) {
 			fillNumbers(&pool.Status, *view.capacity)
 			fillRetained(&pool.Status, view.retained)
-		} else {
+		} else if result.RequeueAfter == 0 || wait < result.RequeueAfter {
 			result.RequeueAfter = wait
 		}
 	}

@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strings"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -173,42 +171,6 @@ func TestPurgeOfARecord(t *testing.T) {
 	h.wantKept(2)
 }
 
-func TestPurgeRecordsThatAreDamaged(t *testing.T) {
-	t.Parallel()
-	h := newPurgeHost(t, volume.ModeLVM)
-	h.leave(1, true)
-	req := h.request(1)
-	req.Confirm = h.want(req, v1alpha1.PurgeQuarantined, "").Token
-	path := filepath.Join(h.purgeDir, volumetest.ID(1)+".json")
-	good, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, bad := range map[string]string{
-		"cut":                strings.TrimSuffix(string(good), "}\n"),
-		"of another":         strings.Replace(string(good), volumetest.ID(1), volumetest.ID(2), 1),
-		"of a newer version": strings.Replace(string(good), `"schemaVersion": 1`, `"schemaVersion": 2`, 1),
-		"without a token":    strings.Replace(string(good), req.Confirm, "", 1),
-		"more than it was":   strings.Replace(string(good), `"Quarantined"`, `"Purging"`, 1),
-	} {
-		if err := os.WriteFile(path, []byte(bad), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		h.start()
-		h.want(req, v1alpha1.PurgeRefused, "damaged")
-		if h.purger.Quarantined(volumetest.ID(1)) {
-			t.Errorf("%s: it is a quarantine", name)
-		}
-	}
-	// What was written on another machine orders nothing here.
-	if err := os.WriteFile(path, []byte(strings.Replace(string(good), machine, "another-machine", 1)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	h.start()
-	h.want(req, v1alpha1.PurgeRefused, "another-machine")
-	h.wantKept(1)
-}
-
 // A pod does not get what is in quarantine, and has it looked at again.
 func TestQuarantinedVolumeIsNotHandedOut(t *testing.T) {
 	t.Parallel()
@@ -232,32 +194,4 @@ func TestQuarantinedVolumeIsNotHandedOut(t *testing.T) {
 	if _, err := volumes.Locate(t.Context(), "pvc-1"); err != nil {
 		t.Errorf("a volume that was let go: %v", err)
 	}
-}
-
-// What is read as an order to remove something is written again as the same.
-func FuzzDecodePurgeRecord(f *testing.F) {
-	const head = `{"schemaVersion":1,"uid":"00000000-0000-4000-8000-000000000001","kind":"Volume","identity":"vg/lv","poolSet":"fast","machineID":"m","names":["pvc-1"],"token":"t","since":"2026-01-01T00:00:00Z","holds":"",`
-	f.Add([]byte(head + `"state":"Quarantined"}`))
-	f.Add([]byte(head + `"state":"Purging","storage":{"mode":"lvm","sizeBytes":1,"lvm":{"vgName":"a","vgUUID":"b","lvName":"c","lvUUID":"d"}},"wipe":"zero"}`))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		r, err := decodePurgeRecord(data)
-		if err != nil {
-			return
-		}
-		d, err := openPurgeRecords(t.TempDir())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := d.put(nil, r); err != nil {
-			t.Fatalf("accepted and not writable: %v", err)
-		}
-		again, err := openPurgeRecords(d.dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := again.get(r.UID)
-		if err != nil || got == nil || got.State != r.State || got.Token != r.Token || got.Identity != r.Identity {
-			t.Fatalf("read again as %+v, %v; it was %+v", got, err, r)
-		}
-	})
 }

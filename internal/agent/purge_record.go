@@ -4,22 +4,15 @@
 package agent
 
 import (
-	"bytes"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
-	"github.com/berth-dev/berth/internal/durable"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -81,22 +74,13 @@ func (r *purgeRecord) request() v1alpha1.PurgeRequest {
 	return v1alpha1.PurgeRequest{UID: r.UID, Kind: r.Kind, Identity: r.Identity, Confirm: r.Token}
 }
 
-func decodePurgeRecord(data []byte) (*purgeRecord, error) {
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	r := &purgeRecord{}
-	if err := dec.Decode(r); err != nil {
-		return nil, err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("data after the object")
-	}
-	return r, r.validate()
-}
+func (r *purgeRecord) key() string { return r.UID }
 
-// purgeRecords is a directory with one file per left-over.
+func (r *purgeRecord) stamp() { r.SchemaVersion = purgeRecordVersion }
+
+// purgeRecords has one record for each left-over that somebody has asked to purge, by its UID.
 type purgeRecords struct {
-	dir string
+	files recordStore[purgeRecord, *purgeRecord]
 
 	mu sync.Mutex
 	// all by UID; damaged is why a file cannot be read. Records are never changed, but put
@@ -110,37 +94,24 @@ type purgeRecords struct {
 // openPurgeRecords reads what is in the directory, which is made when it is missing. A damaged
 // file is no quarantine and no order: it keeps its left-over from being purged.
 func openPurgeRecords(dir string) (*purgeRecords, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the directory of purges: %w", err)
+	isKey := func(uid string) bool { return volume.ValidateID(uid) == nil }
+	d := &purgeRecords{
+		files: recordStore[purgeRecord, *purgeRecord]{dir: dir, of: "the purge of", isKey: isKey},
+		all:   map[string]*purgeRecord{}, damaged: map[string]error{}, step: func() error { return nil },
 	}
-	files, err := os.ReadDir(dir)
+	if err := d.files.clean(); err != nil {
+		return nil, err
+	}
+	uids, err := d.files.keys()
 	if err != nil {
-		return nil, fmt.Errorf("read the records of purges: %w", err)
+		return nil, err
 	}
-	d := &purgeRecords{dir: dir, all: map[string]*purgeRecord{}, damaged: map[string]error{}, step: func() error { return nil }}
-	for _, f := range files {
-		path := filepath.Join(dir, f.Name())
-		if durable.IsTemporary(f.Name()) {
-			if err := os.Remove(path); err != nil {
-				return nil, fmt.Errorf("clean the records of purges: %w", err)
-			}
-			continue
-		}
-		uid, isRecord := strings.CutSuffix(f.Name(), ".json")
-		if !isRecord || volume.ValidateID(uid) != nil {
-			continue
-		}
-		data, err := os.ReadFile(path)
-		if err == nil {
-			var r *purgeRecord
-			if r, err = decodePurgeRecord(data); err == nil && r.UID != uid {
-				err = fmt.Errorf("it is the record of %s", r.UID)
-			}
+	for _, uid := range uids {
+		switch r, err := d.files.load(uid); {
+		case err != nil:
+			d.damaged[uid] = err
+		case r != nil:
 			d.all[uid] = r
-		}
-		if err != nil {
-			delete(d.all, uid)
-			d.damaged[uid] = fmt.Errorf("the record %s is damaged: %w", path, err)
 		}
 	}
 	return d, nil
@@ -164,19 +135,9 @@ func (d *purgeRecords) ofPool(poolSet string) (all []*purgeRecord) {
 	return all
 }
 
-func (d *purgeRecords) path(uid string) string { return filepath.Join(d.dir, uid+".json") }
-
 // put writes a record in the place of old, which is nil for none, and is durable when it returns
 // nil. errKept: old is not what is there any more, and nothing was written.
 func (d *purgeRecords) put(old, r *purgeRecord) error {
-	r.SchemaVersion = purgeRecordVersion
-	if err := r.validate(); err != nil {
-		return fmt.Errorf("record the purge of %s: %w", r.UID, err)
-	}
-	data, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return fmt.Errorf("record the purge of %s: %w", r.UID, err)
-	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.all[r.UID] != old {
@@ -185,8 +146,8 @@ func (d *purgeRecords) put(old, r *purgeRecord) error {
 	if err := d.step(); err != nil {
 		return err
 	}
-	if err := durable.WriteFile(d.path(r.UID), append(data, '\n'), 0o600); err != nil {
-		return fmt.Errorf("record the purge of %s: %w", r.UID, err)
+	if err := d.files.save(r); err != nil {
+		return err
 	}
 	d.all[r.UID] = r
 	return d.step()
@@ -199,8 +160,8 @@ func (d *purgeRecords) remove(uid string) error {
 	if err := d.step(); err != nil {
 		return err
 	}
-	if err := durable.Remove(d.path(uid)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("end the purge of %s: %w", uid, err)
+	if err := d.files.remove(uid); err != nil {
+		return err
 	}
 	delete(d.all, uid)
 	return d.step()

@@ -136,7 +136,7 @@ func (inv *Inventory) listen(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("watch ConfigMap %s: %w", v1alpha1.ConfigMapName, err)
 	}
-	nodes, err := inv.opts.Informers.GetInformer(ctx, nodeMetadata())
+	nodes, err := inv.opts.Informers.GetInformer(ctx, NodeMetadata())
 	if err != nil {
 		return fmt.Errorf("watch Node %s: %w", inv.opts.NodeName, err)
 	}
@@ -166,8 +166,9 @@ func (inv *Inventory) objectHandler() toolscache.ResourceEventHandler {
 	}
 }
 
-// nodeMetadata is the kind of informer that holds no more of a Node than is needed.
-func nodeMetadata() *metav1.PartialObjectMetadata {
+// NodeMetadata is the only form in which the agent reads Nodes: their status changes
+// every few minutes and is of no use here.
+func NodeMetadata() *metav1.PartialObjectMetadata {
 	node := &metav1.PartialObjectMetadata{}
 	node.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Node"))
 	return node

@@ -27,8 +27,8 @@ func TestClaimWhoseAnswerWasLost(t *testing.T) {
 	host.addDisk("vdb", "A", 16, 1<<30)
 	lose := false
 	c := interceptor.NewClient(newFakeClient(t), interceptor.Funcs{
-		Update: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.UpdateOption) error {
-			if err := c.Update(ctx, o, opts...); err != nil {
+		Patch: func(ctx context.Context, c client.WithWatch, o client.Object, patch client.Patch, opts ...client.PatchOption) error {
+			if err := c.Patch(ctx, o, patch, opts...); err != nil {
 				return err
 			}
 			if lose {
@@ -63,11 +63,11 @@ func TestClaimThatNeverArrived(t *testing.T) {
 	host.addDisk("vdb", "A", 16, 1<<30)
 	fail := false
 	c := interceptor.NewClient(newFakeClient(t), interceptor.Funcs{
-		Update: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.UpdateOption) error {
+		Patch: func(ctx context.Context, c client.WithWatch, o client.Object, patch client.Patch, opts ...client.PatchOption) error {
 			if fail {
 				return errConnection
 			}
-			return c.Update(ctx, o, opts...)
+			return c.Patch(ctx, o, patch, opts...)
 		},
 	})
 	inv := newTestInventory(t, host, c)

@@ -344,9 +344,9 @@ func TestStormOfEvents(t *testing.T) {
 			count(o)
 			return c.Create(ctx, o, opts...)
 		},
-		Update: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.UpdateOption) error {
+		Patch: func(ctx context.Context, c client.WithWatch, o client.Object, patch client.Patch, opts ...client.PatchOption) error {
 			count(o)
-			return c.Update(ctx, o, opts...)
+			return c.Patch(ctx, o, patch, opts...)
 		},
 	})
 	inv := startLive(t, c)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/pkg/device"
@@ -143,13 +144,17 @@ func (inv *Inventory) change(ctx context.Context, name string, edit func(*v1alph
 
 // store writes an object. old is the copy it was made from, nil to create it. A
 // write that fails leaves the copy marked stale: what stands there now is unknown.
+//
+// Only what differs is written, still as one write under the resourceVersion of the copy:
+// a field that this version does not know stays as a newer one, or an operator who has its
+// definitions, has set it.
 func (inv *Inventory) store(ctx context.Context, name string, old, desired *v1alpha1.BlockDevice) (*v1alpha1.BlockDevice, error) {
 	desired = desired.DeepCopy()
 	var err error
 	if old == nil {
 		err = inv.opts.Client.Create(ctx, desired)
 	} else {
-		err = inv.opts.Client.Update(ctx, desired)
+		err = inv.opts.Client.Patch(ctx, desired, client.MergeFromWithOptions(old, client.MergeFromWithOptimisticLock{}))
 	}
 	if err := inv.stored(name, desired, err); err != nil {
 		return nil, err

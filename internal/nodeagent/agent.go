@@ -260,7 +260,7 @@ func (n *Agent) control(ctx context.Context, volumes *agent.VolumeReconciler, po
 		matters func(before, after metav1.Object) bool
 	}{
 		{&storagev1.StorageClass{}, isChanged},
-		{agent.NodeMetadata(), isAnotherOne},
+		{discovery.NodeMetadata(), isAnotherOne},
 	} {
 		object := watched.object
 		informer, err := n.manager.GetCache().GetInformer(ctx, object, cache.BlockUntilSynced(false))
@@ -330,7 +330,7 @@ func kicks(f func(), matters func(before, after metav1.Object) bool) toolscache.
 
 // owner is the Node: when it goes, its capacity goes.
 func (n *Agent) owner(ctx context.Context) (metav1.OwnerReference, error) {
-	object := agent.NodeMetadata()
+	object := discovery.NodeMetadata()
 	if err := n.manager.GetClient().Get(ctx, types.NamespacedName{Name: n.NodeName}, object); err != nil {
 		return metav1.OwnerReference{}, fmt.Errorf("read Node %s: %w", n.NodeName, err)
 	}

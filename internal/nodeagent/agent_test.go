@@ -9,7 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/berth-dev/berth/internal/agent"
+	"github.com/berth-dev/berth/internal/discovery"
 )
 
 // A node's kubelet reports every few seconds; each report must not make the agent read
@@ -17,7 +17,7 @@ import (
 func TestReportsOfKubeletDoNotCount(t *testing.T) {
 	t.Parallel()
 	node := func(uid, version string) *metav1.PartialObjectMetadata {
-		m := agent.NodeMetadata()
+		m := discovery.NodeMetadata()
 		m.UID, m.ResourceVersion = types.UID(uid), version
 		return m
 	}

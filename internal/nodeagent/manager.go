@@ -22,6 +22,7 @@ import (
 
 	berth "github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/agent"
+	"github.com/berth-dev/berth/internal/discovery"
 	"github.com/berth-dev/berth/internal/rewind"
 )
 
@@ -64,11 +65,11 @@ func newManager(o Options) (manager.Manager, error) {
 			ReaderFailOnMissingInformer: true,
 			DefaultTransform:            cache.TransformStripManagedFields(),
 			ByObject: map[client.Object]cache.ByObject{
-				&berth.LocalVolume{}:   onThisNode,
-				&berth.LocalSnapshot{}: onThisNode,
-				&berth.BlockDevice{}:   onThisNode,
-				&berth.Pool{}:          onThisNode,
-				agent.NodeMetadata():   {Field: fields.OneTermEqualSelector("metadata.name", o.NodeName)},
+				&berth.LocalVolume{}:     onThisNode,
+				&berth.LocalSnapshot{}:   onThisNode,
+				&berth.BlockDevice{}:     onThisNode,
+				&berth.Pool{}:            onThisNode,
+				discovery.NodeMetadata(): {Field: fields.OneTermEqualSelector("metadata.name", o.NodeName)},
 				&corev1.ConfigMap{}: {Namespaces: map[string]cache.Config{
 					o.Namespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", berth.ConfigMapName)},
 				}},

@@ -9,4 +9,11 @@ type (
 	NamedArgs2 = namedArgs2
 	InfoArgs   = infoArgs
 	RefsArgs   = refsArgs
+	SearchArgs = searchArgs
+	LimitArgs  = limitArgs
+	CreateArgs = createArgs
+	RescanArgs = rescanArgs
 )
+
+// FirstItem takes the content of an item out of what the kernel has answered.
+var FirstItem = firstItem

@@ -24,6 +24,10 @@ func TestSizes(t *testing.T) {
 		"btrfs_ioctl_vol_args_v2":            {unsafe.Sizeof(btrfs.NamedArgs2{}), 4096},
 		"btrfs_ioctl_get_subvol_info_args":   {unsafe.Sizeof(btrfs.InfoArgs{}), 504},
 		"btrfs_ioctl_get_subvol_rootref_arg": {unsafe.Sizeof(btrfs.RefsArgs{}), 4096},
+		"btrfs_ioctl_search_args_v2":         {unsafe.Sizeof(btrfs.SearchArgs{}), 112 + 1024},
+		"btrfs_ioctl_qgroup_limit_args":      {unsafe.Sizeof(btrfs.LimitArgs{}), 48},
+		"btrfs_ioctl_qgroup_create_args":     {unsafe.Sizeof(btrfs.CreateArgs{}), 16},
+		"btrfs_ioctl_quota_rescan_args":      {unsafe.Sizeof(btrfs.RescanArgs{}), 64},
 	} {
 		if size[0] != size[1] {
 			t.Errorf("%s has %d bytes, want %d", name, size[0], size[1])

@@ -87,7 +87,7 @@ func (p promise) origin() string {
 // takeUp goes on with a volume whose directory an earlier call has moved. The project is
 // nobody else's until release is called.
 func (b *Backend) takeUp(root *os.Root, p promise) (_ promise, release func(), err error) {
-	if p.Project == 0 {
+	if !p.counted() {
 		return p, func() {}, nil // the root enforced nothing when it was promised
 	}
 	p, release, err = b.takeProject(root, p)
@@ -104,11 +104,17 @@ func (b *Backend) takeUp(root *os.Root, p promise) (_ promise, release func(), e
 func (b *Backend) takeIn(ctx context.Context, root *os.Root, p promise, mustLimit bool) (_ promise, release func(), err error) {
 	release = func() {}
 	limits := b.checkLimits(root)
-	switch {
-	case errors.Is(limits, quota.ErrUnsupported) && mustLimit:
+	switch can, err := canLimit(limits); {
+	case err != nil:
+		return p, release, err
+	case mustLimit && limits != nil:
 		return p, release, fmt.Errorf("%w: the size of volumes in %s cannot be enforced: %s", volume.ErrNotAdoptable, b.Root, limits.Error())
-	case limits != nil && !errors.Is(limits, quota.ErrUnsupported):
-		return p, release, limits
+	case !can:
+		limits = quota.ErrUnsupported
+	}
+	subvolumes, err := b.hasSubvolumes(root)
+	if err != nil {
+		return p, release, err
 	}
 	err = b.withSource(root, p.AdoptedFrom, func(s source) error {
 		if p.Identity != "" && s.identity != p.Identity {
@@ -117,8 +123,17 @@ func (b *Backend) takeIn(ctx context.Context, root *os.Root, p promise, mustLimi
 		if err := b.requireNobody(p.AdoptedFrom); err != nil {
 			return err
 		}
-		if limits == nil {
-			if err := requireFits(ctx, s, p); err != nil {
+		limited := !errors.Is(limits, quota.ErrUnsupported) || errors.Is(limits, quota.ErrUncounted)
+		if subvolumes && limited {
+			if limited, err = b.Subvolumes.Is(s.fd); err != nil {
+				return err
+			}
+			if !limited && mustLimit {
+				return fmt.Errorf("%w: it is a directory, and a btrfs limits nothing but subvolumes; copy it into one (btrfs subvolume create)", volume.ErrNotAdoptable)
+			}
+		}
+		if limited {
+			if err := b.requireFits(ctx, s, p); err != nil {
 				return err
 			}
 		}
@@ -126,6 +141,9 @@ func (b *Backend) takeIn(ctx context.Context, root *os.Root, p promise, mustLimi
 		p, release, err = b.takeProject(root, p)
 		if err != nil {
 			return err
+		}
+		if !limited {
+			p.countedBy(p.Project, false)
 		}
 		if err := b.writePromise(root, p); err != nil {
 			return err
@@ -155,10 +173,22 @@ func (b *Backend) requireNobody(dir string) error {
 }
 
 // requireFits returns ErrNotAdoptable when more is in a directory than its volume may hold.
-func requireFits(ctx context.Context, s source, p promise) error {
+func (b *Backend) requireFits(ctx context.Context, s source, p promise) error {
 	usedBytes, err := treeBytes(ctx, s.fd)
 	if err != nil {
 		return fmt.Errorf("look how much is in it: %w", err)
+	}
+	entry, err := b.countedIn(s.parent, s.name)
+	if err != nil {
+		return fmt.Errorf("look how much is in it: %w", err)
+	}
+	if entry.subvolume != 0 {
+		// What the filesystem needs to keep it counts, too.
+		u, err := b.Groups.Usage(s.fd, entry.subvolume)
+		if err != nil {
+			return fmt.Errorf("look how much is in it: %w", err)
+		}
+		usedBytes = max(usedBytes, u.UsedBytes)
 	}
 	if usedBytes > p.SizeBytes {
 		return fmt.Errorf("%w: it holds %d bytes and spec.sizeBytes is %d, which the filesystem would enforce; make that larger", volume.ErrNotAdoptable, usedBytes, p.SizeBytes)
@@ -226,7 +256,7 @@ func (b *Backend) moveIn(root *os.Root, p promise, s source) error {
 // that. The limit comes last: nothing can get a project beyond its limit.
 func (b *Backend) countAll(ctx context.Context, root *os.Root, p promise) error {
 	if p.Project == 0 {
-		return nil
+		return b.limit(root, p)
 	}
 	err := withVolume(root, p, func(_, fd int) error {
 		project, inherited, err := b.Quotas.ProjectOf(fd)

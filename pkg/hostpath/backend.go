@@ -53,6 +53,8 @@ type Options struct {
 	Room func() (totalBytes, availBytes int64, err error)
 	// Quotas limit the volumes' directories. Nil means those of the kernel.
 	Quotas Quotas
+	// Groups limit volumes that are subvolumes. Nil means those of btrfs.
+	Groups Groups
 	// Trash bounds and observes the removal of deleted volumes.
 	Trash TrashOptions
 	// Elapsed is how long this process runs, whatever becomes of the time of day; nil
@@ -73,8 +75,11 @@ type Backend struct {
 	accounting sync.Mutex
 	promises   *records[promise]
 	projects   projects
-	kick       chan struct{}
-	trash      trashView
+	// limiting is held while the limit of a subvolume is set to what its volume was promised.
+	limiting sync.Mutex
+	restored restored
+	kick     chan struct{}
+	trash    trashView
 	// retaining is held for reading while a volume is moved to what is kept, and for
 	// writing while one of what is kept is looked at or taken back.
 	retaining sync.RWMutex
@@ -123,6 +128,9 @@ func New(o Options) (*Backend, error) {
 	if o.Quotas == nil {
 		o.Quotas = quota.Projects{}
 	}
+	if o.Groups == nil {
+		o.Groups = btrfs.Groups{}
+	}
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
@@ -164,6 +172,10 @@ func (b *Backend) open(ctx context.Context) (*os.Root, error) {
 	case m.RootID != b.RootID || m.PoolUID != b.PoolUID:
 		err = fmt.Errorf("%w: the root %s says that it is %s of pool %s, recorded is %s of pool %s", volume.ErrIdentity,
 			b.Root, m.RootID, m.PoolUID, b.RootID, b.PoolUID)
+	default:
+		if err = b.requireFilesystem(root, m); err != nil {
+			err = fmt.Errorf("the root %s: %w", b.Root, err)
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(err, root.Close())
@@ -239,6 +251,7 @@ func (b *Backend) capacity(root *os.Root) (volume.Capacity, error) {
 		return volume.Capacity{}, fmt.Errorf("read what %s keeps of deleted volumes: %w", b.Root, err)
 	}
 	for _, r := range kept {
+		r.Volume.at = path.Join(r.dir(), r.Entry)
 		volumes = append(volumes, r.Volume)
 	}
 	snapshots, err := b.allSnapshots(root)

@@ -159,6 +159,8 @@ type pool struct {
 	copies bool
 	// subvolumes, if not nil, are what volumes are.
 	subvolumes *subvolumes
+	// groups, if not nil, are what subvolumes are limited by.
+	groups *groups
 	// realCopies: the filesystem can.
 	realCopies bool
 	// cloning, if not nil, is called before a file is copied.
@@ -205,8 +207,13 @@ func (p *pool) start(t *testing.T) {
 	if p.subvolumes != nil {
 		subvolumes = p.subvolumes
 	}
+	var limitsOfSubvolumes hostpath.Groups
+	if p.groups != nil {
+		limitsOfSubvolumes = p.groups
+	}
 	b, err := hostpath.New(hostpath.Options{
 		Subvolumes: subvolumes,
+		Groups:     limitsOfSubvolumes,
 
 		Quotas:  limits,
 		Where:   hostpath.Where{Root: p.root},

@@ -215,7 +215,7 @@ func (b *Backend) build(root *os.Root, p promise, fill func(work int) error) (er
 	if err := withRealDir(root, work, fill); err != nil {
 		return err
 	}
-	if err := b.limit(root, p); err != nil {
+	if err := b.limitAt(root, work, treeName, p); err != nil {
 		return err
 	}
 	if err := b.place(root, work, p); err != nil {
@@ -313,7 +313,7 @@ func (b *Backend) copyContent(ctx context.Context, root *os.Root, work, tree int
 	if err != nil {
 		return err
 	}
-	r := remover{trash: work, entry: linksName, step: b.step, subvolumes: b.Subvolumes, pace: newPace(unpaced), removed: func(int) {}}
+	r := remover{trash: work, entry: linksName, step: b.step, subvolumes: b.Subvolumes, leaving: noGroups, pace: newPace(unpaced), removed: func(int) {}}
 	return r.remove(ctx, work, linksName, 0)
 }
 
@@ -343,7 +343,7 @@ func (b *Backend) counting(root *os.Root, from promise, progress func(done, tota
 // needs to say where they are.
 func (b *Backend) unlimited(root *os.Root, p promise) error {
 	p.SizeBytes = 0
-	return b.limit(root, p)
+	return b.limitProject(root, p) // a subvolume that is new has no limit
 }
 
 // identifyCopy is identify for a directory that is not in its place yet.

@@ -133,7 +133,12 @@ func (b *Backend) Grow(ctx context.Context, id string, rec volume.Record, sizeBy
 	if err != nil {
 		return volume.Record{}, fmt.Errorf("grow volume %s: %w", id, err)
 	}
-	if err := b.limit(root, p); err != nil {
+	if p.counted() {
+		err = b.limit(root, p)
+	} else {
+		err = b.raise(root, p)
+	}
+	if err != nil {
 		return volume.Record{}, fmt.Errorf("grow volume %s: %w", id, err)
 	}
 	return b.record(p), nil
@@ -218,10 +223,15 @@ func (b *Backend) dropTmp(root *os.Root, file string) error {
 // makeDir makes the volume's directory, if it is not there, limits it, and opens it to
 // everybody.
 func (b *Backend) makeDir(root *os.Root, p promise) error {
-	if err := b.limit(root, p); err != nil {
+	if err := b.limitProject(root, p); err != nil {
 		return err
 	}
 	err := requireDir(root, p)
+	if err == nil && p.Qgroup {
+		if err := b.limit(root, p); err != nil {
+			return err
+		}
+	}
 	if err == nil {
 		// It may come from a call that was killed before it set the mode; but what a
 		// pod has set since is the pod's.

@@ -12,6 +12,7 @@
 //	named/<path>/              the volume, where it was asked for at a path of its own
 //	.trash/<id>.<random>/      a deleted volume, being removed in the background
 //	.berth/snapshots/<id>.json what was promised to a snapshot
+//	.berth/qgroups/<number>    a subvolume that is being removed, whose quota group goes with it
 //	snapshots/<id>/            the snapshot
 //	.copies/<id>.<random>/     a copy that is being made
 //
@@ -27,8 +28,9 @@
 // any user without an fsGroup; nobody but root can reach it save through the
 // mount in a pod, for its parent is closed.
 //
-// A root is known by its marker, root.json. Where the marker is missing, the
-// filesystem that should be mounted there is not, and nothing is read or written.
+// A root is known by its marker, root.json, and by the UUID of the filesystem that the marker
+// says it was made on. Where the marker is missing, the filesystem that should be mounted there
+// is not; where the UUID is another one, it is a copy. Nothing is read or written then.
 //
 // # Volumes at paths
 //
@@ -70,6 +72,13 @@
 // A copy has its promise first, like any volume, is made out of sight, and is renamed into its
 // place when it is whole and durable. What a killed call has left out of sight goes into the
 // trash; the promise without a directory is fulfilled by the next call, or dropped.
+//
+// # Limits
+//
+// Where the filesystem has quotas, a volume cannot hold more than its size: on xfs and ext4 by a
+// project that its directory hands down to its files, on a btrfs by the quota group that its
+// subvolume has, of which the promise says that it is limited. What is made where sizes are not
+// enforced stays as it is.
 //
 // # Paths
 //

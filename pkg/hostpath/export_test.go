@@ -10,6 +10,17 @@ func (b *Backend) SetStep(f func(name string) error) { b.step = f }
 // SetSync replaces what makes a copy durable: tests share their filesystem with others.
 func (b *Backend) SetSync(f func(fd int) error) { b.syncAll = f }
 
+// KernelUUID is what the kernel says of the filesystem of an open directory.
+var KernelUUID = kernelUUID
+
+// What is handed to the kernel to be filled in.
+type (
+	AnyUUID   = anyUUID
+	Ext4UUID  = ext4UUID
+	XFSInfo   = xfsInfo
+	BtrfsInfo = btrfsInfo
+)
+
 // EmptyTrash is one round of Run.
 var EmptyTrash = (*Backend).emptyTrash
 

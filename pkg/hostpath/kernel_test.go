@@ -66,10 +66,19 @@ var kernelFilesystems = map[string][]string{
 	"ext4": {"mkfs.ext4", "-F", "-q", "-O", "project,quota"},
 }
 
+// kernelUUIDs are those whose UUID the kernel tells.
+var kernelUUIDs = map[string][]string{
+	"xfs":   kernelFilesystems["xfs"],
+	"ext4":  kernelFilesystems["ext4"],
+	"btrfs": {"mkfs.btrfs", "-f", "-q"},
+}
+
 // kernelReflinks are those that share blocks.
 var kernelReflinks = map[string][]string{
 	"xfs":   kernelFilesystems["xfs"],
 	"btrfs": {"mkfs.btrfs", "-f", "-q"},
+
+	"qgroups": {"mkfs.btrfs", "-f", "-q", "-O", "quota"},
 }
 
 // The suite of all backends over real quotas.
@@ -80,6 +89,9 @@ func TestKernelConformance(t *testing.T) {
 	t.Run("btrfs", func(t *testing.T) {
 		conform(t, func(t *testing.T) *pool { return kernelPool(t, kernelReflinks["btrfs"]...) })
 	})
+	t.Run("qgroups", func(t *testing.T) {
+		conform(t, func(t *testing.T) *pool { return kernelPool(t, kernelReflinks["qgroups"]...) })
+	})
 }
 
 // A snapshot takes no room for what it has in common with its volume, and is kept to its size
@@ -89,7 +101,7 @@ func TestKernelCopies(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := kernelPool(t, mkfs...)
 			instant, err := p.backend.Copies(t.Context())
-			if err != nil || instant != (name == "btrfs") {
+			if err != nil || instant != (name != "xfs") {
 				t.Fatalf("copies at one instant: %t, %v", instant, err)
 			}
 			limited := p.backend.Limits(t.Context()) == nil

@@ -64,14 +64,32 @@ func (b *Backend) Limits(ctx context.Context) error {
 		return fmt.Errorf("look whether sizes are enforced: %w", err)
 	}
 	defer closeRoot(root)
-	return b.checkLimits(root)
+	err = b.checkLimits(root)
+	if can, _ := canLimit(err); b.restored.told(can) {
+		b.Kick()
+	}
+	return err
 }
 
+// checkLimits is Limits of an open root.
 func (b *Backend) checkLimits(root *os.Root) error {
-	return withDir(root, volumesDir, b.Quotas.Check)
+	switch has, err := b.hasSubvolumes(root); {
+	case err != nil:
+		return err
+	case !has:
+		return withDir(root, volumesDir, b.Quotas.Check)
+	}
+	b.sharing.mu.Lock()
+	directories := b.sharing.tried && !b.sharing.instant
+	b.sharing.mu.Unlock()
+	if directories {
+		return fmt.Errorf("%w: volumes are directories here, and a btrfs limits nothing but subvolumes, which could not be made when they were tried (see the agent's log)", quota.ErrUnsupported)
+	}
+	return withDir(root, volumesDir, b.Groups.Check)
 }
 
-// chooseProject gives a volume that has no directory yet a project where the root has quotas.
+// chooseProject gives a volume that has no directory yet a project where the root has quotas of
+// those, and says that it will have a group where it has quotas of subvolumes.
 // The project is nobody else's until release is called. One that is written down already is
 // kept, unless somebody else has got it since.
 func (b *Backend) chooseProject(root *os.Root, p promise) (_ promise, release func(), err error) {
@@ -88,12 +106,16 @@ func (b *Backend) chooseProject(root *os.Root, p promise) (_ promise, release fu
 // takeProject is chooseProject, whatever there is of the directory.
 func (b *Backend) takeProject(root *os.Root, p promise) (_ promise, release func(), err error) {
 	none := func() {}
-	switch err := b.checkLimits(root); {
-	case errors.Is(err, quota.ErrUnsupported):
-		p.moved, p.Project = p.Project != 0, 0
-		return p, none, nil
+	can, err := canLimit(b.checkLimits(root))
+	if err != nil {
+		return p, none, err
+	}
+	switch subvolumes, err := b.hasSubvolumes(root); {
 	case err != nil:
 		return p, none, err
+	case subvolumes || !can:
+		p.countedBy(0, can)
+		return p, none, nil
 	}
 	promised, err := b.promises.all(root)
 	if err != nil {
@@ -119,7 +141,7 @@ func (b *Backend) takeProject(root *os.Root, p promise) (_ promise, release func
 	}
 	err = withDir(root, volumesDir, func(dir int) error {
 		project, err := b.freeProject(root, dir, p, others)
-		p.moved, p.Project = p.Project != project, project
+		p.countedBy(project, false)
 		return err
 	})
 	if err != nil {
@@ -218,37 +240,76 @@ func requireNewDir(root *os.Root, p promise) error {
 // are is not known either, but that the family has as many as its largest has: what the others
 // have may all be shared, and may have to be written anew.
 func (b *Backend) unwritten(root *os.Root, volumes []promise) (sizeBytes int64, err error) {
-	err = withDir(root, volumesDir, func(dir int) error {
-		if err := b.Quotas.Check(dir); err != nil {
-			return err
-		}
-		type family struct{ usedBytes, largestBytes int64 }
-		families := map[string]family{}
-		for _, p := range volumes {
-			if p.Project == 0 {
-				continue
-			}
-			u, err := b.Quotas.Usage(dir, p.Project)
-			if err != nil {
-				return err
-			}
-			sizeBytes += max(0, p.SizeBytes-u.UsedBytes)
-			f := families[p.family()]
-			families[p.family()] = family{f.usedBytes + u.UsedBytes, max(f.largestBytes, u.UsedBytes)}
-		}
-		for _, f := range families {
-			sizeBytes += f.usedBytes - f.largestBytes
-		}
-		return nil
-	})
-	if errors.Is(err, quota.ErrUnsupported) {
-		return 0, nil
+	if can, err := canLimit(b.checkLimits(root)); err != nil || !can {
+		return 0, err
 	}
-	return sizeBytes, err
+	type family struct{ usedBytes, largestBytes int64 }
+	families := map[string]family{}
+	for _, p := range volumes {
+		if !p.counted() {
+			continue
+		}
+		u, err := b.usage(root, p)
+		if err != nil {
+			return 0, err
+		}
+		sizeBytes += max(0, p.SizeBytes-u.UsedBytes)
+		f := families[p.family()]
+		families[p.family()] = family{f.usedBytes + u.UsedBytes, max(f.largestBytes, u.UsedBytes)}
+	}
+	for _, f := range families {
+		sizeBytes += f.usedBytes - f.largestBytes
+	}
+	return sizeBytes, nil
+}
+
+// usage is what is counted for a volume; nothing for one of which nothing is.
+func (b *Backend) usage(root *os.Root, p promise) (u quota.Usage, err error) {
+	switch {
+	case p.Project != 0:
+		err = withDir(root, volumesDir, func(dir int) error {
+			u, err = b.Quotas.Usage(dir, p.Project)
+			return err
+		})
+	case p.Qgroup:
+		u, err = b.subvolumeUsage(root, p.place())
+	}
+	return u, err
+}
+
+// usedBytes is what is counted for a volume; negative where nothing is.
+func (b *Backend) usedBytes(root *os.Root, p promise) int64 {
+	if !p.counted() {
+		return -1
+	}
+	if can, err := canLimit(b.checkLimits(root)); err != nil || !can {
+		return -1
+	}
+	u, err := b.usage(root, p)
+	if err != nil {
+		return -1
+	}
+	return u.UsedBytes
 }
 
 // limit sets a volume's limit to what it was promised. It does nothing where it has none.
 func (b *Backend) limit(root *os.Root, p promise) error {
+	parent, name := p.parent()
+	return b.limitAt(root, parent, name, p)
+}
+
+// limitAt is limit for a volume whose directory is elsewhere as yet.
+func (b *Backend) limitAt(root *os.Root, parent, name string, p promise) error {
+	if p.Qgroup {
+		b.limiting.Lock()
+		defer b.limiting.Unlock()
+		return b.limitSubvolume(root, parent, name, p)
+	}
+	return b.limitProject(root, p)
+}
+
+// limitProject is limit for a volume that may have no directory yet.
+func (b *Backend) limitProject(root *os.Root, p promise) error {
 	if p.Project == 0 {
 		return nil
 	}
@@ -272,24 +333,47 @@ func (b *Backend) assign(fd int, p promise) error {
 // unlimit gives up the limit of a deleted volume, before it is removed: as long as files are
 // counted by its project nobody else gets that.
 func (b *Backend) unlimit(trash int, name string) error {
-	if err := b.Quotas.Check(trash); err != nil {
-		return nil // nothing is limited there
-	}
-	fd, err := openDir(trash, name)
-	if err != nil {
-		return nil // a part of a deleted volume that is no directory; the removal says what is wrong
-	}
-	defer closeFD(fd)
-	project, _, err := b.Quotas.ProjectOf(fd)
-	if err != nil || project < firstProject || project > lastProject {
+	entry, err := b.countedIn(trash, name)
+	if err != nil || !entry.counted() {
 		return err
 	}
-	u, err := b.Quotas.Usage(trash, project)
+	u, err := b.trashUsage(trash, entry)
 	if err != nil || u.LimitBytes == 0 {
 		return err
 	}
 	if err := b.step("unlimit"); err != nil {
 		return err
 	}
-	return b.Quotas.SetLimit(trash, project, 0)
+	if entry.subvolume != 0 {
+		return b.Groups.SetLimit(trash, entry.subvolume, 0)
+	}
+	return b.Quotas.SetLimit(trash, entry.project, 0)
+}
+
+// countedIn returns what a directory in an open one, such as a deleted volume, is counted by,
+// nothing where it is not. What is no directory is not: the removal says what is wrong.
+func (b *Backend) countedIn(trash int, name string) (trashEntry, error) {
+	fd, err := openDir(trash, name)
+	if err != nil {
+		return trashEntry{}, nil
+	}
+	defer closeFD(fd)
+	switch is, err := b.Subvolumes.Is(fd); {
+	case err != nil:
+		return trashEntry{}, err
+	case is:
+		if can, err := canLimit(b.Groups.Check(trash)); err != nil || !can {
+			return trashEntry{}, err
+		}
+		id, err := b.Subvolumes.ID(fd)
+		return trashEntry{subvolume: id}, err
+	}
+	if b.Quotas.Check(trash) != nil {
+		return trashEntry{}, nil // nothing is limited there
+	}
+	project, _, err := b.Quotas.ProjectOf(fd)
+	if err != nil || project < firstProject || project > lastProject {
+		return trashEntry{}, err
+	}
+	return trashEntry{project: project}, nil
 }

@@ -21,7 +21,10 @@ type promise struct {
 	SizeBytes int64  `json:"sizeBytes"`
 	// Project is what the filesystem counts the volume's files by, and limits them to
 	// SizeBytes; 0 where it limits nothing.
-	Project uint32    `json:"project,omitempty"`
+	Project uint32 `json:"project,omitempty"`
+	// Qgroup is true when the volume is a subvolume that the filesystem limits to SizeBytes, by
+	// the group that has the subvolume's number.
+	Qgroup  bool      `json:"qgroup,omitempty"`
 	Created time.Time `json:"created"`
 	// RetainSeconds is how long what the volume held is kept after it was deleted; 0 not at
 	// all.
@@ -50,8 +53,10 @@ type promise struct {
 	// Snapshot is true for the snapshot of a volume.
 	Snapshot bool `json:"snapshot,omitempty"`
 
-	// moved: it has another project than is written down.
+	// moved: what it is counted by is another than is written down.
 	moved bool
+	// at is where it lies, if not at dir.
+	at string
 }
 
 func promiseFile(id string) string { return promise{ID: id}.file() }
@@ -74,6 +79,18 @@ func (p promise) dir() string {
 		return namedDir + "/" + p.Path
 	}
 	return volumeDir(p.ID)
+}
+
+// counted reports whether the filesystem counts what the volume holds, and limits it.
+func (p promise) counted() bool { return p.Project != 0 || p.Qgroup }
+
+// place is where it lies in the root.
+func (p promise) place() string { return cmp.Or(p.at, p.dir()) }
+
+// countedBy says what the volume is counted by from now on.
+func (p *promise) countedBy(project uint32, group bool) {
+	p.moved = p.Project != project || p.Qgroup != group
+	p.Project, p.Qgroup = project, group
 }
 
 // family is what all have in common that were copied of one another.

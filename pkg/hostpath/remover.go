@@ -65,7 +65,12 @@ type remover struct {
 	removed func(entries int)
 	// subvolumes are removed in one step.
 	subvolumes Subvolumes
+	// leaving is called with a subvolume that is about to be removed.
+	leaving func(fd int) error
 }
+
+// noGroups is for trees in which nobody has made a subvolume.
+func noGroups(int) error { return nil }
 
 // maxDepth of directories is walked with one descriptor each. What lies deeper is
 // moved up into the trash and removed from there.
@@ -104,6 +109,9 @@ func (r *remover) remove(ctx context.Context, parent int, name string, depth int
 // others is emptied like any directory, until they are gone.
 func (r *remover) removeSubvolume(parent int, name string, fd int) (gone bool, err error) {
 	if is, err := r.subvolumes.Is(fd); err != nil || !is {
+		return false, err
+	}
+	if err := r.leaving(fd); err != nil {
 		return false, err
 	}
 	err = r.subvolumes.Remove(parent, name)

@@ -203,9 +203,10 @@ func (b *Backend) Retained(ctx context.Context) ([]Retained, error) {
 	}
 	kept := make([]Retained, 0, len(all))
 	for _, r := range all {
+		r.Volume.at = path.Join(r.dir(), r.Entry)
 		kept = append(kept, Retained{
 			Entry: r.Entry, Name: r.Volume.Name, Claim: r.Volume.Claim,
-			SizeBytes: r.Volume.SizeBytes, UsedBytes: b.usedBytes(root, r.Volume.Project),
+			SizeBytes: r.Volume.SizeBytes, UsedBytes: b.usedBytes(root, r.Volume),
 			Deleted: r.Deleted, KeptUntil: r.KeptUntil, TakenBack: r.TakenBack != nil,
 			Directory: path.Join(b.Root, r.dir(), r.Entry),
 		})
@@ -219,22 +220,6 @@ func (r retained) dir() string {
 		return takenBackDir
 	}
 	return retainedDir
-}
-
-// usedBytes is what the filesystem counts by a project; negative when it does not.
-func (b *Backend) usedBytes(root *os.Root, project uint32) int64 {
-	used := int64(-1)
-	if project == 0 || b.checkLimits(root) != nil {
-		return used
-	}
-	_ = withDir(root, volumesDir, func(dir int) error {
-		u, err := b.Quotas.Usage(dir, project)
-		if err == nil {
-			used = u.UsedBytes
-		}
-		return err
-	})
-	return used
 }
 
 // TakeBack moves what is kept of a deleted volume to a directory of its own, where nobody

@@ -34,6 +34,7 @@ const (
 	snapshotsDir      = "snapshots"
 	snapshotRecordDir = ".berth/snapshots"
 	copiesDir         = ".copies"
+	groupsDir         = ".berth/qgroups"
 )
 
 // Where is a root on the host.
@@ -43,6 +44,9 @@ type Where struct {
 	// HostRoot is where this process sees the host's "/": "/proc/1/root" in a
 	// container that shares the host's PIDs, empty on the host itself.
 	HostRoot string
+	// FilesystemUUID returns the UUID of the filesystem that an open directory is on, empty when
+	// it has none that lasts. Nil means that the kernel is asked.
+	FilesystemUUID func(dir int) (string, error)
 }
 
 // marker says whose root it is.
@@ -50,6 +54,9 @@ type marker struct {
 	RootID  string    `json:"rootID"`
 	PoolUID string    `json:"poolUID"`
 	Created time.Time `json:"created"`
+	// FilesystemUUID is of the filesystem that the root was made on; empty where that was not
+	// known, as for roots of older agents.
+	FilesystemUUID string `json:"filesystemUUID,omitempty"`
 }
 
 // Init makes the root of a pool that was never initialised and returns the ID in
@@ -60,7 +67,8 @@ type marker struct {
 //
 // The path is made if it is not there. ErrInvalid: it is relative, "/", or a
 // symbolic link. ErrExists: the root belongs to another pool. ErrNotBlank: it
-// holds something that we did not make. Nothing was changed then.
+// holds something that we did not make. ErrIdentity: the root was made on another
+// filesystem. Nothing was changed then.
 func Init(ctx context.Context, where Where, poolUID string) (rootID string, err error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
@@ -86,10 +94,14 @@ func initRoot(where Where, poolUID string) (string, error) {
 	defer closeRoot(root)
 	switch have, err := readMarker(root); {
 	case err == nil && have.PoolUID == poolUID:
-		return have.RootID, nil
+		return have.RootID, where.requireFilesystem(root, have)
 	case err == nil:
 		return "", fmt.Errorf("%w: it belongs to the pool with UID %s; choose another path", volume.ErrExists, have.PoolUID)
 	case !errors.Is(err, fs.ErrNotExist):
+		return "", err
+	}
+	uuid, err := where.filesystemOf(root)
+	if err != nil {
 		return "", err
 	}
 	if err := requireBlank(root); err != nil {
@@ -106,7 +118,7 @@ func initRoot(where Where, poolUID string) (string, error) {
 		}
 	}
 	// The marker comes last: with it, everything is there.
-	m := marker{RootID: strings.ToLower(rand.Text()), PoolUID: poolUID, Created: time.Now().UTC().Truncate(time.Second)}
+	m := marker{RootID: strings.ToLower(rand.Text()), PoolUID: poolUID, Created: time.Now().UTC().Truncate(time.Second), FilesystemUUID: uuid}
 	if err := writeFile(root, markerFile, m); err != nil {
 		return "", err
 	}

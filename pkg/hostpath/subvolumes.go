@@ -20,6 +20,9 @@ type Subvolumes interface {
 	Supported(dir int) (bool, error)
 	// Is reports whether a directory is the root of one.
 	Is(dir int) (bool, error)
+	// ID is the number of the one that a directory is in, which no other one of the filesystem
+	// ever has.
+	ID(dir int) (uint64, error)
 	// Create makes an empty one.
 	Create(dir int, name string) error
 	// Snapshot makes a durable copy of the one whose root is given.
@@ -72,8 +75,8 @@ func (b *Backend) trySubvolumes(root *os.Root) error {
 	}
 	const name, copied = "probe.subvolume" + tmpSuffix, "probe.subvolume.copy" + tmpSuffix
 	return withRealDir(root, berthDir, func(dir int) error {
-		_ = b.Subvolumes.Remove(dir, name) // what a killed process has left
-		_ = b.Subvolumes.Remove(dir, copied)
+		_ = b.removeProbe(root, dir, name) // what a killed process has left
+		_ = b.removeProbe(root, dir, copied)
 		if err := b.Subvolumes.Create(dir, name); err != nil {
 			return err
 		}
@@ -83,10 +86,23 @@ func (b *Backend) trySubvolumes(root *os.Root) error {
 			closeFD(of)
 		}
 		if err == nil {
-			err = b.Subvolumes.Remove(dir, copied)
+			err = b.removeProbe(root, dir, copied)
 		}
-		return errors.Join(err, b.Subvolumes.Remove(dir, name))
+		return errors.Join(err, b.removeProbe(root, dir, name))
 	})
+}
+
+// removeProbe removes a subvolume that was made to try it, and later its group.
+func (b *Backend) removeProbe(root *os.Root, dir int, name string) error {
+	fd, err := openDir(dir, name)
+	if err != nil {
+		return err
+	}
+	defer closeFD(fd)
+	if err := b.noteGroup(root, fd); err != nil {
+		return err
+	}
+	return b.Subvolumes.Remove(dir, name)
 }
 
 // makeTree makes an empty directory in an open one, as a subvolume where there are any.

@@ -25,6 +25,12 @@ import (
 type subvolumes struct {
 	mu sync.Mutex
 	of map[uint64]bool
+	// ids are their numbers, of which none is given twice.
+	ids map[uint64]uint64
+	// last is the number that was given last.
+	last uint64
+	// groups, if not nil, count and limit them.
+	groups *groups
 	// readOnly are those that cannot be written to.
 	readOnly map[uint64]bool
 }
@@ -52,7 +58,21 @@ func (s *subvolumes) make(name string) error {
 		return err
 	}
 	s.of[inodeNumber(name)] = true
+	if s.ids == nil {
+		s.ids = map[uint64]uint64{}
+	}
+	s.last++
+	s.ids[inodeNumber(name)] = 255 + s.last
 	return nil
+}
+
+func (s *subvolumes) ID(dir int) (uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if id := s.ids[inodeNumber(where(dir))]; id != 0 {
+		return id, nil
+	}
+	return 5, nil // in none that was made
 }
 
 func (s *subvolumes) Create(dir int, name string) error {
@@ -70,6 +90,9 @@ func (s *subvolumes) Snapshot(dir int, name string, of int) error {
 	}
 	if err := s.make(to); err != nil {
 		return err
+	}
+	if s.groups != nil {
+		s.groups.inherit(s.ids[inodeNumber(where(of))], s.ids[inodeNumber(to)])
 	}
 	from := os.DirFS(where(of))
 	if err := os.CopyFS(to, from); err != nil {
@@ -97,7 +120,11 @@ func (s *subvolumes) Remove(dir int, name string) error {
 	if others, err := s.others(name); err != nil || others {
 		return errors.Join(err, unix.ENOTEMPTY)
 	}
+	if s.groups != nil {
+		s.groups.drop(s.ids[inodeNumber(name)])
+	}
 	delete(s.of, inodeNumber(name))
+	delete(s.ids, inodeNumber(name))
 	return os.RemoveAll(name)
 }
 

@@ -110,7 +110,7 @@ func (b *Backend) examineLeftOver(root *os.Root, spec volume.Spec, from volume.L
 	if identity := b.identity(old, next.Identity); identity != from.Identity {
 		return old, next, fmt.Errorf("%w: it is another one than was named: this is %q, named is %q", volume.ErrNotAdoptable, identity, from.Identity)
 	}
-	if spec.Limited && old.Project == 0 {
+	if spec.Limited && !old.counted() {
 		return old, next, fmt.Errorf("%w: its size is not enforced", volume.ErrNotAdoptable)
 	}
 	return old, next, b.requireNoDependents(root, old)

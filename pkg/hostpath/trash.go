@@ -66,13 +66,17 @@ func (b *Backend) Kick() {
 }
 
 // Run removes what is in the trash until the context ends, beginning with what an
-// earlier process has left. It wakes up for kicks, for retries and for what is kept of
-// deleted volumes, and for nothing else.
+// earlier process has left. It wakes up for kicks, for retries, for what is kept of
+// deleted volumes, and, where subvolumes are limited, to look whether they still are.
 func (b *Backend) Run(ctx context.Context) error {
 	retry := b.Trash.RetryMin
 	for ctx.Err() == nil {
 		wait, err := b.tendRetained(ctx)
-		if err = errors.Join(err, b.sweepCopies(ctx), b.emptyTrash(ctx)); err == nil {
+		limits := b.restoreLimits(ctx)
+		err = errors.Join(err, b.sweepCopies(ctx), b.emptyTrash(ctx))
+		groups, groupsErr := b.sweepGroups(ctx)
+		wait = sooner(sooner(wait, limits), groups)
+		if err = errors.Join(err, groupsErr); err == nil {
 			retry = b.Trash.RetryMin
 		} else if ctx.Err() == nil {
 			b.Log.Warn("the trash could not be emptied", "root", b.Root, "retryAfter", retry, "error", err)
@@ -85,6 +89,14 @@ func (b *Backend) Run(ctx context.Context) error {
 		b.Log.Info("What is kept of deleted volumes is kept a little longer", "root", b.Root, "cause", err)
 	}
 	return nil
+}
+
+// sooner returns the sooner of two times to look again, of which 0 is never.
+func sooner(a, b time.Duration) time.Duration {
+	if a == 0 || b == 0 {
+		return max(a, b)
+	}
+	return min(a, b)
 }
 
 // sleep waits for a kick and, if it is not 0, for the time of the next look.
@@ -154,7 +166,8 @@ func (b *Backend) removeFromTrash(ctx context.Context, root *os.Root, name strin
 		}
 		r := remover{
 			trash: trash, entry: name, step: b.step, subvolumes: b.Subvolumes,
-			pace: pace,
+			leaving: func(fd int) error { return b.noteGroup(root, fd) },
+			pace:    pace,
 			removed: func(entries int) {
 				b.Trash.Observer.TrashRemoved(b.Root, entries)
 				if time.Since(b.trash.told) >= tellInterval {

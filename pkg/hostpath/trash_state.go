@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-dev/berth/pkg/quota"
 )
 
 // TrashState is what is in the trash of a root.
@@ -30,9 +32,22 @@ type trashView struct {
 	told    time.Time
 }
 
+// trashEntry is one thing in the trash, and what it is counted by: a project, a subvolume, or
+// nothing.
 type trashEntry struct {
-	since   time.Time
-	project uint32
+	since     time.Time
+	project   uint32
+	subvolume uint64
+}
+
+func (e trashEntry) counted() bool { return e.project != 0 || e.subvolume != 0 }
+
+// trashUsage is what is counted for an entry.
+func (b *Backend) trashUsage(trash int, e trashEntry) (quota.Usage, error) {
+	if e.subvolume != 0 {
+		return b.Groups.Usage(trash, e.subvolume)
+	}
+	return b.Quotas.Usage(trash, e.project)
 }
 
 // tellInterval is how often it is told how far the removal of one entry is.
@@ -59,7 +74,11 @@ func (v *trashView) look(b *Backend, root *os.Root, names []string) {
 
 // trashEntry is one that was not seen before.
 func (b *Backend) trashEntry(trash int, name string) trashEntry {
-	entry := trashEntry{since: time.Now()}
+	entry, err := b.countedIn(trash, name)
+	if err != nil {
+		entry = trashEntry{}
+	}
+	entry.since = time.Now()
 	var st unix.Stat_t
 	if unix.Fstatat(trash, name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
 		return entry
@@ -68,17 +87,6 @@ func (b *Backend) trashEntry(trash int, name string) trashEntry {
 	if changed := time.Unix(st.Ctim.Unix()); changed.Before(entry.since) {
 		entry.since = changed
 	}
-	if b.Quotas.Check(trash) != nil {
-		return entry
-	}
-	fd, err := openDir(trash, name)
-	if err != nil {
-		return entry
-	}
-	defer closeFD(fd)
-	if project, _, err := b.Quotas.ProjectOf(fd); err == nil && project >= firstProject && project <= lastProject {
-		entry.project = project
-	}
 	return entry
 }
 
@@ -86,17 +94,29 @@ func (b *Backend) trashEntry(trash int, name string) trashEntry {
 func (b *Backend) tellTrash(root *os.Root, v *trashView) {
 	v.told = time.Now()
 	state := TrashState{Volumes: len(v.entries), UsedBytes: -1}
-	counted := map[uint32]bool{}
+	type counter struct {
+		project   uint32
+		subvolume uint64
+	}
+	counted := map[counter]bool{}
 	for _, entry := range v.entries {
 		if state.Oldest.IsZero() || entry.since.Before(state.Oldest) {
 			state.Oldest = entry.since
 		}
-		if entry.project == 0 || counted[entry.project] {
+		by := counter{entry.project, entry.subvolume}
+		if !entry.counted() || counted[by] {
 			continue
 		}
-		counted[entry.project] = true
-		if used := b.usedBytes(root, entry.project); used >= 0 {
-			state.UsedBytes = max(0, state.UsedBytes) + used
+		counted[by] = true
+		err := withDir(root, trashDir, func(trash int) error {
+			u, err := b.trashUsage(trash, entry)
+			if err == nil {
+				state.UsedBytes = max(0, state.UsedBytes) + u.UsedBytes
+			}
+			return err
+		})
+		if err != nil {
+			continue // whoever removes it says what is wrong
 		}
 	}
 	if state.Volumes == 0 && b.checkLimits(root) == nil {

@@ -11,6 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-dev/berth/pkg/block"
+	"github.com/berth-dev/berth/pkg/btrfs"
+	"github.com/berth-dev/berth/pkg/quota"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -28,7 +30,8 @@ type Stats struct {
 	AvailableInodes int64
 }
 
-// Stats measures a published volume: a mounted directory, or a device node.
+// Stats measures a published volume: a mounted directory, or a device node. Of a subvolume of a
+// btrfs with a limit the bytes are those of the limit.
 // volume.ErrNotFound: there is no such path, or nothing is mounted at it, so that
 // the numbers would be those of the host's own filesystem.
 func (m *Mounter) Stats(ctx context.Context, path string) (s Stats, err error) {
@@ -69,14 +72,48 @@ func stats(path string) (Stats, error) {
 		return Stats{}, err
 	}
 	unit := fs.Frsize
-	return Stats{
+	s := Stats{
 		TotalBytes:      int64(fs.Blocks) * unit,
 		UsedBytes:       int64(fs.Blocks-fs.Bfree) * unit,
 		AvailableBytes:  int64(fs.Bavail) * unit,
 		TotalInodes:     int64(fs.Files),
 		UsedInodes:      int64(fs.Files - fs.Ffree),
 		AvailableInodes: int64(fs.Ffree),
-	}, nil
+	}
+	if uint32(fs.Type) == unix.BTRFS_SUPER_MAGIC {
+		if u, err := subvolumeUsage(resolved); err == nil { // else it is not the subvolume's to say
+			s.limitTo(u)
+		}
+	}
+	return s, nil
+}
+
+// subvolumeUsage is what a btrfs counts of the subvolume at a path: statfs(2) knows nothing of
+// its limit, unlike of that of a project.
+func subvolumeUsage(path string) (u quota.Usage, err error) {
+	err = atMount(path, func(fd int) error {
+		is, err := btrfs.Subvolumes{}.Is(fd)
+		if err != nil || !is {
+			return err
+		}
+		id, err := btrfs.Subvolumes{}.ID(fd)
+		if err != nil {
+			return err
+		}
+		u, err = btrfs.Groups{}.Usage(fd, id)
+		return err
+	})
+	return u, err
+}
+
+// limitTo makes the sizes those of a limit, if there is one. What is available is no more than
+// the filesystem has.
+func (s *Stats) limitTo(u quota.Usage) {
+	if u.LimitBytes == 0 {
+		return
+	}
+	s.TotalBytes, s.UsedBytes = u.LimitBytes, u.UsedBytes
+	s.AvailableBytes = max(0, min(s.AvailableBytes, u.LimitBytes-u.UsedBytes))
 }
 
 func deviceStats(path string) (s Stats, err error) {

@@ -15,6 +15,15 @@ import (
 // what is missing.
 var ErrUnsupported = errors.New("directories cannot be limited")
 
+// These are ErrUnsupported that may pass while the filesystem is mounted.
+var (
+	// ErrOff: somebody can switch limits on.
+	ErrOff = fmt.Errorf("%w as it is now", ErrUnsupported)
+	// ErrUncounted: limits can be set, and hold as soon as the filesystem knows again what is
+	// taken.
+	ErrUncounted = fmt.Errorf("%w for now", ErrUnsupported)
+)
+
 // Usage is what the kernel knows of a project.
 type Usage struct {
 	// LimitBytes is what its files may take; 0 is no limit.

@@ -8,29 +8,6 @@ import (
 	"testing"
 )
 
-func TestQuantile(t *testing.T) {
-	t.Parallel()
-	for _, test := range []struct {
-		name   string
-		values samples
-		q      float64
-		want   float64
-	}{
-		{"nothing", nil, 0.5, 0},
-		{"one", samples{3}, 0.95, 3},
-		{"median of three", samples{9, 1, 5}, 0.5, 5},
-		{"median of four is the lower of the middle two", samples{4, 1, 3, 2}, 0.5, 2},
-		{"p95 of twenty", samples{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20}, 0.95, 19},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			if got := test.values.quantile(test.q); got != test.want {
-				t.Errorf("quantile(%v) of %v = %v, want %v", test.q, test.values, got, test.want)
-			}
-		})
-	}
-}
-
 func TestResourceOf(t *testing.T) {
 	t.Parallel()
 	for path, want := range map[string]string{

@@ -16,17 +16,18 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/berth-dev/berth/tests/samples"
 	"github.com/berth-dev/berth/tests/workload"
 )
 
 // row is what was measured of one class.
 type row struct {
 	class           string
-	bound           samples // seconds, one at a time
-	scheduled       samples // seconds, until the scheduler has let the pod go to its node
-	running         samples // seconds, with a new volume
-	bare            samples // seconds, a pod without a volume, in turn with the others
-	requestsCreate  float64 // per claim, claim and pod together less a bare pod's
+	bound           samples.Of // seconds, one at a time
+	scheduled       samples.Of // seconds, until the scheduler has let the pod go to its node
+	running         samples.Of // seconds, with a new volume
+	bare            samples.Of // seconds, a pod without a volume, in turn with the others
+	requestsCreate  float64    // per claim, claim and pod together less a bare pod's
 	requestsDelete  float64
 	burst           int
 	boundPerSecond  float64
@@ -190,7 +191,7 @@ func startOne(ctx context.Context, p plan, space *workload.Space, name, size str
 	}
 	group, ctx := errgroup.WithContext(ctx) // one that cannot come any more ends the others
 	steps := []struct {
-		times *samples
+		times *samples.Of
 		await func() error
 	}{
 		{&r.bound, func() error { _, err := space.AwaitBound(ctx, name); return err }},

@@ -10,21 +10,9 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/berth-dev/berth/tests/samples"
 )
-
-// samples are measurements of one thing.
-type samples []float64
-
-// quantile is the smallest sample that at least the share q of all do not exceed.
-func (s samples) quantile(q float64) float64 {
-	if len(s) == 0 {
-		return 0
-	}
-	ordered := slices.Clone(s)
-	slices.Sort(ordered)
-	i := int(q*float64(len(ordered))+0.999999) - 1
-	return ordered[min(max(i, 0), len(ordered)-1)]
-}
 
 // started says what was started how often per volume, the most frequent first. What was
 // started less than once in twenty volumes is somebody else's.
@@ -55,7 +43,7 @@ func printResident(out io.Writer, p plan, residentKiB map[string][]int) {
 
 // summary is what a run shows of a class as soon as it was measured.
 func (r row) summary() string {
-	s := fmt.Sprintf("Bound %.2f s, Running %.2f s, without a volume %.2f s", r.bound.quantile(0.5), r.running.quantile(0.5), r.bare.quantile(0.5))
+	s := fmt.Sprintf("Bound %.2f s, Running %.2f s, without a volume %.2f s", r.bound.Quantile(0.5), r.running.Quantile(0.5), r.bare.Quantile(0.5))
 	if r.burst > 0 {
 		s += fmt.Sprintf("; burst of %d: %.2f bound and %.2f deleted per second", r.burst, r.boundPerSecond, r.deletePerSecond)
 	}
@@ -75,7 +63,7 @@ func printRows(out io.Writer, p plan, rows []row) {
 		}
 		lines = append(lines, line)
 	}
-	seconds := func(s samples) string { return fmt.Sprintf("%.2f s, p95 %.2f s", s.quantile(0.5), s.quantile(0.95)) }
+	seconds := func(s samples.Of) string { return fmt.Sprintf("%.2f s, p95 %.2f s", s.Quantile(0.5), s.Quantile(0.95)) }
 	add(fmt.Sprintf("claim and pod created → claim Bound, median (n=%d)", p.single), func(r row) string { return seconds(r.bound) })
 	add("claim and pod created → pod bound to its node, median", func(r row) string { return seconds(r.scheduled) })
 	add("claim and pod created → pod Running, median", func(r row) string { return seconds(r.running) })

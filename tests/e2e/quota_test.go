@@ -28,16 +28,21 @@ df -P -m %[1]s/%[2]s | tail -1 | awk '{print $2}' >>/dev/termination-log`, workl
 
 // A filesystem of the test's own: the pool of the other specs stays as it is.
 var _ = Describe("Directories with quotas", Label("quota"), func() {
-	for _, filesystem := range []string{"xfs", "ext4"} {
-		It("end at their size, and grow, on "+filesystem, func(ctx SpecContext) {
+	for _, filesystem := range []string{"xfs", "ext4", "btrfs"} {
+		// A btrfs costs as much time as the others and is left to the long runs.
+		It("end at their size, and grow, on "+filesystem, map[string]Labels{"btrfs": {"long"}}[filesystem], func(ctx SpecContext) {
 			needs(CanPlugDisks)
 			needs(CanExec)
 			node := suite.nodes[len(suite.nodes)-1]
 			disk := Disk{Serial: "E2E-QUOTA-" + strings.ToUpper(filesystem), SizeBytes: 512 << 20}
 			plug(ctx, node, disk)
 			path, root := awaitDisk(ctx, node, disk.Serial, "blank").Status.Path, "/srv/e2e-quota-"+filesystem
-			features := map[string]string{"xfs": "", "ext4": "-O project,quota"}[filesystem]
-			execOn(ctx, node, fmt.Sprintf("mkfs.%[1]s -q %[2]s %[3]s && mkdir -p %[4]s && mount -o prjquota %[3]s %[4]s", filesystem, features, path, root))
+			features := map[string]string{"ext4": "-O project,quota", "btrfs": "-O quota"}[filesystem]
+			options, shown := "prjquota", func(size string) string { return size }
+			if filesystem == "btrfs" { // df shows the filesystem
+				options, shown = "defaults", func(string) string { return "512" }
+			}
+			execOn(ctx, node, fmt.Sprintf("mkfs.%[1]s -q %[2]s %[3]s && mkdir -p %[4]s && mount -o %[5]s %[3]s %[4]s", filesystem, features, path, root, options))
 			DeferCleanup(func(ctx SpecContext) {
 				execOn(ctx, node, fmt.Sprintf("umount %[1]s && rmdir %[1]s && blkdiscard --zeroout --force %[2]s", root, path))
 			}, NodeTimeout(patience))
@@ -64,14 +69,14 @@ var _ = Describe("Directories with quotas", Label("quota"), func() {
 				Expect(err).NotTo(HaveOccurred())
 				return strings.Fields(said)
 			}
-			Expect(run(ctx, "over", "small", 40)).To(Equal([]string{"fails", "32"}))
-			Expect(run(ctx, "beside", "neighbour", 24)).To(Equal([]string{"fits", "32"}))
+			Expect(run(ctx, "over", "small", 40)).To(Equal([]string{"fails", shown("32")}))
+			Expect(run(ctx, "beside", "neighbour", 24)).To(Equal([]string{"fits", shown("32")}))
 
 			By("growing it")
 			volume, err := space.AwaitBound(ctx, "small")
 			Expect(err).NotTo(HaveOccurred())
 			grow(ctx, volumeOf(ctx, volume), 64<<20)
-			Expect(run(ctx, "grown", "small", 40)).To(Equal([]string{"fits", "64"}))
+			Expect(run(ctx, "grown", "small", 40)).To(Equal([]string{"fits", shown("64")}))
 
 			By("giving everything back")
 			neighbour, err := space.AwaitBound(ctx, "neighbour")

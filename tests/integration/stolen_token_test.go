@@ -204,26 +204,26 @@ func TestAgentWritesItsOwnPart(t *testing.T) {
 		}},
 	}
 	wantRefused(t, agent.Create(t.Context(), asking), "may not ask to purge")
-	disk := own["BlockDevice"].(*v1alpha1.BlockDevice)
-	disk.Spec.ClaimRef = &v1alpha1.BlockDeviceClaimRef{Kind: "Pool", Name: "stolen-" + node, UID: "6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11"}
-	if err := agent.Update(t.Context(), disk); err != nil {
+	disk := own["BlockDevice"]
+	write := func(by client.Client, spec string) error {
+		return by.Patch(t.Context(), disk, client.RawPatch(types.MergePatchType, []byte(`{"spec":`+spec+`}`)))
+	}
+	if err := write(agent, `{"claimRef":{"kind":"Pool","name":"stolen-`+node+`","uid":"6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11"}}`); err != nil {
 		t.Errorf("claim its disk: %v", err)
 	}
-	disk.Spec.Reserved = "mine"
-	wantRefused(t, agent.Update(t.Context(), disk), "spec.reserved")
-	if err := server.admin.Get(t.Context(), client.ObjectKeyFromObject(disk), disk); err != nil {
-		t.Fatal(err)
-	}
-	disk.Spec.Reserved = "the operator's"
-	if err := server.admin.Update(t.Context(), disk); err != nil {
+	wantRefused(t, write(agent, `{"reserved":"mine"}`), "spec.reserved")
+	if err := write(server.admin, `{"reserved":"the operator's"}`); err != nil {
 		t.Fatalf("reserve a disk as an administrator: %v", err)
 	}
-	disk.Spec.ClaimRef = nil
-	if err := agent.Update(t.Context(), disk); err != nil {
+	if err := write(agent, `{"claimRef":null}`); err != nil {
 		t.Errorf("give a disk back that was reserved meanwhile: %v", err)
 	}
-	disk.Spec.Reserved = ""
-	wantRefused(t, agent.Update(t.Context(), disk), "spec.reserved")
+	wantRefused(t, write(agent, `{"reserved":null}`), "spec.reserved")
+	for _, kind := range []string{"BlockDevice", "Pool", "LocalVolume", "LocalSnapshot"} {
+		whole := own[kind].DeepCopyObject().(client.Object)
+		whole.SetLabels(map[string]string{"written": "whole"})
+		refused(t, "write the whole of its "+kind, agent.Update(t.Context(), whole))
+	}
 
 	room := client.RawPatch(types.MergePatchType, []byte(`{"capacity":"2Gi"}`))
 	if err := agent.Patch(t.Context(), own["CSIStorageCapacity"], room); err != nil {

@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	berth "github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/tests/samples"
 )
 
 // batch is claims that are made and bound, spread over the nodes. It plays the scheduler, by
@@ -43,7 +44,7 @@ type batch struct {
 
 // bind makes the claims and returns when all are bound: how long that has taken from the
 // first creation on, and how long each claim was waited for.
-func (b *batch) bind(ctx context.Context) (took time.Duration, each samples, err error) {
+func (b *batch) bind(ctx context.Context) (took time.Duration, each samples.Of, err error) {
 	b.created, b.bound = map[string]time.Time{}, map[string]time.Time{}
 	watcher, err := b.watch(ctx)
 	if err != nil {

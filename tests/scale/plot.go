@@ -33,8 +33,8 @@ type panel struct {
 
 var panels = []panel{
 	{"idle, per node and minute", []curve{
-		{"bytes of watches", func(r row) float64 { return r.IdleWatch.mean() }},
-		{"requests, with watches renewed", func(r row) float64 { return r.IdleRequests.mean() + r.IdleRenewals.mean() }},
+		{"bytes of watches", func(r row) float64 { return r.IdleWatch.Mean() }},
+		{"requests, with watches renewed", func(r row) float64 { return r.IdleRequests.Mean() + r.IdleRenewals.Mean() }},
 	}},
 	{"resident, MiB", []curve{
 		{"provisioner", func(r row) float64 { return float64(r.ProvisionerKiB) / 1024 }},
@@ -42,13 +42,13 @@ var panels = []panel{
 		{"apiserver", func(r row) float64 { return float64(r.APIServerKiB) / 1024 }},
 	}},
 	{"claims at once over all nodes, seconds", []curve{
-		{"all bound", func(r row) float64 { return r.BindSeconds.median() }},
-		{"the median claim", func(r row) float64 { return r.BindMedian.median() }},
+		{"all bound", func(r row) float64 { return r.BindSeconds.Median() }},
+		{"the median claim", func(r row) float64 { return r.BindMedian.Median() }},
 	}},
 	{"apiserver killed and started", []curve{
-		{"seconds until all are in sync", func(r row) float64 { return r.HerdSynced.median() }},
-		{"seconds until it is ready", func(r row) float64 { return r.HerdReady.median() }},
-		{"requests in the busiest second", func(r row) float64 { return r.HerdPeak.median() }},
+		{"seconds until all are in sync", func(r row) float64 { return r.HerdSynced.Median() }},
+		{"seconds until it is ready", func(r row) float64 { return r.HerdReady.Median() }},
+		{"requests in the busiest second", func(r row) float64 { return r.HerdPeak.Median() }},
 	}},
 }
 

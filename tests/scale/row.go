@@ -11,34 +11,9 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+
+	"github.com/berth-dev/berth/tests/samples"
 )
-
-// samples are measurements of one thing.
-type samples []float64
-
-// quantile is the smallest sample that at least the share q of all do not exceed, 0 of none.
-func (s samples) quantile(q float64) float64 {
-	if len(s) == 0 {
-		return 0
-	}
-	ordered := slices.Clone(s)
-	slices.Sort(ordered)
-	i := int(q*float64(len(ordered))+0.999999) - 1
-	return ordered[min(max(i, 0), len(ordered)-1)]
-}
-
-func (s samples) median() float64 { return s.quantile(0.5) }
-
-func (s samples) mean() float64 {
-	if len(s) == 0 {
-		return 0
-	}
-	sum := 0.0
-	for _, v := range s {
-		sum += v
-	}
-	return sum / float64(len(s))
-}
 
 // row is what was measured of one number of nodes. What has several values has one for each
 // minute, or for each round.
@@ -56,11 +31,11 @@ type row struct {
 	FillPerSecond float64 `json:"fillPerSecond"`
 
 	// Of an agent and a minute in which nothing happens.
-	IdleRequests  samples        `json:"idleRequests"` // but watches
-	IdleRenewals  samples        `json:"idleRenewals"` // watches
-	IdleWatch     samples        `json:"idleWatchBytes"`
-	IdleReceived  samples        `json:"idleReceivedBytes"`
-	IdleSent      samples        `json:"idleSentBytes"`
+	IdleRequests  samples.Of     `json:"idleRequests"` // but watches
+	IdleRenewals  samples.Of     `json:"idleRenewals"` // watches
+	IdleWatch     samples.Of     `json:"idleWatchBytes"`
+	IdleReceived  samples.Of     `json:"idleReceivedBytes"`
+	IdleSent      samples.Of     `json:"idleSentBytes"`
 	IdleWhat      map[string]int `json:"idleWhat"`
 	IdleReal      float64        `json:"idleReal"`        // requests of the agent in a process of its own, by its own count
 	IdleProvision float64        `json:"idleProvisioner"` // the same of the provisioner
@@ -76,19 +51,19 @@ type row struct {
 
 	// Claims bound in one round, and how long that took; and the median claim in it, and
 	// that which 95 % do not exceed.
-	Claims      int     `json:"claims"`
-	BindSeconds samples `json:"bindSeconds"`
-	BindMedian  samples `json:"bindMedian"`
-	BindP95     samples `json:"bindP95"`
+	Claims      int        `json:"claims"`
+	BindSeconds samples.Of `json:"bindSeconds"`
+	BindMedian  samples.Of `json:"bindMedian"`
+	BindP95     samples.Of `json:"bindP95"`
 
 	// From the kill of the apiserver until it was ready again, and until every watch of
 	// every agent was up to date.
-	HerdReady    samples `json:"herdReady"`
-	HerdSynced   samples `json:"herdSynced"`
-	HerdPeak     samples `json:"herdPeak"`   // most requests answered in one second
-	HerdMinute   samples `json:"herdMinute"` // requests in the minute that begins with the first answer
-	HerdRefused  samples `json:"herdRefused"`
-	HerdReceived samples `json:"herdReceivedBytes"` // by all agents until the minute was over
+	HerdReady    samples.Of `json:"herdReady"`
+	HerdSynced   samples.Of `json:"herdSynced"`
+	HerdPeak     samples.Of `json:"herdPeak"`   // most requests answered in one second
+	HerdMinute   samples.Of `json:"herdMinute"` // requests in the minute that begins with the first answer
+	HerdRefused  samples.Of `json:"herdRefused"`
+	HerdReceived samples.Of `json:"herdReceivedBytes"` // by all agents until the minute was over
 	// ProvisionerEnds is how often the provisioner has lost its lease and was started again.
 	ProvisionerEnds int `json:"provisionerEnds"`
 }

@@ -13,21 +13,9 @@ import (
 	"strings"
 	"testing"
 	"time"
-)
 
-func TestSamples(t *testing.T) {
-	t.Parallel()
-	s := samples{9, 1, 5}
-	if s.median() != 5 || s.mean() != 5 || s.quantile(0.95) != 9 || s.quantile(0) != 1 || (samples{}).median() != 0 || (samples{}).mean() != 0 {
-		t.Errorf("median %v, mean %v, p95 %v, least %v", s.median(), s.mean(), s.quantile(0.95), s.quantile(0))
-	}
-	if got, want := s.spread("%.1f", 1), "5.0 (1.0 to 9.0)"; got != want {
-		t.Errorf("spread %q, want %q", got, want)
-	}
-	if got, want := (samples{2, 2}).spread("%.1f", 1), "2.0"; got != want {
-		t.Errorf("spread %q, want %q", got, want)
-	}
-}
+	"github.com/berth-dev/berth/tests/samples"
+)
 
 func TestSumOfMetric(t *testing.T) {
 	t.Parallel()
@@ -58,9 +46,9 @@ func someResults() results {
 	var r results
 	for _, nodes := range []int{1000, 10, 100} {
 		r = r.with(row{
-			Nodes: nodes, IdleRequests: samples{0, 0}, IdleRenewals: samples{1}, IdleWatch: samples{2000, 2100},
-			ProvisionerKiB: 40 << 10, AgentKiB: 30 << 10, APIServerKiB: nodes << 10, BindSeconds: samples{20}, BindMedian: samples{10},
-			HerdReady: samples{9}, HerdSynced: samples{11}, HerdPeak: samples{float64(nodes)}, HerdMinute: samples{float64(nodes * 16)},
+			Nodes: nodes, IdleRequests: samples.Of{0, 0}, IdleRenewals: samples.Of{1}, IdleWatch: samples.Of{2000, 2100},
+			ProvisionerKiB: 40 << 10, AgentKiB: 30 << 10, APIServerKiB: nodes << 10, BindSeconds: samples.Of{20}, BindMedian: samples.Of{10},
+			HerdReady: samples.Of{9}, HerdSynced: samples.Of{11}, HerdPeak: samples.Of{float64(nodes)}, HerdMinute: samples.Of{float64(nodes * 16)},
 		})
 	}
 	return r
@@ -80,7 +68,7 @@ func TestResultsAreKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	r = r.with(row{Nodes: 100, Volumes: 7})
-	if len(r) != 3 || r[0].Nodes != 10 || r[1].Volumes != 7 || r[2].HerdPeak.median() != 1000 {
+	if len(r) != 3 || r[0].Nodes != 10 || r[1].Volumes != 7 || r[2].HerdPeak.Median() != 1000 {
 		t.Errorf("kept %+v", r)
 	}
 }
