@@ -29,6 +29,7 @@ import (
 	"github.com/berth-dev/berth/internal/csi"
 	bmetrics "github.com/berth-dev/berth/internal/metrics"
 	"github.com/berth-dev/berth/internal/provision"
+	"github.com/berth-dev/berth/internal/rewind"
 )
 
 // stopGrace is how long what is under way may take after the first signal.
@@ -139,7 +140,9 @@ func newManager(cfg *rest.Config, o options, log *slog.Logger) (manager.Manager,
 		}
 	}
 	grace := stopGrace
-	return manager.New(cfg, manager.Options{
+	following := rest.CopyConfig(cfg)
+	detector := rewind.Follow(following)
+	mgr, err := manager.New(following, manager.Options{
 		Scheme:                  scheme,
 		Logger:                  logr.FromSlogHandler(log.Handler()),
 		LeaderElection:          o.leaderElect,
@@ -168,6 +171,10 @@ func newManager(cfg *rest.Config, o options, log *slog.Logger) (manager.Manager,
 			},
 		},
 	})
+	if err != nil {
+		return nil, err
+	}
+	return mgr, mgr.Add(detector)
 }
 
 func newLibrary(ctx context.Context, cfg *rest.Config, mgr manager.Manager, informers *informers, provisioner *provision.Provisioner, tracker *provision.Tracker, o options, log *slog.Logger) (*provision.Library, error) {

@@ -23,6 +23,7 @@ import (
 	berth "github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/agent"
 	"github.com/berth-dev/berth/internal/discovery"
+	"github.com/berth-dev/berth/internal/rewind"
 )
 
 const (
@@ -35,7 +36,8 @@ const (
 )
 
 // newManager returns a manager whose cache holds the objects of this node and what is
-// common to all nodes and small. It asks the API server nothing.
+// common to all nodes and small. It asks the API server nothing. It ends with
+// rewind.ErrWentBack when what the cache holds is of a future that was undone.
 func newManager(o Options) (manager.Manager, error) {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, storagev1.AddToScheme, berth.AddToScheme} {
@@ -45,7 +47,9 @@ func newManager(o Options) (manager.Manager, error) {
 	}
 	onThisNode := cache.ByObject{Field: fields.OneTermEqualSelector("spec.nodeName", o.NodeName)}
 	grace := StopGrace
-	return manager.New(o.Config, manager.Options{
+	following := rest.CopyConfig(o.Config)
+	detector := rewind.Follow(following)
+	mgr, err := manager.New(following, manager.Options{
 		Scheme: scheme,
 		Logger: logr.FromSlogHandler(o.Log.Handler()),
 		// The types are few and known: no discovery at start, and none while the API
@@ -72,6 +76,10 @@ func newManager(o Options) (manager.Manager, error) {
 			},
 		},
 	})
+	if err != nil {
+		return nil, err
+	}
+	return mgr, mgr.Add(detector)
 }
 
 // NewMapper knows every kind that an agent may read or write, so that an agent asks no API server which kinds there are:
