@@ -44,6 +44,16 @@ func validateAdoption(w Wish) error {
 	if a == nil {
 		return nil
 	}
+	if a.LeftOver != nil {
+		others := volume.Adoption{FSType: a.FSType, LeftOver: a.LeftOver}
+		if w.Mode == volume.ModeDevice || *a != others || w.Directory != "" || w.RetainFor != 0 || w.Encryption != "" || len(w.MkfsOptions) > 0 {
+			return fmt.Errorf("a left-over is adopted as it is, in the modes lvm and hostpath, and spec.adopt names nothing else: %w", volume.ErrInvalid)
+		}
+		if a.LeftOver.ID == w.UID || a.LeftOver.Identity == "" {
+			return fmt.Errorf("spec.adopt.leftOver needs the UID and the identity of a left-over: %w", volume.ErrInvalid)
+		}
+		return volume.ValidateID(a.LeftOver.ID)
+	}
 	disk := w.Mode == volume.ModeDevice && w.FSType != "" && a.Disk != "" && a.FSUUID != "" && a.Directory == ""
 	directory := w.Mode == volume.ModeHostpath && a.Directory != "" && a.Disk == "" && a.FSUUID == "" && w.Directory == "" && w.RetainFor == 0
 	if !disk && !directory || w.Wipe != volume.WipeNone {

@@ -49,6 +49,8 @@ type Carver struct {
 	Locks *Locks
 	// Copies finds what volumes begin as copies of.
 	Copies *Copies
+	// LeftOvers proves that one can be adopted; nil where none can be.
+	LeftOvers LeftOvers
 	// Encrypted ends encrypted volumes; it may be nil where there are none.
 	Encrypted Encrypted
 }
@@ -144,9 +146,12 @@ func (c *Carver) Make(ctx context.Context, w Wish) (ledger.Entry, error) {
 	case ledger.Ready:
 		return c.verify(ctx, b, e)
 	case ledger.Carving:
-		if e.Adopted {
+		switch {
+		case e.LeftOver != nil:
+			e, err = c.takeOver(ctx, b, e, w)
+		case e.Adopted:
 			e, err = c.adopt(ctx, b, e, w, known)
-		} else {
+		default:
 			e, err = c.carve(ctx, b, e, w, known)
 		}
 	default:
@@ -188,8 +193,8 @@ func (c *Carver) recall(w Wish) (e ledger.Entry, known bool, err error) {
 	if e.Record == nil {
 		e.Record = w.Recorded
 	}
-	if e.State != ledger.Deleting && (w.Formatted || e.FSType == "") {
-		e.State = ledger.Ready
+	if e.State != ledger.Deleting && (w.Formatted || e.FSType == "" || e.LeftOver != nil) {
+		e.State, e.LeftOver = ledger.Ready, nil
 	} else if e.State == ledger.Carving {
 		e.State = ledger.Carved
 	}
@@ -206,6 +211,9 @@ func (c *Carver) newEntry(w Wish) ledger.Entry {
 		MkfsOptions: w.MkfsOptions,
 	}
 	switch {
+	case w.leftOverOf() != nil:
+		// What is on it says which filesystem it is.
+		e.LeftOver, e.FSUUID = &ledger.LeftOver{UID: w.Adopt.LeftOver.ID, Identity: w.Adopt.LeftOver.Identity}, w.FSUUID
 	case w.Adopt != nil:
 		e.Adopted, e.FSUUID = true, w.Adopt.FSUUID
 	case w.CopyOf != nil:
@@ -416,12 +424,12 @@ func (c *Carver) resume(ctx context.Context, b volume.Backend, e ledger.Entry, w
 // finish formats where asked and writes Ready. What is encrypted gets its filesystem when
 // it is staged first: nobody knows the key before.
 func (c *Carver) finish(ctx context.Context, b volume.Backend, e ledger.Entry) (ledger.Entry, error) {
-	if e.FSType != "" && !e.Adopted && !e.Copied && e.Encryption == nil {
+	if e.FSType != "" && !e.Adopted && !e.Copied && e.LeftOver == nil && e.Encryption == nil {
 		if err := c.format(ctx, b, &e); err != nil {
 			return ledger.Entry{}, err
 		}
 	}
-	e.State = ledger.Ready
+	e.State, e.LeftOver = ledger.Ready, nil
 	if err := c.Journal.Put(e); err != nil {
 		return ledger.Entry{}, err
 	}

@@ -30,9 +30,9 @@ const (
 	mostPurges = 32
 )
 
-// errRefusedPurge marks what keeps a left-over from being purged until somebody does something.
-// Any other error says nothing of it.
-var errRefusedPurge = errors.New("it is not purged")
+// errKept marks what keeps a left-over from being purged or adopted until somebody does
+// something. Any other error says nothing of it.
+var errKept = errors.New("it is kept as it is")
 
 // PurgeOptions of a Purger.
 type PurgeOptions struct {
@@ -221,7 +221,7 @@ func isConfirmed(rec *purgeRecord, req v1alpha1.PurgeRequest) bool {
 // give says what has kept something from being purged. A refusal ends the quarantine: what
 // comes after it needs another token.
 func (p *Purger) give(rec *purgeRecord, uid string, cause error) v1alpha1.PurgeStatus {
-	if !errors.Is(cause, errRefusedPurge) {
+	if !errors.Is(cause, errKept) {
 		return waitingPurge(rec, cause)
 	}
 	if rec == nil {

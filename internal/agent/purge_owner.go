@@ -29,6 +29,8 @@ type leftBehind struct {
 	prefix string
 	// storage is what is on the disk; nil where nothing is.
 	storage *volume.Record
+	// adopter is the UID of the LocalVolume that is to have it; empty for none.
+	adopter string
 }
 
 // behind is what objects could name a left-over by that has those names. Of the last, when it is
@@ -85,6 +87,9 @@ func volumeThatHas(ctx context.Context, live client.Reader, l leftBehind) (strin
 			lv := &list.Items[i]
 			rec := recordOf(lv)
 			switch {
+			case l.adopter != "" && string(lv.UID) == l.adopter:
+			case lv.Spec.Adopt != nil && lv.Spec.Adopt.LeftOver != nil && lv.Spec.Adopt.LeftOver.UID == l.uid:
+				return "LocalVolume " + lv.Name + ", which asks to adopt it"
 			case string(lv.UID) == l.uid, l.isCalled(lv.Name), rec != nil && l.storage != nil && rec.SameStorage(*l.storage):
 				return "LocalVolume " + lv.Name
 			case lv.Spec.Source != nil && string(lv.Spec.Source.UID) == l.uid && !isReady(lv):

@@ -35,7 +35,7 @@ func (f provenLeftOver) names() (names []string) {
 }
 
 // prove returns nil when what a request names is there, is Berth's, is the very thing that was
-// named, belongs to no object and is not in use; an error that wraps errRefusedPurge when it is
+// named, belongs to no object and is not in use; an error that wraps errKept when it is
 // proven that it is not so.
 func (p *Purger) prove(ctx context.Context, place PurgePlace, req v1alpha1.PurgeRequest) (provenLeftOver, error) {
 	found, err := p.identify(ctx, place, req)
@@ -45,7 +45,7 @@ func (p *Purger) prove(ctx context.Context, place PurgePlace, req v1alpha1.Purge
 	e := found.entry
 	names := found.names()
 	if len(names) == 0 {
-		return found, fmt.Errorf("%w: what it was called is not known, so it cannot be told whether a PersistentVolume leads to it", errRefusedPurge)
+		return found, fmt.Errorf("%w: what it was called is not known, so it cannot be told whether a PersistentVolume leads to it", errKept)
 	}
 	if err := p.proveNobodys(ctx, behind(req.UID, names, found.exam.NameCut, e.Record)); err != nil {
 		return found, err
@@ -57,12 +57,17 @@ func (p *Purger) prove(ctx context.Context, place PurgePlace, req v1alpha1.Purge
 }
 
 func (p *Purger) proveNobodys(ctx context.Context, l leftBehind) error {
+	for _, e := range p.Ledger.All() {
+		if e.LeftOver != nil && e.LeftOver.UID == l.uid && e.UID != l.adopter {
+			return fmt.Errorf("%w: the node's ledger says that its adoption as volume %s (%s) has begun", errKept, e.Name, e.UID)
+		}
+	}
 	owner, err := ownerOf(ctx, p.Live, l)
 	if err != nil {
 		return fmt.Errorf("look for what it belongs to: %w", err)
 	}
 	if owner != "" {
-		return fmt.Errorf("%w: it belongs to %s", errRefusedPurge, owner)
+		return fmt.Errorf("%w: it belongs to %s", errKept, owner)
 	}
 	return nil
 }
@@ -70,7 +75,7 @@ func (p *Purger) proveNobodys(ctx context.Context, l leftBehind) error {
 func (p *Purger) proveUnused(ctx context.Context, b volume.Backend, e ledger.Entry) error {
 	x, ok := b.(volume.Examiner)
 	if !ok {
-		return fmt.Errorf("%w: volumes of mode %s cannot be examined", errRefusedPurge, e.Mode)
+		return fmt.Errorf("%w: volumes of mode %s cannot be examined", errKept, e.Mode)
 	}
 	err := x.ProveUnused(ctx, e.UID, *e.Record)
 	if err == nil {
@@ -80,7 +85,7 @@ func (p *Purger) proveUnused(ctx context.Context, b volume.Backend, e ledger.Ent
 	case err == nil:
 		return nil
 	case errors.Is(err, volume.ErrInUse), errors.Is(err, volume.ErrIdentity), errors.Is(err, volume.ErrNotFound):
-		return fmt.Errorf("%w: %w", errRefusedPurge, err)
+		return fmt.Errorf("%w: %w", errKept, err)
 	}
 	return fmt.Errorf("look whether it is in use: %w", err)
 }
@@ -88,21 +93,21 @@ func (p *Purger) proveUnused(ctx context.Context, b volume.Backend, e ledger.Ent
 // identify finds what a request names, and proves that it is the very thing.
 func (p *Purger) identify(ctx context.Context, place PurgePlace, req v1alpha1.PurgeRequest) (found provenLeftOver, err error) {
 	if req.Kind != v1alpha1.LeftOverVolume && req.Kind != v1alpha1.LeftOverRecord {
-		return found, fmt.Errorf("%w: what is of kind %q cannot be purged", errRefusedPurge, req.Kind)
+		return found, fmt.Errorf("%w: what is of kind %q cannot be purged", errKept, req.Kind)
 	}
 	x, ok := place.Backend.(volume.Examiner)
 	if !ok {
-		return found, fmt.Errorf("%w: volumes of mode %s cannot be examined", errRefusedPurge, place.Mode)
+		return found, fmt.Errorf("%w: volumes of mode %s cannot be examined", errKept, place.Mode)
 	}
 	e, err := p.Ledger.Get(req.UID)
 	switch {
 	case errors.Is(err, ledger.ErrNotFound):
 	case err != nil:
-		return found, fmt.Errorf("%w: %w", errRefusedPurge, err)
+		return found, fmt.Errorf("%w: %w", errKept, err)
 	case e.MachineID != p.Carver.MachineID || e.Mode != place.Mode || e.Pool != place.PoolSet:
-		return found, fmt.Errorf("%w: the node's ledger has it in pool %q on the machine %s", errRefusedPurge, e.Pool, e.MachineID)
+		return found, fmt.Errorf("%w: the node's ledger has it in pool %q on the machine %s", errKept, e.Pool, e.MachineID)
 	case e.State == ledger.Deleting:
-		return found, fmt.Errorf("%w: its deletion has begun, and is ended without anybody's asking", errRefusedPurge)
+		return found, fmt.Errorf("%w: its deletion has begun, and is ended without anybody's asking", errKept)
 	default:
 		found.entry, found.known = e, true
 	}
@@ -112,13 +117,13 @@ func (p *Purger) identify(ctx context.Context, place PurgePlace, req v1alpha1.Pu
 	found.exam, err = x.Examine(ctx, req.UID)
 	switch {
 	case errors.Is(err, volume.ErrNotFound), errors.Is(err, volume.ErrExists), errors.Is(err, volume.ErrIdentity):
-		return found, fmt.Errorf("%w: %w", errRefusedPurge, err)
+		return found, fmt.Errorf("%w: %w", errKept, err)
 	case err != nil:
 		return found, fmt.Errorf("look at it: %w", err)
 	case found.exam.Identity != req.Identity:
-		return found, fmt.Errorf("%w: it is another one than was named: this is %q, named is %q", errRefusedPurge, found.exam.Identity, req.Identity)
+		return found, fmt.Errorf("%w: it is another one than was named: this is %q, named is %q", errKept, found.exam.Identity, req.Identity)
 	case found.known && e.Record != nil && !e.Record.SameStorage(found.exam.Record):
-		return found, fmt.Errorf("%w: the node's ledger names other storage for it: %w", errRefusedPurge, volume.ErrIdentity)
+		return found, fmt.Errorf("%w: the node's ledger names other storage for it: %w", errKept, volume.ErrIdentity)
 	}
 	rec := found.exam.Record
 	if !found.known {
@@ -144,10 +149,10 @@ func (p *Purger) unrecorded(place PurgePlace, uid, name string, wipe volume.Wipe
 // nothing on the disks for it.
 func (p *Purger) identifyRecord(ctx context.Context, x volume.Examiner, b volume.Backend, req v1alpha1.PurgeRequest, found provenLeftOver) error {
 	if !found.known {
-		return fmt.Errorf("%w: the node's ledger has no entry of that UID", errRefusedPurge)
+		return fmt.Errorf("%w: the node's ledger has no entry of that UID", errKept)
 	}
 	if identity := identityOfEntry(found.entry); identity != req.Identity {
-		return fmt.Errorf("%w: the entry is another one than was named: this is %q, named is %q", errRefusedPurge, identity, req.Identity)
+		return fmt.Errorf("%w: the entry is another one than was named: this is %q, named is %q", errKept, identity, req.Identity)
 	}
 	_, err := x.Examine(ctx, req.UID)
 	if errors.Is(err, volume.ErrNotFound) && found.entry.Record != nil {
@@ -155,7 +160,7 @@ func (p *Purger) identifyRecord(ctx context.Context, x volume.Examiner, b volume
 	}
 	switch {
 	case err == nil, errors.Is(err, volume.ErrExists), errors.Is(err, volume.ErrIdentity):
-		return fmt.Errorf("%w: there is storage of that name on the node", errRefusedPurge)
+		return fmt.Errorf("%w: there is storage of that name on the node", errKept)
 	case !errors.Is(err, volume.ErrNotFound):
 		return fmt.Errorf("look whether there is storage: %w", err)
 	}

@@ -136,12 +136,12 @@ func (d *purgeRecords) ofPool(poolSet string) (all []*purgeRecord) {
 }
 
 // put writes a record in the place of old, which is nil for none, and is durable when it returns
-// nil. errRefusedPurge: old is not what is there any more, and nothing was written.
+// nil. errKept: old is not what is there any more, and nothing was written.
 func (d *purgeRecords) put(old, r *purgeRecord) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.all[r.UID] != old {
-		return fmt.Errorf("%w: the request was withdrawn or changed meanwhile", errRefusedPurge)
+		return fmt.Errorf("%w: the request was withdrawn or changed meanwhile", errKept)
 	}
 	if err := d.step(); err != nil {
 		return err

@@ -39,7 +39,7 @@ func (p *Purger) carryOut(ctx context.Context, place PurgePlace, req v1alpha1.Pu
 	case now.State == v1alpha1.PurgePurging:
 		return begun(fmt.Sprintf("its removal has begun, and is tried again: %v", err))
 	case err == nil:
-		err = fmt.Errorf("%w: it was withdrawn", errRefusedPurge)
+		err = fmt.Errorf("%w: it was withdrawn", errKept)
 	}
 	return p.give(now, req.UID, err)
 }
@@ -51,7 +51,7 @@ func (p *Purger) purge(ctx context.Context, place PurgePlace, req v1alpha1.Purge
 		return err // which says nothing about the quarantine
 	}
 	if rec == nil {
-		return fmt.Errorf("%w: it is in no quarantine any more", errRefusedPurge)
+		return fmt.Errorf("%w: it is in no quarantine any more", errKept)
 	}
 	unlock, err := p.Carver.Locks.Lock(ctx, rec.name())
 	if err != nil {
@@ -88,7 +88,7 @@ func (p *Purger) begin(ctx context.Context, place PurgePlace, req v1alpha1.Purge
 		return rec, found, err
 	}
 	if rec.State != v1alpha1.PurgeQuarantined || !rec.isFor(place.PoolSet, req) || !isConfirmed(rec, req) {
-		return rec, provenLeftOver{}, fmt.Errorf("%w: it is not confirmed", errRefusedPurge)
+		return rec, provenLeftOver{}, fmt.Errorf("%w: it is not confirmed", errKept)
 	}
 	found, err := p.prove(ctx, place, req)
 	if err != nil {
@@ -120,13 +120,13 @@ func (p *Purger) resume(ctx context.Context, place PurgePlace, rec *purgeRecord)
 	found.entry = e
 	if rec.Kind == v1alpha1.LeftOverRecord {
 		if found.known && identityOfEntry(e) != rec.Identity {
-			return found, fmt.Errorf("%w: the entry of the ledger is another one by now", errRefusedPurge)
+			return found, fmt.Errorf("%w: the entry of the ledger is another one by now", errKept)
 		}
 		return found, nil
 	}
 	x, ok := place.Backend.(volume.Examiner)
 	if !ok {
-		return found, fmt.Errorf("%w: volumes of mode %s cannot be examined", errRefusedPurge, place.Mode)
+		return found, fmt.Errorf("%w: volumes of mode %s cannot be examined", errKept, place.Mode)
 	}
 	found.exam, err = x.Examine(ctx, rec.UID)
 	switch {
@@ -136,7 +136,7 @@ func (p *Purger) resume(ctx context.Context, place PurgePlace, rec *purgeRecord)
 	case err != nil:
 		return found, fmt.Errorf("look at it: %w", err)
 	case found.exam.Identity != rec.Identity:
-		return found, fmt.Errorf("%w: it is another one by now: this is %q, named is %q", errRefusedPurge, found.exam.Identity, rec.Identity)
+		return found, fmt.Errorf("%w: it is another one by now: this is %q, named is %q", errKept, found.exam.Identity, rec.Identity)
 	case e.State == ledger.Deleting:
 		return found, nil // that nobody has it was proven before
 	}

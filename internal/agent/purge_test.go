@@ -92,6 +92,7 @@ func (h *purgeHost) start() {
 		h.t.Fatal(err)
 	}
 	h.purger.records.step = h.killer.step
+	h.purger.Carver.LeftOvers = h.purger
 }
 
 // MountsOf implements Filesystems.

@@ -26,6 +26,10 @@ func (c *Carver) Remove(ctx context.Context, w Wish) error {
 	if err != nil {
 		return err
 	}
+	if w.leftOverOf() != nil && w.Recorded == nil && e.State != ledger.Deleting {
+		// Nobody was told that it has anything, so nobody can have meant to delete that.
+		return c.letGo(ctx, w)
+	}
 	b, err := c.Backends.ForExisting(w.Mode, w.Pool)
 	if err != nil {
 		if !known && (errors.Is(err, ErrPoolNotFound) || errors.Is(err, volume.ErrInvalid)) {

@@ -334,6 +334,9 @@ func wishOf(lv *v1alpha1.LocalVolume) Wish {
 	}
 	if a := lv.Spec.Adopt; a != nil {
 		w.Adopt = &volume.Adoption{Directory: a.Directory, Disk: a.Device, FSType: lv.Spec.FSType, FSUUID: a.FilesystemUUID}
+		if l := a.LeftOver; l != nil {
+			w.Adopt.LeftOver = &volume.LeftOver{ID: l.UID, Identity: l.Identity}
+		}
 	}
 	return w
 }

@@ -220,26 +220,36 @@ func (p *plugin) makeVolume(ctx context.Context, m *move) error {
 	if err := p.client.Get(ctx, client.ObjectKey{Name: m.Volume}, lv); err != nil {
 		return fmt.Errorf("read LocalVolume %s: %w", m.Volume, err)
 	}
-	filesystem := corev1.PersistentVolumeFilesystem
-	pv = &corev1.PersistentVolume{
-		// Without the annotation nobody would delete it by its reclaim policy.
-		ObjectMeta: metav1.ObjectMeta{Name: m.Volume, Annotations: map[string]string{provisionedBy: berth.DriverName}},
-		Spec: corev1.PersistentVolumeSpec{
-			Capacity:    corev1.ResourceList{corev1.ResourceStorage: *resource.NewQuantity(m.Bytes, resource.BinarySI)},
-			AccessModes: m.claim.Spec.AccessModes, PersistentVolumeReclaimPolicy: m.policy, StorageClassName: m.StorageClass, VolumeMode: &filesystem,
-			ClaimRef: &corev1.ObjectReference{APIVersion: "v1", Kind: "PersistentVolumeClaim", Namespace: m.claim.Namespace, Name: m.claim.Name},
-			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{
-				Driver: berth.DriverName, VolumeHandle: m.Volume, VolumeAttributes: provision.VolumeAttributes(lv),
-			}},
-			NodeAffinity: &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
-				MatchExpressions: []corev1.NodeSelectorRequirement{{Key: berth.TopologyKeyNode, Operator: corev1.NodeSelectorOpIn, Values: []string{m.Node}}},
-			}}}},
-		},
-	}
+	pv = newVolume(lv, *resource.NewQuantity(m.Bytes, resource.BinarySI))
+	pv.Spec.AccessModes, pv.Spec.PersistentVolumeReclaimPolicy, pv.Spec.StorageClassName = m.claim.Spec.AccessModes, m.policy, m.StorageClass
+	pv.Spec.ClaimRef = &corev1.ObjectReference{APIVersion: "v1", Kind: "PersistentVolumeClaim", Namespace: m.claim.Namespace, Name: m.claim.Name}
 	if err := p.client.Create(ctx, pv); err != nil {
 		return fmt.Errorf("make PersistentVolume %s: %w", m.Volume, err)
 	}
 	return nil
+}
+
+// newVolume is a PersistentVolume for a LocalVolume that Berth's provisioner has not made, but for
+// its access modes, its policy and who may claim it.
+func newVolume(lv *berth.LocalVolume, capacity resource.Quantity) *corev1.PersistentVolume {
+	mode := corev1.PersistentVolumeFilesystem
+	if lv.Spec.VolumeMode == berth.VolumeBlock {
+		mode = corev1.PersistentVolumeBlock
+	}
+	return &corev1.PersistentVolume{
+		// Without the annotation nobody would delete it by its reclaim policy.
+		ObjectMeta: metav1.ObjectMeta{Name: lv.Name, Annotations: map[string]string{provisionedBy: berth.DriverName}},
+		Spec: corev1.PersistentVolumeSpec{
+			Capacity:   corev1.ResourceList{corev1.ResourceStorage: capacity},
+			VolumeMode: &mode,
+			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{
+				Driver: berth.DriverName, VolumeHandle: lv.Name, FSType: lv.Spec.FSType, VolumeAttributes: provision.VolumeAttributes(lv),
+			}},
+			NodeAffinity: &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
+				MatchExpressions: []corev1.NodeSelectorRequirement{{Key: berth.TopologyKeyNode, Operator: corev1.NodeSelectorOpIn, Values: []string{lv.Spec.NodeName}}},
+			}}}},
+		},
+	}
 }
 
 // makeClaim makes the claim anew and waits until it is bound.

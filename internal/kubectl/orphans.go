@@ -66,15 +66,17 @@ type orphanSearch struct {
 	rows    []orphanRow
 }
 
-// orphans lists what is left over, or removes some of it.
+// orphans lists what is left over, or makes a volume of some of it, or removes that.
 func (p *plugin) orphans(ctx context.Context, args []string) (bool, error) {
 	switch {
 	case args[0] == "list" && len(args) == 1:
 		return p.listOrphans(ctx)
 	case args[0] == "purge" && len(args) == 2: //nolint:mnd // and what
 		return p.purge(ctx, args[1])
+	case args[0] == "adopt" && len(args) == 2: //nolint:mnd // and what
+		return p.adopt(ctx, args[1])
 	}
-	return false, fmt.Errorf("%w: kubectl berth orphans list, or purge NODE/POOL/UID; there is no %q", errUsage, strings.Join(args, " "))
+	return false, fmt.Errorf("%w: kubectl berth orphans list, or adopt or purge NODE/POOL/UID; there is no %q", errUsage, strings.Join(args, " "))
 }
 
 // listOrphans lists what is left over; it is troubled when there is something.

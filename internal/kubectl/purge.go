@@ -250,19 +250,29 @@ func (l *purgePlan) next() {
 
 // refuseClaimed looks for claims that wait for the volume: agents may not read claims.
 func (p *plugin) refuseClaimed(ctx context.Context, plan *purgePlan) error {
-	if plan.LeftOver.Name == "" {
-		return nil // the agent refuses what it has no name of
+	bound, err := p.claimsOf(ctx, plan.LeftOver.Name)
+	for _, claim := range bound {
+		plan.refuse("claim %s is bound to a PersistentVolume of that name, which may come back", claim)
+	}
+	return err
+}
+
+// claimsOf are the claims, as namespace/name, that are bound to a PersistentVolume, which may be
+// gone; none of what has no name: the agent refuses that.
+func (p *plugin) claimsOf(ctx context.Context, volume string) (bound []string, err error) {
+	if volume == "" {
+		return nil, nil
 	}
 	claims := &corev1.PersistentVolumeClaimList{}
 	if err := p.list(ctx, claims, "claims"); err != nil {
-		return err
+		return nil, err
 	}
 	for i := range claims.Items {
-		if c := &claims.Items[i]; c.Spec.VolumeName == plan.LeftOver.Name {
-			plan.refuse("claim %s/%s is bound to a PersistentVolume of that name, which may come back", c.Namespace, c.Name)
+		if c := &claims.Items[i]; c.Spec.VolumeName == volume {
+			bound = append(bound, c.Namespace+"/"+c.Name)
 		}
 	}
-	return nil
+	return bound, nil
 }
 
 // writePurge writes the requests, unless somebody else has written to the Pool meanwhile.

@@ -54,17 +54,19 @@ type Options struct {
 	// nothing. DisksDestroyed says that none of the node's disks will ever be seen again.
 	Confirm                string
 	DryRun, DisksDestroyed bool
-	// Of orphans purge, whose Confirm is a token. Yes changes what was planned, Withdraw takes a
-	// request back, and Wait is how long the agent has for its answer.
+	// Of orphans adopt and purge, whose Confirm is a token. Yes changes what was planned, Withdraw
+	// takes a request back, and Wait is how long the agent has for its answer.
 	Yes, Withdraw bool
 	Wait          time.Duration
+	// Of orphans adopt. Claim is what gets the volume, as namespace/name, and FSType what is on it.
+	Claim, FSType string
 	// Machine, of forget-node, is the /etc/machine-id of a host that another one has replaced under
 	// the node's name: what was on it is forgotten, and the node lives on.
 	Machine string
 	// Of import, which Yes does, too. All is for all volumes. Provisioner is
 	// what the other one calls itself, Config its ConfigMap, as namespace/name; empty where its
 	// manifests have it. Pool is a PoolSet and StorageClass the class that claims get; empty
-	// for what fits. Timeout bounds each wait.
+	// for what fits; StorageClass is of orphans adopt, too. Timeout bounds each wait.
 	All                                     bool
 	Provisioner, Config, Pool, StorageClass string
 	Timeout                                 time.Duration
@@ -166,9 +168,9 @@ func subcommands() []subcommand {
 			run: (*plugin).why, least: 1, most: 1,
 		},
 		{
-			name: "orphans", arguments: "list | purge NODE/POOL/UID [--yes] [--confirm=TOKEN | --withdraw]",
-			summary: "List what is left over: volumes, disks and PersistentVolumes of which the other half is missing; and remove a volume of them, in two phases",
-			run:     (*plugin).orphans, least: 1, most: 2, //nolint:mnd // purge and what
+			name: "orphans", arguments: "list | adopt NODE/POOL/UID [--claim=NAMESPACE/NAME] [--yes] [--withdraw] | purge NODE/POOL/UID [--yes] [--confirm=TOKEN | --withdraw]",
+			summary: "List what is left over: volumes, disks and PersistentVolumes of which the other half is missing; and use a volume of them again, or remove it, in two phases",
+			run:     (*plugin).orphans, least: 1, most: 2, //nolint:mnd // adopt or purge, and what
 		},
 		{
 			name: "forget-node", arguments: "NODE [--machine=ID] [--dry-run] [--confirm=NODE] [--disks-destroyed]",
@@ -201,15 +203,17 @@ func Run(ctx context.Context, args []string, streams Streams, connect Connector)
 	flags.StringVar(&o.Confirm, "confirm", "", "of forget-node: the name of the node once more; without it the name is asked for. Of orphans purge: the token of the quarantine")
 	flags.BoolVar(&o.DryRun, "dry-run", false, "of forget-node: say what is lost and removed, and change nothing")
 	flags.BoolVar(&o.DisksDestroyed, "disks-destroyed", false, "of forget-node: none of its disks will ever be seen again, so that no record of them is kept")
-	flags.BoolVar(&o.Yes, "yes", false, "of orphans purge and import: do what it plans; without it nothing is changed")
-	flags.BoolVar(&o.Withdraw, "withdraw", false, "of orphans purge: take the request back, and let what is in quarantine go")
-	flags.DurationVar(&o.Wait, "wait", defaultWait, "of orphans purge: how long to wait for the agent's answer")
+	flags.BoolVar(&o.Yes, "yes", false, "of orphans adopt, orphans purge and import: do what it plans; without it nothing is changed")
+	flags.BoolVar(&o.Withdraw, "withdraw", false, "of orphans purge: take the request back, and let what is in quarantine go; of orphans adopt: ask for it no more, as long as it is not done")
+	flags.StringVar(&o.Claim, "claim", "", "of orphans adopt: NAMESPACE/NAME of the claim that gets the volume, which may be made later; without it any that names it")
+	flags.StringVar(&o.FSType, "fs-type", "", "of orphans adopt: what is on a logical volume: ext4, xfs, btrfs, or none for a raw block volume; the node looks whether it is so")
+	flags.DurationVar(&o.Wait, "wait", defaultWait, "of orphans adopt and purge: how long to wait for the agent's answer")
 	flags.StringVar(&o.Machine, "machine", "", "of forget-node: forget only what was on the host of this /etc/machine-id, which another one has replaced under the node's name")
 	flags.BoolVar(&o.All, "all", false, "of import: all volumes of the other provisioner")
 	flags.StringVar(&o.Provisioner, "provisioner", localPathProvisioner, "of import: name that the other provisioner has in its StorageClasses")
 	flags.StringVar(&o.Config, "config", "", "of import: ConfigMap with its config.json, as NAMESPACE/NAME; without it local-path-config in local-path-storage or kube-system")
 	flags.StringVar(&o.Pool, "pool", "", "of import: PoolSet that takes the volumes; without it that whose root lies nearest")
-	flags.StringVar(&o.StorageClass, "storage-class", "", "of import: StorageClass that the claims get; without it berth- and the name of their own")
+	flags.StringVar(&o.StorageClass, "storage-class", "", "of import: StorageClass that the claims get; without it berth- and the name of their own. Of orphans adopt: the one of the claim; without it none")
 	flags.DurationVar(&o.Timeout, "timeout", defaultTimeout, "of import: time to wait for each step")
 	flags.Usage = func() { usage(streams.Err, flags) }
 	switch err := flags.Parse(args); {
@@ -268,11 +272,16 @@ func choose(args []string, o Options) (subcommand, []string, error) {
 		return subcommand{}, nil, fmt.Errorf("%w: kubectl berth %s %s", errUsage, all[i].name, all[i].arguments)
 	}
 	purges := all[i].name == "orphans" && args[1] == "purge"
+	adopts := all[i].name == "orphans" && args[1] == "adopt"
 	switch {
 	case (o.DryRun || o.DisksDestroyed || o.Machine != "" || o.Confirm != "" && !purges) && all[i].name != "forget-node":
 		return subcommand{}, nil, fmt.Errorf("%w: --confirm, but for orphans purge, --dry-run, --disks-destroyed and --machine are of forget-node only", errUsage)
-	case (o.Yes && all[i].name != "import" || o.Withdraw) && !purges:
-		return subcommand{}, nil, fmt.Errorf("%w: --yes, but for import, and --withdraw are of orphans purge only", errUsage)
+	case (o.Yes && all[i].name != "import" || o.Withdraw) && !purges && !adopts:
+		return subcommand{}, nil, fmt.Errorf("%w: --yes, but for import, and --withdraw are of orphans adopt and orphans purge only", errUsage)
+	case (o.Claim != "" || o.FSType != "") && !adopts:
+		return subcommand{}, nil, fmt.Errorf("%w: --claim and --fs-type are of orphans adopt only", errUsage)
+	case o.StorageClass != "" && !adopts && all[i].name != "import":
+		return subcommand{}, nil, fmt.Errorf("%w: --storage-class is of import and orphans adopt only", errUsage)
 	}
 	check := all[i].output
 	if check == nil {
@@ -321,7 +330,7 @@ func complain(streams Streams, err error) int {
 // checkFlags refuses the flags that are of import, for other commands.
 func checkFlags(flags *pflag.FlagSet, command string) (err error) {
 	flags.Visit(func(f *pflag.Flag) {
-		if command != "import" && slices.Contains([]string{"all", "provisioner", "config", "pool", "storage-class", "timeout"}, f.Name) {
+		if command != "import" && slices.Contains([]string{"all", "provisioner", "config", "pool", "timeout"}, f.Name) {
 			err = fmt.Errorf("%w: --%s is of import only", errUsage, f.Name)
 		}
 	})

@@ -69,6 +69,10 @@ type Entry struct {
 	// a directory with what is in it: it is never formatted and never wiped.
 	Adopted bool `json:"adopted,omitempty"`
 
+	// LeftOver is what the volume is going to be made of, as long as that is not done: a volume
+	// that no object stood for, which is never formatted.
+	LeftOver *LeftOver `json:"leftOver,omitempty"`
+
 	// Copied is true when the volume began as a copy of another one, or of a snapshot, and
 	// has its filesystem from there: it is never formatted.
 	Copied bool `json:"copied,omitempty"`
@@ -82,6 +86,14 @@ type Entry struct {
 	// Record is what the backend made; nil while Carving, and while Deleting a
 	// volume that was never recorded.
 	Record *volume.Record `json:"record,omitempty"`
+}
+
+// LeftOver names a volume that no object stands for.
+type LeftOver struct {
+	// UID that it lies under.
+	UID string `json:"uid"`
+	// Identity of the very thing, as volume.Examination has it.
+	Identity string `json:"identity"`
 }
 
 // Formatted reports whether a filesystem was finished in the volume and may have
@@ -148,6 +160,9 @@ func (e Entry) validate() error {
 	}
 	if e.Adopted && (e.Mode == volume.ModeLVM || e.Access != volume.AccessFilesystem || e.Wipe != volume.WipeNone || e.State == Formatting) {
 		bad("adopted in mode %s with fsType %q, wipe %s and state %s", e.Mode, e.FSType, e.Wipe, e.State)
+	}
+	if l := e.LeftOver; l != nil && (!uidPattern.MatchString(l.UID) || l.UID == e.UID || l.Identity == "" || e.State != Carving || e.Mode == volume.ModeDevice || e.Adopted || e.Encryption != nil) {
+		bad("a left-over %+v in mode %s and state %s (adopted: %v)", *l, e.Mode, e.State, e.Adopted)
 	}
 	if e.Copied && (e.Mode != volume.ModeLVM || e.Adopted || e.State == Formatting) {
 		bad("copied in mode %s and state %s (adopted: %v)", e.Mode, e.State, e.Adopted)

@@ -231,6 +231,10 @@ func clone(e Entry) Entry {
 		}
 		e.Encryption = &encryption
 	}
+	if e.LeftOver != nil {
+		leftOver := *e.LeftOver
+		e.LeftOver = &leftOver
+	}
 	if e.Record == nil {
 		return e
 	}

@@ -276,6 +276,40 @@ func TestAdopted(t *testing.T) {
 	}
 }
 
+// What is going to be made of a left-over says of which, as long as it is not made.
+func TestLeftOver(t *testing.T) {
+	t.Parallel()
+	l := open(t, t.TempDir())
+	taking := func(change func(*ledger.Entry)) ledger.Entry {
+		e := entry(ledger.Carving)
+		e.LeftOver = &ledger.LeftOver{UID: strings.Replace(uid1, "1", "9", 1), Identity: "vg/lv"}
+		change(&e)
+		return e
+	}
+	if err := l.Put(taking(func(*ledger.Entry) {})); err != nil {
+		t.Fatal(err)
+	}
+	got, err := l.Get(uid1)
+	if err != nil || got.LeftOver == nil || got.LeftOver.Identity != "vg/lv" {
+		t.Fatalf("read again as %+v, %v", got, err)
+	}
+	got.LeftOver.Identity = "changed"
+	if again, err := l.Get(uid1); err != nil || again.LeftOver.Identity != "vg/lv" {
+		t.Fatalf("what was read is what is kept: %+v, %v", again, err)
+	}
+	for name, bad := range map[string]func(*ledger.Entry){
+		"itself":           func(e *ledger.Entry) { e.LeftOver.UID = e.UID },
+		"no UID":           func(e *ledger.Entry) { e.LeftOver.UID = "../1" },
+		"no identity":      func(e *ledger.Entry) { e.LeftOver.Identity = "" },
+		"one that is made": func(e *ledger.Entry) { made := entry(ledger.Ready); made.LeftOver = e.LeftOver; *e = made },
+		"a disk":           func(e *ledger.Entry) { e.Mode, e.Pool = volume.ModeDevice, "" },
+	} {
+		if _, err := ledger.Encode(taking(bad)); err == nil || !strings.Contains(err.Error(), "a left-over") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestManyVolumesAtOnce(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -42,6 +42,11 @@ func (b *Backend) discard(root *os.Root, p promise) error {
 	err := requireDir(root, p)
 	switch {
 	case err == nil:
+		if p.TakenFrom != "" {
+			if err := b.endTakeOver(root, p); err != nil {
+				return err
+			}
+		}
 		if err := b.moveAway(root, p); err != nil {
 			return err
 		}
@@ -53,6 +58,11 @@ func (b *Backend) discard(root *os.Root, p promise) error {
 			return err
 		}
 	}
+	return b.removePromise(root, p)
+}
+
+// removePromise ends a volume, of which nothing else is there, and returns when that is durable.
+func (b *Backend) removePromise(root *os.Root, p promise) error {
 	if err := b.step("remove promise"); err != nil {
 		return err
 	}

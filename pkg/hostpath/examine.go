@@ -45,7 +45,7 @@ func (b *Backend) Examine(ctx context.Context, id string) (volume.Examination, e
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return volume.Examination{}, fmt.Errorf("examine volume %s: %w", id, err)
 	}
-	e.Identity = b.RootID + "/" + p.dir() + " " + directory
+	e.Identity = b.identity(p, directory)
 	return e, nil
 }
 

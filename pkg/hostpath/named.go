@@ -190,9 +190,9 @@ func (b *Backend) identify(root *os.Root, fd int, p promise) error {
 }
 
 // requireIdentity returns ErrIdentity unless a directory at the path of a volume, or one that
-// was adopted, is the one that it got. One that nobody could open yet is empty, and is ours as long as it is.
+// was adopted or taken over, is the one that it got. One that nobody could open yet is empty, and is ours as long as it is.
 func requireIdentity(fd int, p promise) error {
-	if p.Path == "" && p.AdoptedFrom == "" {
+	if p.Path == "" && p.AdoptedFrom == "" && p.TakenFrom == "" {
 		return nil
 	}
 	if p.Identity == "" {

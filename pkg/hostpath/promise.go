@@ -37,7 +37,10 @@ type promise struct {
 	// AdoptedFrom is the path on the host from which the directory was moved here with what is
 	// in it; empty for one that was made here.
 	AdoptedFrom string `json:"adoptedFrom,omitempty"`
-	// Identity of the directory at Path, or of the one that was adopted: what is there under
+	// TakenFrom is the ID of the volume that the directory was before, as a left-over; empty
+	// for one that was none.
+	TakenFrom string `json:"takenFrom,omitempty"`
+	// Identity of the directory at Path, or of the one that was adopted or taken over: what is there under
 	// that name may be another one. Of one at Path it is empty as long as nobody but us could
 	// open it.
 	Identity string `json:"identity,omitempty"`
@@ -117,7 +120,7 @@ func (p promise) read(root *os.Root) (promise, error) {
 		return promise{}, fmt.Errorf("read %s: %w", file, err)
 	}
 	if found.ID != p.ID || found.Snapshot != p.Snapshot || found.SizeBytes <= 0 || found.RetainSeconds < 0 || found.Path != "" && ValidatePath(found.Path) != nil ||
-		found.AdoptedFrom != "" && (found.Path != "" || found.Identity == "") {
+		(found.AdoptedFrom != "" || found.TakenFrom != "") && (found.Path != "" || found.Identity == "") || found.TakenFrom != "" && volume.ValidateID(found.TakenFrom) != nil {
 		return promise{}, fmt.Errorf("read %s: it is the promise of %q over %d bytes: %w", file, found.ID, found.SizeBytes, volume.ErrIdentity)
 	}
 	return found, nil

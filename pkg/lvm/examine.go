@@ -33,7 +33,7 @@ func (b *Backend) Examine(ctx context.Context, id string) (volume.Examination, e
 	}
 	name := lv.tagged(TagVolume)
 	return volume.Examination{
-		Record: record(g, lv), Identity: g.UUID + "/" + lv.UUID, Device: loc.Device,
+		Record: record(g, lv), Identity: identityOf(g, lv), Device: loc.Device,
 		Name: name, NameCut: len(name) >= maxTagText,
 	}, nil
 }

@@ -243,6 +243,21 @@ var faultedOperations = []faulted{
 		want: map[string]int64{id(2): 2 * extent, id(3): 2 * extent},
 	},
 	{
+		name: "take over", commands: []string{"lvrename", "lvchange", "lvs", "pvs"},
+		run: func(t *testing.T, w *world) error {
+			from := volume.LeftOver{ID: id(2), Identity: w.rec.LVM.VGUUID + "/" + w.rec.LVM.LVUUID}
+			_, err := w.backend.TakeOver(t.Context(), spec(1, 2*extent), from, func(context.Context) error { return nil })
+			return err
+		},
+		want:    map[string]int64{id(1): 2 * extent, id(3): 2 * extent},
+		between: map[string]int64{id(2): 2 * extent},
+		check: func(t *testing.T, w *world) {
+			if x, err := w.backend.Examine(t.Context(), id(1)); err != nil || x.Name != spec(1, extent).Name {
+				t.Errorf("it is %+v (%v)", x, err)
+			}
+		},
+	},
+	{
 		name: "delete", commands: []string{"lvremove", "lvs", "pvs"},
 		run: func(t *testing.T, w *world) error {
 			return w.backend.Delete(t.Context(), id(2), &w.rec, volume.WipeZero)

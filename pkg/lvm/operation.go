@@ -71,6 +71,8 @@ const (
 	verbHandOut verb = "hand out"
 	// verbQuarantine gives a volume that is deleted another name and tag.
 	verbQuarantine verb = "quarantine"
+	// verbTakeOver gives a left-over the name and the tag of another volume.
+	verbTakeOver verb = "take over"
 	// verbSplit makes what a thick snapshot has kept a volume that can be wiped.
 	verbSplit verb = "split"
 	// verbArea gives a thick snapshot more room for what it keeps.
@@ -105,11 +107,11 @@ type operation struct {
 	runs []run
 	// mostMissing legs are left by verbRepair.
 	mostMissing int
-	// tag is set at creation, and by verbMark, verbHandOut and verbQuarantine; wipe is what
+	// tag is set at creation, and by verbMark, verbHandOut, verbQuarantine and verbTakeOver; wipe is what
 	// TagWipe says of a new thick snapshot.
 	tag  string
 	wipe volume.WipePolicy
-	// newName for verbQuarantine.
+	// newName for verbQuarantine and verbTakeOver.
 	newName string
 	// group for verbInstant.
 	group *volume.GroupSnapshotSpec
@@ -151,6 +153,9 @@ func (op *operation) met(g *Group) bool {
 	case verbQuarantine:
 		moved := g.volumeByUUID(op.uuid)
 		return moved != nil && moved.Name == op.newName && ownedDeleted(moved) && !hasTag(moved, TagVolume)
+	case verbTakeOver:
+		moved := g.volumeByUUID(op.uuid)
+		return moved != nil && moved.Name == op.newName && len(retag(moved, TagVolume, op.tag)) == 0
 	case verbArea:
 		return lv != nil && lv.UUID == op.uuid && lv.AreaBytes >= op.sizeBytes
 	case verbGrow:
@@ -248,11 +253,12 @@ func (op *operation) check(g *Group, lv *LogicalVolume) error {
 		return fmt.Errorf("%s: %w: it is no snapshot of ours (tags %v)", where, volume.ErrIdentity, lv.Tags)
 	case op.verb == verbRepair && !mendable(lv):
 		return fmt.Errorf("%s: %w: it is no volume of ours with legs (layout %v, tags %v)", where, volume.ErrIdentity, lv.Layout, lv.Tags)
-	case op.verb == verbHandOut && !ownedFilling(lv), op.verb == verbQuarantine && !ownedVolume(lv) && !isDeleted(lv):
+	case op.verb == verbHandOut && !ownedFilling(lv), op.verb == verbQuarantine && !ownedVolume(lv) && !isDeleted(lv),
+		op.verb == verbTakeOver && !ownedVolume(lv):
 		return fmt.Errorf("%s: %w: it is no volume of ours (tags %v)", where, volume.ErrIdentity, lv.Tags)
 	case (op.verb == verbSplit || op.verb == verbArea) && !ownedSnapshot(lv) && !ownedCopy(lv):
 		return fmt.Errorf("%s: %w: it is no snapshot of ours (tags %v)", where, volume.ErrIdentity, lv.Tags)
-	case op.verb == verbQuarantine && lv.Name != op.newName && g.Volume(op.newName) != nil:
+	case (op.verb == verbQuarantine || op.verb == verbTakeOver) && lv.Name != op.newName && g.Volume(op.newName) != nil:
 		return fmt.Errorf("%s: %w: volume %s", where, volume.ErrExists, op.newName)
 	case (op.verb == verbGrow || op.verb == verbCreate) && lv.isThickOrigin():
 		// lvm: "Snapshot origin volumes can be resized only while inactive".

@@ -120,6 +120,8 @@ func (p *plan) add(op *operation) {
 		p.act(op, changeCommand(p.group.UUID, op.uuid, append(untag(lv, TagFilling), "--addtag", op.tag)...))
 	case verbQuarantine:
 		p.quarantine(op, lv)
+	case verbTakeOver:
+		p.takeOver(op, lv)
 	case verbSplit:
 		p.split(op, lv)
 	case verbClone, verbSnapshot:
@@ -142,16 +144,7 @@ func (p *plan) add(op *operation) {
 	case verbDropSpare:
 		p.act(op, []string{"lvremove", "--yes", p.group.Name + "/" + op.name})
 	case verbMark:
-		var change []string
-		for _, tag := range lv.instants() {
-			if tag != op.tag {
-				change = append(change, "--deltag", tag)
-			}
-		}
-		if !slices.Contains(lv.Tags, op.tag) {
-			change = append(change, "--addtag", op.tag)
-		}
-		p.act(op, changeCommand(p.group.UUID, op.uuid, change...))
+		p.act(op, changeCommand(p.group.UUID, op.uuid, retag(lv, TagInstant, op.tag)...))
 	case verbWhenFull:
 		p.act(op, changeCommand(p.group.UUID, op.uuid, "--errorwhenfull", yesOrNo(op.failWhenFull)))
 	}
@@ -305,7 +298,7 @@ func (p *plan) changes() int {
 		case !op.changes():
 		case op.verb == verbPoolParts:
 			n += changesOfParts
-		case op.verb == verbQuarantine, op.verb == verbSplit:
+		case op.verb == verbQuarantine, op.verb == verbTakeOver, op.verb == verbSplit:
 			n += changesOfName
 		case p.terms.thin != nil, p.terms.layout.Redundant(), op.verb == verbSnapshot:
 			n += 2
@@ -344,6 +337,19 @@ func untag(lv *LogicalVolume, prefix string) (change []string) {
 		if strings.HasPrefix(tag, prefix) {
 			change = append(change, "--deltag", tag)
 		}
+	}
+	return change
+}
+
+// retag is how lvchange leaves one tag of a prefix on a volume; empty where it has no other.
+func retag(lv *LogicalVolume, prefix, tag string) (change []string) {
+	for _, old := range lv.Tags {
+		if strings.HasPrefix(old, prefix) && old != tag {
+			change = append(change, "--deltag", old)
+		}
+	}
+	if !slices.Contains(lv.Tags, tag) {
+		change = append(change, "--addtag", tag)
 	}
 	return change
 }

@@ -90,8 +90,12 @@ type Spec struct {
 	Source *Source
 }
 
-// Adoption names a disk with a filesystem, or a directory, that becomes a volume as it is.
+// Adoption names a disk with a filesystem, a directory or a left-over that becomes a volume as it
+// is.
 type Adoption struct {
+	// LeftOver is for a LeftOverTaker, nil for others.
+	LeftOver *LeftOver
+
 	// Directory is the absolute path on the host; empty for a disk. The other fields are empty
 	// then.
 	Directory string

@@ -10,6 +10,9 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -18,7 +21,7 @@ import (
 
 var _ = Describe("A left-over", Label("purge", "long"), func() {
 	// Serial: other specs look for what no object stands for.
-	It("is purged in two phases", Serial, func(ctx SpecContext) {
+	It("is adopted, and purged in two phases", Serial, func(ctx SpecContext) {
 		class := suite.description.Classes.LVMRetain
 		if class == "" {
 			Skip("the cluster has no StorageClass with reclaimPolicy Retain")
@@ -28,7 +31,7 @@ var _ = Describe("A left-over", Label("purge", "long"), func() {
 		claim.Class = class
 		_, err := space.CreateClaim(ctx, claim)
 		Expect(err).NotTo(HaveOccurred())
-		_, _, err = space.RunPod(ctx, kinds[0].with(workload.Pod{Name: "writer", Script: kinds[0].writeScript("left")}, "left"))
+		written, _, err := space.RunPod(ctx, kinds[0].with(workload.Pod{Name: "writer", Script: kinds[0].writeScript("left")}, "left"))
 		Expect(err).NotTo(HaveOccurred())
 		volume, err := space.AwaitBound(ctx, "left")
 		Expect(err).NotTo(HaveOccurred())
@@ -44,14 +47,22 @@ var _ = Describe("A left-over", Label("purge", "long"), func() {
 		left.ask(ctx)
 
 		By("taking its objects away by force")
-		none := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`))
-		Expect(suite.client.Patch(ctx, volume, none)).To(Succeed())
-		Expect(suite.client.Delete(ctx, volume)).To(Succeed())
-		patch := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null,"annotations":{"berth.dev/allow-delete":"true"}}}`))
-		Expect(suite.client.Patch(ctx, local, patch)).To(Succeed())
-		Expect(suite.client.Delete(ctx, local)).To(Succeed())
-		Expect(space.AwaitVolumeGone(ctx, volume.Name)).To(Succeed())
-		expectHeld(ctx, local)
+		left.takeAway(ctx, space, volume)
+
+		By("adopting it")
+		adopted := left.adopt(ctx, space.Namespace+"/back")
+		claimOf(ctx, space, "back", adopted)
+		read, _, err := space.RunPod(ctx, kinds[0].with(workload.Pod{Name: "reader", Script: kinds[0].readScript("back")}, "back"))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(read).To(Equal(written), "what is in the volume")
+		volume, err = space.AwaitBound(ctx, "back")
+		Expect(err).NotTo(HaveOccurred())
+		expectGone(ctx, local)
+		Expect(space.DeletePod(ctx, "reader")).To(Succeed())
+		Expect(space.DeleteClaim(ctx, "back")).To(Succeed())
+		Expect(adopted.Status.LVM.LVUUID).To(Equal(local.Status.LVM.LVUUID))
+		local, left = adopted, leftOver{adopted}
+		left.takeAway(ctx, space, volume)
 
 		By("putting it into quarantine")
 		left.ask(ctx, left.request())
@@ -72,6 +83,56 @@ func (l leftOver) request() v1alpha1.PurgeRequest {
 	return v1alpha1.PurgeRequest{
 		UID: string(l.local.UID), Kind: v1alpha1.LeftOverVolume, Identity: l.local.Status.LVM.VGUUID + "/" + l.local.Status.LVM.LVUUID,
 	}
+}
+
+// where is how the plugin is told of it.
+func (l leftOver) where() string {
+	return l.local.Spec.NodeName + "/" + l.local.Spec.Pool + "/" + string(l.local.UID)
+}
+
+// takeAway deletes its objects by force.
+func (l leftOver) takeAway(ctx context.Context, space *workload.Space, volume *corev1.PersistentVolume) {
+	GinkgoHelper()
+	none := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`))
+	Expect(suite.client.Patch(ctx, volume, none)).To(Succeed())
+	Expect(suite.client.Delete(ctx, volume)).To(Succeed())
+	patch := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null,"annotations":{"berth.dev/allow-delete":"true"}}}`))
+	Expect(suite.client.Patch(ctx, l.local, patch)).To(Succeed())
+	Expect(suite.client.Delete(ctx, l.local)).To(Succeed())
+	Expect(space.AwaitVolumeGone(ctx, volume.Name)).To(Succeed())
+	expectHeld(ctx, l.local)
+}
+
+// adopt makes it a volume again, which one claim can have. The plugin goes on with a LocalVolume as
+// it makes one when the agent has told of the left-over, which takes minutes.
+func (l leftOver) adopt(ctx context.Context, claim string) *v1alpha1.LocalVolume {
+	GinkgoHelper()
+	was := l.local.Spec
+	volume := &v1alpha1.LocalVolume{
+		ObjectMeta: metav1.ObjectMeta{Name: "adopted-" + string(l.local.UID)},
+		Spec: v1alpha1.LocalVolumeSpec{
+			NodeName: was.NodeName, Mode: was.Mode, Pool: was.Pool, VolumeMode: was.VolumeMode, FSType: was.FSType, SizeBytes: was.SizeBytes,
+			Adopt: &v1alpha1.Adoption{LeftOver: &v1alpha1.AdoptedLeftOver{UID: string(l.local.UID), Identity: l.request().Identity}},
+		},
+	}
+	Expect(suite.client.Create(ctx, volume)).To(Succeed())
+	code, said, complained := runPlugin(ctx, "orphans", "adopt", l.where(), "--claim="+claim, "--wait=1m", "--yes")
+	Expect(code).To(Equal(0), said+complained)
+	Expect(suite.client.Get(ctx, client.ObjectKeyFromObject(volume), volume)).To(Succeed())
+	return volume
+}
+
+// claimOf makes the claim of a volume that was made by hand.
+func claimOf(ctx context.Context, space *workload.Space, name string, volume *v1alpha1.LocalVolume) {
+	GinkgoHelper()
+	size := corev1.ResourceList{corev1.ResourceStorage: *resource.NewQuantity(volume.Spec.SizeBytes, resource.BinarySI)}
+	Expect(suite.client.Create(ctx, &corev1.PersistentVolumeClaim{
+		ObjectMeta: metav1.ObjectMeta{Namespace: space.Namespace, Name: name},
+		Spec: corev1.PersistentVolumeClaimSpec{
+			StorageClassName: new(""), VolumeName: volume.Name, AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+			Resources: corev1.VolumeResourceRequirements{Requests: size},
+		},
+	})).To(Succeed())
 }
 
 // pool is the Pool that has it.
@@ -109,7 +170,7 @@ func (l leftOver) await(ctx context.Context, want v1alpha1.PurgeState) v1alpha1.
 func (l leftOver) confirm(ctx context.Context, token string) {
 	GinkgoHelper()
 	Expect(token).NotTo(BeEmpty())
-	code, said, complained := runPlugin(ctx, "orphans", "purge", l.local.Spec.NodeName+"/"+l.local.Spec.Pool+"/"+string(l.local.UID), "--confirm="+token, "--yes")
+	code, said, complained := runPlugin(ctx, "orphans", "purge", l.where(), "--confirm="+token, "--yes")
 	Expect(code).To(Equal(0), said+complained)
 	l.await(ctx, v1alpha1.PurgePurged)
 }

@@ -90,6 +90,9 @@ func TestLocalVolumeAdoption(t *testing.T) {
 	}
 	own := as(t, provisioner, "node1")
 	wantRefused(t, own.Create(t.Context(), adopted("lv-stolen")), "spec.adopt is for people to ask")
+	leftOver := localVolume("lv-stolen", "node1")
+	adoptLeftOver(leftOver)
+	wantRefused(t, own.Create(t.Context(), leftOver), "spec.adopt is for people to ask")
 	volume := adopted("lv-handed-over")
 	if err := server.admin.Create(t.Context(), volume); err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"testing"
@@ -85,6 +86,68 @@ func TestAgentLooksForOwners(t *testing.T) {
 		t.Fatal(err)
 	}
 	look(v1alpha1.PurgeRefused, "LocalVolume pvc-purge")
+}
+
+// By its own rights an agent finds what a left-over belongs to before it gives it to a LocalVolume,
+// and does not take that for the owner.
+func TestAgentAdoptsALeftOver(t *testing.T) {
+	t.Parallel()
+	const node, uid = "node-adopt", "6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a15"
+	memory := volumetest.NewMemory(volumetest.MemoryOptions{Dir: t.TempDir(), TotalBytes: 1 << 20})
+	rec, err := memory.Create(t.Context(), volume.Spec{ID: uid, Name: "pvc-adopt", SizeBytes: 1 << 20, Access: volume.AccessBlock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	exam, err := memory.Examine(t.Context(), uid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	book, err := ledger.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	live, err := client.New(agentConfig(t, node), client.Options{Scheme: server.scheme, Mapper: nodeagent.NewMapper()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	backends := agent.NewBackends(nil)
+	backends.Set(agent.PoolBackend{Name: "fast", Mode: volume.ModeLVM, Backend: memory})
+	carver := &agent.Carver{Journal: book, Backends: backends, Mounts: noFilesystems{}, MachineID: "m", Locks: &agent.Locks{}}
+	carver.LeftOvers, err = agent.NewPurger(agent.PurgeOptions{
+		Live: live, Ledger: book, Directory: t.TempDir(), Filesystems: noFilesystems{}, Log: slog.New(slog.DiscardHandler), Carver: carver,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	asking := func(name string) agent.Wish {
+		t.Helper()
+		lv := localVolume(name, node)
+		lv.Spec.VolumeMode, lv.Spec.FSType = v1alpha1.VolumeBlock, ""
+		lv.Spec.Adopt = &v1alpha1.Adoption{LeftOver: &v1alpha1.AdoptedLeftOver{UID: uid, Identity: exam.Identity}}
+		if err := server.admin.Create(t.Context(), lv); err != nil {
+			t.Fatal(err)
+		}
+		return agent.Wish{
+			UID: string(lv.UID), Name: name, Mode: volume.ModeLVM, Pool: "fast", Access: volume.AccessBlock, Wipe: volume.WipeZero, SizeBytes: 1 << 20,
+			Adopt: &volume.Adoption{LeftOver: &volume.LeftOver{ID: uid, Identity: exam.Identity}},
+		}
+	}
+	wish, other := asking("lv-adopt"), asking("lv-adopt-too")
+	if _, err := carver.Make(t.Context(), wish); !errors.Is(err, volume.ErrNotAdoptable) || !strings.Contains(err.Error(), "LocalVolume lv-adopt-too, which asks to adopt it") {
+		t.Fatalf("two ask for it: %v", err)
+	}
+	lv := &v1alpha1.LocalVolume{}
+	if err := server.admin.Get(t.Context(), client.ObjectKey{Name: other.Name}, lv); err != nil {
+		t.Fatal(err)
+	}
+	lv.Annotations = map[string]string{"berth.dev/allow-delete": "true"}
+	if err := errors.Join(server.admin.Update(t.Context(), lv), server.admin.Delete(t.Context(), lv)); err != nil {
+		t.Fatal(err)
+	}
+	e, err := carver.Make(t.Context(), wish)
+	if err != nil || e.Record.LVM.LVUUID != rec.LVM.LVUUID || e.Record.LVM.LVName != wish.UID {
+		t.Fatalf("it is %+v, %v", e, err)
+	}
 }
 
 type noFilesystems struct{}

@@ -97,6 +97,28 @@ func TestLocalVolumeValidation(t *testing.T) {
 		{"adopt a relative directory", func(v *v1alpha1.LocalVolume) { adoptDirectory(v); v.Spec.Adopt.Directory = "old/db" }, "spec.adopt.directory"},
 		{"adopt everything", func(v *v1alpha1.LocalVolume) { adoptDirectory(v); v.Spec.Adopt.Directory = "/" }, "spec.adopt.directory"},
 		{"adopt by a label", func(v *v1alpha1.LocalVolume) { adopt(v); v.Spec.Adopt.FilesystemUUID = "DATA" }, "spec.adopt.filesystemUUID"},
+		{"adopt a left-over", adoptLeftOver, ""},
+		{"adopt a left-over with its wipe policy", func(v *v1alpha1.LocalVolume) { adoptLeftOver(v); v.Spec.Wipe = v1alpha1.WipeZero }, ""},
+		{"adopt a raw left-over", func(v *v1alpha1.LocalVolume) {
+			adoptLeftOver(v)
+			v.Spec.VolumeMode, v.Spec.FSType = v1alpha1.VolumeBlock, ""
+		}, ""},
+		{"adopt a left-over directory", func(v *v1alpha1.LocalVolume) {
+			adoptLeftOver(v)
+			v.Spec.Mode, v.Spec.Pool, v.Spec.FSType = v1alpha1.ModeHostpath, "dirs", ""
+		}, ""},
+		{"adopt a left-over directory to a path", func(v *v1alpha1.LocalVolume) {
+			adoptLeftOver(v)
+			v.Spec.Mode, v.Spec.Pool, v.Spec.FSType, v.Spec.Directory = v1alpha1.ModeHostpath, "dirs", "", "shop/db"
+		}, "are not allowed beside spec.adopt"},
+		{"adopt a left-over disk", func(v *v1alpha1.LocalVolume) { adoptLeftOver(v); v.Spec.Mode, v.Spec.Pool = v1alpha1.ModeDevice, "" }, "a whole disk is adopted by spec.adopt.device"},
+		{"adopt a left-over of no filesystem", func(v *v1alpha1.LocalVolume) { adoptLeftOver(v); v.Spec.FSType = "" }, "spec.fsType must be that of its filesystem"},
+		{"adopt a left-over and a directory", func(v *v1alpha1.LocalVolume) { adoptLeftOver(v); v.Spec.Adopt.Directory = "/srv/old" }, "or a left-over"},
+		{"adopt a left-over that is not named in full", func(v *v1alpha1.LocalVolume) { adoptLeftOver(v); v.Spec.Adopt.LeftOver.Identity = "" }, "spec.adopt.leftOver.identity"},
+		{"adopt a left-over of no UID", func(v *v1alpha1.LocalVolume) { adoptLeftOver(v); v.Spec.Adopt.LeftOver.UID = "../x" }, "spec.adopt.leftOver.uid"},
+		{"adopt a left-over with options of mkfs", func(v *v1alpha1.LocalVolume) { adoptLeftOver(v); v.Spec.MkfsOptions = []string{"-m", "1"} }, "nothing is formatted"},
+		{"adopt a left-over as a copy", func(v *v1alpha1.LocalVolume) { copyOfSnapshot(v); adoptLeftOver(v) }, "is no copy"},
+		{"adopt a left-over to be encrypted", func(v *v1alpha1.LocalVolume) { adoptLeftOver(v); v.Spec.Encryption = v1alpha1.EncryptionLUKS2 }, "encryption is not allowed beside it"},
 		{"copy of a snapshot", copyOfSnapshot, ""},
 		{"copy of a claim", func(v *v1alpha1.LocalVolume) { copyOfSnapshot(v); v.Spec.Source.Kind = "PersistentVolumeClaim" }, "spec.source.kind"},
 		{"copy of what has no name", func(v *v1alpha1.LocalVolume) { copyOfSnapshot(v); v.Spec.Source.Name = "" }, "spec.source.name"},
@@ -146,6 +168,11 @@ func adoptDirectory(v *v1alpha1.LocalVolume) {
 	v.Spec.Adopt = &v1alpha1.Adoption{Directory: "/opt/local-path-provisioner/pvc-1_default_data"}
 }
 
+// adoptLeftOver makes a volume one that is made of a left-over of its pool.
+func adoptLeftOver(v *v1alpha1.LocalVolume) {
+	v.Spec.Adopt = &v1alpha1.Adoption{LeftOver: &v1alpha1.AdoptedLeftOver{UID: "6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11", Identity: "vg/lv"}}
+}
+
 // adopt makes a volume one that is handed over with its disk.
 func adopt(v *v1alpha1.LocalVolume) {
 	v.Spec.Mode, v.Spec.Pool, v.Spec.Wipe = v1alpha1.ModeDevice, "", v1alpha1.WipeNone
@@ -183,6 +210,9 @@ func TestLocalVolumeChanges(t *testing.T) {
 		{"no filesystem", func(s *v1alpha1.LocalVolumeSpec) { s.FSType = "" }, "spec.fsType is immutable"},
 		{"a disk with data", func(s *v1alpha1.LocalVolumeSpec) {
 			s.Adopt = &v1alpha1.Adoption{Device: "bd-0123456789abcdef", FilesystemUUID: "6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11"}
+		}, "spec.adopt is immutable"},
+		{"a left-over", func(s *v1alpha1.LocalVolumeSpec) {
+			s.Adopt = &v1alpha1.Adoption{LeftOver: &v1alpha1.AdoptedLeftOver{UID: "6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11", Identity: "vg/lv"}}
 		}, "spec.adopt is immutable"},
 		{"a source", func(s *v1alpha1.LocalVolumeSpec) {
 			s.Source = &v1alpha1.VolumeSource{Kind: v1alpha1.SourceSnapshot, Name: "snapshot-1", UID: "6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11"}

@@ -113,6 +113,11 @@ func Run(t *testing.T, h Harness) {
 		{"GroupSnapshot", s.testGroupSnapshot},
 		{"GroupSnapshotRefused", s.testGroupSnapshotRefused},
 		{"CrashInGroupSnapshot", s.testCrashInGroupSnapshot},
+		{"TakeOver", s.testTakeOver},
+		{"TakeOverInUse", s.testTakeOverInUse},
+		{"TakeOverOfAnOrigin", s.testTakeOverOfAnOrigin},
+		{"PowerLossOfTakeOver", s.testPowerLossOfTakeOver},
+		{"CrashInTakeOver", s.testCrashInTakeOver},
 	} {
 		t.Run(test.name, test.run)
 	}

@@ -54,6 +54,7 @@ type memoryVolume struct {
 	record   volume.Record
 	name     string
 	claim    string
+	former   string // the ID that it was a left-over under
 	store    string // file or directory with its bytes; empty when it has vanished
 	tampered bool
 	holders  int
@@ -61,7 +62,7 @@ type memoryVolume struct {
 
 // Step is a moment in a call that changes something.
 type Step struct {
-	// Op is Create, Clear (the end of a Create with MemoryOptions.Remains), Grow or
+	// Op is Create, Clear (the end of a Create with MemoryOptions.Remains), Grow, TakeOver, LetGo or
 	// Delete.
 	Op string
 	// ID of the volume.
