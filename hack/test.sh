@@ -64,8 +64,9 @@ suite() {
 stage() {
   case $1 in
     unit) make --no-print-directory unit ;;
-    # What the unit tests leave out under the race detector: the layouts of pools, and csi-sanity.
-    conformance) report run --name conformance -- go test -timeout 20m -run 'Conformance|FaultMatrix|Sanity' ./pkg/lvm ./internal/sanity ;;
+    # What the unit tests leave out under the race detector: the layouts of pools, filesystems that
+    # can do more than others, and csi-sanity.
+    conformance) report run --name conformance -- go test -timeout 20m -run 'Conformance|FaultMatrix|Sanity' ./pkg/lvm ./pkg/hostpath ./internal/sanity ;;
     integration)
       KUBEBUILDER_ASSETS=$(go run ./hack/assets) || return
       export KUBEBUILDER_ASSETS

@@ -39,6 +39,7 @@ func TestConformanceWithCopies(t *testing.T) {
 	t.Parallel()
 	t.Run("plain", func(t *testing.T) { conform(t, newCopyingPool) })
 	t.Run("quotas and names", func(t *testing.T) {
+		skipUnderRace(t)
 		conform(t, func(t *testing.T) *pool {
 			q := newQuotas(t.TempDir())
 			return startPool(t, &pool{root: path.Join(q.top, "pool"), used: map[string]bool{}, quotas: q, named: true, copies: true})
@@ -49,6 +50,7 @@ func TestConformanceWithCopies(t *testing.T) {
 // The same where volumes are subvolumes.
 func TestConformanceWithSubvolumes(t *testing.T) {
 	t.Parallel()
+	skipUnderRace(t)
 	conform(t, func(t *testing.T) *pool { p := newSubvolumePool(t); p.named = true; return p })
 }
 
@@ -66,6 +68,7 @@ func newCopyingPool(t *testing.T) *pool {
 // removed without a trace when its time has come, wherever the process was killed.
 func TestConformanceWithRetention(t *testing.T) {
 	t.Parallel()
+	skipUnderRace(t)
 	conform(t, newRetainingPool)
 }
 
@@ -86,6 +89,13 @@ func newNamingPool(t *testing.T) *pool {
 	t.Helper()
 	q := newQuotas(t.TempDir())
 	return startPool(t, &pool{root: path.Join(q.top, "pool"), used: map[string]bool{}, quotas: q, retainFor: retainFor, named: true})
+}
+
+func skipUnderRace(t *testing.T) {
+	t.Helper()
+	if raceDetector {
+		t.Skip("the race detector has seen the same without what this filesystem can do besides")
+	}
 }
 
 // asking is a backend that is asked for more than the suite does.

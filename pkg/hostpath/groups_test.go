@@ -172,6 +172,7 @@ func newGroupPool(t *testing.T, g *groups) *pool {
 // The suite of all backends where subvolumes are limited, by their IDs and at paths.
 func TestConformanceWithGroups(t *testing.T) {
 	t.Parallel()
+	skipUnderRace(t)
 	for _, named := range []bool{false, true} {
 		t.Run(fmt.Sprintf("named %t", named), func(t *testing.T) {
 			conform(t, func(t *testing.T) *pool {
