@@ -19,6 +19,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"sync"
 	"sync/atomic"
 
 	"k8s.io/client-go/rest"
@@ -33,7 +34,9 @@ type Detector struct {
 	// lost counts how often the API server could not be reached, looked for which of these the
 	// last look was.
 	lost, looked atomic.Uint64
-	back         chan error
+	// looking is held by who looks: all watches of a process end at once, and one look tells.
+	looking sync.Mutex
+	back    chan error
 }
 
 // Follow has the clients that are made from a configuration looked at. It changes the configuration.
@@ -89,8 +92,14 @@ func watchFrom(request *http.Request) (uint64, bool) {
 }
 
 // look compares where a watch goes on with where the API server is, if that could not be
-// reached since the last look. A look that comes to nothing is repeated by the next watch.
+// reached since the last look. A look that comes to nothing is repeated by the next watch. A
+// watch is at most some minutes behind what was seen, for it gets bookmarks: what it does not
+// tell is a state that went back by less, and that is made up for as soon.
 func (t *transport) look(watch *http.Request, from uint64) {
+	if !t.detector.looking.TryLock() {
+		return
+	}
+	defer t.detector.looking.Unlock()
 	lost := t.detector.lost.Load()
 	if lost == t.detector.looked.Load() {
 		return

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -78,7 +79,7 @@ func (c *client) watch(from string) {
 	}
 	defer response.Body.Close()
 	if _, err := io.Copy(io.Discard, response.Body); err != nil {
-		c.t.Fatal(err)
+		c.t.Error(err)
 	}
 }
 
@@ -121,6 +122,15 @@ func TestDetector(t *testing.T) {
 			c.watch("100")
 			c.outage()
 			c.watch("110")
+		}},
+		"all watches go on at once": {lists: 1, do: func(c *client) {
+			c.server.version.Store(100)
+			c.outage()
+			var all sync.WaitGroup
+			for range 8 {
+				all.Go(func() { c.watch("100") })
+			}
+			all.Wait()
 		}},
 		"it went back": {lists: 1, back: true, do: func(c *client) {
 			c.server.version.Store(99)
