@@ -42,6 +42,7 @@ type Backends struct {
 	onChange []func()
 	onTouch  []func(pool string)
 	onJudge  []func(pool string)
+	onOrphan []func(pool string)
 }
 
 // NewBackends returns a registry that knows no pool yet. device serves the volumes
@@ -66,6 +67,18 @@ func (b *Backends) OnJudge(f func(pool string)) { b.onJudge = append(b.onJudge, 
 // Judge says that the volumes of a pool may be better or worse than they were.
 func (b *Backends) Judge(pool string) {
 	for _, f := range b.onJudge {
+		f(pool)
+	}
+}
+
+// OnOrphan registers a function that is called when an object of a volume in the pool is gone
+// without the volume; the name is empty in mode device. It must return at once. Call it before
+// anything runs.
+func (b *Backends) OnOrphan(f func(pool string)) { b.onOrphan = append(b.onOrphan, f) }
+
+// Orphaned says that an object of a volume in the pool is gone without the volume.
+func (b *Backends) Orphaned(pool string) {
+	for _, f := range b.onOrphan {
 		f(pool)
 	}
 }

@@ -39,6 +39,8 @@ type leftOvers struct {
 	next   time.Duration
 	// since is when each was first seen to be left over.
 	since map[leftOverKey]time.Time
+	// asked is set by whoever knows that something is left over now.
+	asked atomic.Bool
 	// counts are how many of each kind are told; nil before the first look.
 	counts atomic.Pointer[map[v1alpha1.LeftOverKind]int]
 }
@@ -113,6 +115,9 @@ func (r *PoolReconciler) lookForLeftOvers(ctx context.Context, name string, view
 	if p.backend == nil || view.record == nil {
 		return 0
 	}
+	if p.leftOvers.asked.Swap(false) {
+		p.leftOvers.lookAgain()
+	}
 	now := time.Now()
 	if wait := p.leftOvers.wait(now); wait > 0 {
 		return wait
@@ -126,6 +131,17 @@ func (r *PoolReconciler) lookForLeftOvers(ctx context.Context, name string, view
 	}
 	view.leftOvers = p.leftOvers.judge(now, found)
 	return p.leftOvers.next
+}
+
+// lookThrough has a pool looked through for what is left over, which somebody has seen to be so.
+func (r *PoolReconciler) lookThrough(name string) {
+	r.mu.Lock()
+	p := r.pools[name]
+	r.mu.Unlock()
+	if p != nil { // else it is looked through when it is found
+		p.leftOvers.asked.Store(true)
+		r.queue.add(name)
+	}
 }
 
 // strayFinder is a backend that has a place of its own in which others could put something;

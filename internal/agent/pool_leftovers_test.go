@@ -115,6 +115,32 @@ func TestPoolTellsOfLeftOvers(t *testing.T) {
 	})
 }
 
+// What is seen to be left over is told after the grace, and not within the hour.
+func TestPoolIsLookedThroughWhenAskedTo(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newPoolHost(t, "a")
+		defer func() { h.stop(); synctest.Wait() }()
+		h.apply(poolSet())
+		h.settle()
+		h.pools.lookThrough("another")
+		if wait := h.lookAgain(time.Minute); wait != leftOverInterval-time.Minute {
+			t.Fatalf("it is looked at again in %s", wait)
+		}
+		e := ledger.Entry{UID: volumetest.ID(1), Name: "pvc-1", MachineID: machine, Mode: volume.ModeLVM, Pool: "fast", State: ledger.Carving, Access: volume.AccessBlock, Wipe: volume.WipeZero}
+		if err := h.pools.Ledger.Put(e); err != nil {
+			t.Fatal(err)
+		}
+		h.pools.lookThrough("fast")
+		if wait := h.lookAgain(0); wait != leftOverGrace || len(h.leftOvers()) > 0 {
+			t.Fatalf("told at once: %s; again in %s", h.leftOvers(), wait)
+		}
+		if h.lookAgain(leftOverGrace); len(h.leftOvers()) != 1 {
+			t.Errorf("told %s", h.leftOvers())
+		}
+	})
+}
+
 func TestPoolWithoutLeftOversIsLookedThroughRarely(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -40,6 +40,7 @@ func (r *PoolReconciler) SetupWithManager(mgr manager.Manager, disksChanged <-ch
 			r.queue.addAfter(pool, touchDelay)
 		}
 	})
+	r.Backends.OnOrphan(r.lookThrough)
 	r.queue.add("") // so that a node without any PoolSet is known to have none
 	ctrl, err := controller.New("pool", mgr, controller.Options{
 		Reconciler:              r,

@@ -197,6 +197,7 @@ func (r *VolumeReconciler) finishGone(ctx context.Context, name string) error {
 		return err
 	case e.State != ledger.Deleting:
 		log.FromContext(ctx).Info("A volume has no LocalVolume; it is kept as it is", "uid", e.UID, "state", e.State)
+		r.Carver.Backends.Orphaned(e.Pool)
 		return nil
 	}
 	err = r.end(ctx, e.UID, name, func(ctx context.Context) error { return r.Carver.FinishRemoval(ctx, e.UID) })

@@ -246,11 +246,18 @@ func TestForcedDeletion(t *testing.T) {
 				}
 			}
 			h.start()
+			var orphaned []string
+			h.backends.OnOrphan(func(pool string) { orphaned = append(orphaned, pool) })
 			h.settle()
-			if begun {
+			switch {
+			case begun:
 				h.wantNothing()
-			} else if len(h.list()) != 1 {
+			case len(h.list()) != 1:
 				t.Fatal("data of an object that was taken away by force are gone")
+			}
+			// The pool is looked through for what is left over.
+			if told := len(orphaned) > 0; told == begun || told && orphaned[0] != "fast" {
+				t.Errorf("orphaned are volumes of %q", orphaned)
 			}
 		})
 	}
