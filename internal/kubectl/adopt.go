@@ -196,10 +196,8 @@ func (p *plugin) refuseAdoption(ctx context.Context, plan *adoptPlan) error {
 		plan.refuse("a snapshot does not become a volume: copy what is in it on the node")
 	case l.Kind == berth.LeftOverRecord:
 		plan.refuse("it is an entry of the node's ledger, for which there is no storage")
-	case l.Identity == "":
-		plan.refuse("the agent does not say which thing it is, so that it cannot be named in full: look at its log")
-	case l.InUse != "":
-		plan.refuse("it is in use: %s", l.InUse)
+	default:
+		plan.Refusals = append(plan.Refusals, whyKept(l)...)
 	}
 	if plan.purged {
 		plan.refuse("somebody has asked to purge it: kubectl berth orphans purge %s --withdraw --yes", plan.where())

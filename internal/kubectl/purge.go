@@ -118,6 +118,17 @@ func leftOverOf(pool *berth.Pool, name string) (berth.LeftOver, error) {
 	return berth.LeftOver{}, fmt.Errorf("%w: %d left-overs of pool %s are called %s: name one by its UID", errUsage, len(found), pool.Name, name)
 }
 
+// whyKept is what keeps any left-over from being purged and adopted, as its agent has said last.
+func whyKept(l berth.LeftOver) []string {
+	switch {
+	case l.Identity == "":
+		return []string{"the agent does not say which thing it is, so that it cannot be named in full: look at its log"}
+	case l.InUse != "":
+		return []string{"it is in use: " + l.InUse}
+	}
+	return nil
+}
+
 func (l *purgePlan) read(pool *berth.Pool) {
 	l.Purge = nil
 	if i := slices.IndexFunc(pool.Status.Purges, func(s berth.PurgeStatus) bool { return s.UID == string(l.LeftOver.UID) }); i >= 0 {
@@ -134,10 +145,8 @@ func (p *plugin) request(ctx context.Context, pool *berth.Pool, plan *purgePlan,
 		plan.refuse("it has no mark of Berth, which touches nothing that it has not made")
 	case l.Kind == berth.LeftOverSnapshot:
 		plan.refuse("a snapshot is not purged by Berth: remove it on the node by lvremove")
-	case l.Identity == "":
-		plan.refuse("the agent does not say which thing it is, so that it cannot be named in full: look at its log")
-	case l.InUse != "":
-		plan.refuse("it is in use: %s", l.InUse)
+	default:
+		plan.Refusals = append(plan.Refusals, whyKept(l)...)
 	}
 	if err := p.refuseClaimed(ctx, plan); err != nil {
 		return false, err

@@ -20,7 +20,7 @@ func TestGroupsElsewhere(t *testing.T) {
 	t.Parallel()
 	dir, err := os.Open("/dev/shm")
 	if err != nil {
-		t.Skip(err)
+		t.Skipf("needs a tmpfs that is mounted: %v", err)
 	}
 	defer dir.Close()
 	fd := int(dir.Fd())

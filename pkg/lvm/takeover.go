@@ -86,7 +86,9 @@ func (p *plan) takeOver(op *operation, lv *LogicalVolume) {
 	if lv.Name != op.newName {
 		p.commands = append(p.commands, []string{"lvrename", "--yes", p.group.Name, lv.Name, op.newName})
 	}
-	p.commands = append(p.commands, changeCommand(p.group.UUID, op.uuid, retag(lv, TagVolume, op.tag)...))
+	if change := retag(lv, TagVolume, op.tag); len(change) > 0 {
+		p.commands = append(p.commands, changeCommand(p.group.UUID, op.uuid, change...))
+	}
 }
 
 // LetGo implements volume.LeftOverTaker. A volume has one name at each moment, and is a volume by
