@@ -66,19 +66,28 @@ func zeroRange(r io.ReaderAt, start, lengthBytes int64) (offset int64, zero bool
 	defer readBuffers.Put(buffer)
 	for done := int64(0); done < lengthBytes; {
 		chunk := (*buffer)[:min(int64(len(*buffer)), lengthBytes-done)]
-		n, err := io.ReadFull(io.NewSectionReader(r, start+done, int64(len(chunk))), chunk)
+		n, err := readWhole(r, start+done, chunk)
 		if i := firstNonZero(chunk[:n]); i >= 0 {
 			return start + done + int64(i), false, nil
 		}
 		if err != nil {
-			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-				err = fmt.Errorf("the device ends early: %w", io.ErrUnexpectedEOF)
-			}
-			return 0, false, fmt.Errorf("read %d bytes at %d: %w", len(chunk), start+done, err)
+			return 0, false, err
 		}
 		done += int64(n)
 	}
 	return 0, true, nil
+}
+
+// readWhole fills a buffer from a device, or says how much of it was read and why no more.
+func readWhole(r io.ReaderAt, start int64, buffer []byte) (readBytes int, err error) {
+	n, err := io.ReadFull(io.NewSectionReader(r, start, int64(len(buffer))), buffer)
+	if err == nil {
+		return n, nil
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = fmt.Errorf("the device ends early: %w", io.ErrUnexpectedEOF)
+	}
+	return n, fmt.Errorf("read %d bytes at %d: %w", len(buffer), start, err)
 }
 
 // firstNonZero returns the index of the first byte that is not zero, or -1.

@@ -175,7 +175,7 @@ func TestZeroContent(t *testing.T) {
 	if err := file.Truncate(sizeBytes); err != nil {
 		t.Fatal(err)
 	}
-	for _, offset := range []int64{0, 20<<20 + 7, sizeBytes - 1} {
+	for _, offset := range []int64{0, 4<<20 - 1, 4 << 20, 4<<20 + 256<<10, 20<<20 + 7, sizeBytes - 1} {
 		if _, err := file.WriteAt([]byte{1}, offset); err != nil {
 			t.Fatal(err)
 		}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -90,10 +91,15 @@ func inChunks(ctx context.Context, offset, lengthBytes int64, progress func(int6
 	return nil
 }
 
+// sweepChunkBytes is what ZeroContent reads at once: most of a thin volume has no content
+// and reads as fast as the kernel can fill memory, so that the requests are what costs.
+const sweepChunkBytes = 4 << 20
+
 // ZeroContent overwrites with zeroes those pieces of a device that do not read so
 // already: a thin volume is not filled by it. What it wrote is durable, and read back,
-// when it returns nil. It may be repeated. f must come from OpenExclusive.
-// volume.ErrNotBlank: something else is there again.
+// when it returns nil; everything else was read, past the page cache, and is zero. It may
+// be repeated. f must come from OpenExclusive. volume.ErrNotBlank: a piece that was
+// overwritten does not read as zeroes.
 func ZeroContent(ctx context.Context, f *os.File, sizeBytes int64) error {
 	if err := requireSize(f, sizeBytes); err != nil {
 		return err
@@ -103,31 +109,73 @@ func ZeroContent(ctx context.Context, f *os.File, sizeBytes int64) error {
 		return err
 	}
 	defer closeReader()
-	eachPiece := func(found func(start, length, offset int64) error) error {
-		for start := int64(0); start < sizeBytes; start += readChunkBytes {
-			if err := ctx.Err(); err != nil {
-				return fmt.Errorf("stopped after %d of %d bytes: %w", start, sizeBytes, err)
-			}
-			length := min(readChunkBytes, sizeBytes-start)
-			offset, zero, err := zeroRange(reader, start, length)
-			if err == nil && !zero {
-				err = found(start, length, offset)
-			}
-			if err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	if err := eachPiece(func(start, length, _ int64) error { return Zero(ctx, f, start, length, nil) }); err != nil {
+	written, err := zeroPieces(ctx, f, reader, sizeBytes)
+	if err != nil {
 		return fmt.Errorf("zero the content of %s: %w", f.Name(), err)
+	}
+	if len(written) == 0 {
+		return nil
 	}
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("sync %s: %w", f.Name(), err)
 	}
-	return eachPiece(func(_, _, offset int64) error {
-		return fmt.Errorf("%s: data at offset %d after the wipe: %w", f.Name(), offset, volume.ErrNotBlank)
-	})
+	for _, piece := range written {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("read back %s: stopped at %d of %d bytes: %w", f.Name(), piece.start, sizeBytes, err)
+		}
+		offset, zero, err := zeroRange(reader, piece.start, piece.lengthBytes)
+		if err != nil {
+			return fmt.Errorf("read back %s: %w", f.Name(), err)
+		}
+		if !zero {
+			return fmt.Errorf("%s: data at offset %d after the wipe: %w", f.Name(), offset, volume.ErrNotBlank)
+		}
+	}
+	return nil
+}
+
+// extent is a range of a device, in bytes.
+type extent struct{ start, lengthBytes int64 }
+
+// zeroPieces reads a device and overwrites what is not zero. It returns what it wrote.
+func zeroPieces(ctx context.Context, f *os.File, reader io.ReaderAt, sizeBytes int64) (written []extent, err error) {
+	buffer := alignedBuffer(int(min(sweepChunkBytes, sizeBytes)))
+	for start := int64(0); start < sizeBytes; start += sweepChunkBytes {
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("stopped after %d of %d bytes: %w", start, sizeBytes, err)
+		}
+		chunk := buffer[:min(sweepChunkBytes, sizeBytes-start)]
+		if _, err := readWhole(reader, start, chunk); err != nil {
+			return nil, err
+		}
+		content := contentOf(chunk, start)
+		for _, piece := range content {
+			if err := Zero(ctx, f, piece.start, piece.lengthBytes, nil); err != nil {
+				return nil, err
+			}
+		}
+		written = append(written, content...)
+	}
+	return written, nil
+}
+
+// contentOf returns where the chunk of a device that begins at start is not zero, in pieces
+// of readChunkBytes, those side by side as one.
+func contentOf(chunk []byte, start int64) []extent {
+	var content []extent
+	for at := 0; at < len(chunk); at += readChunkBytes {
+		piece := chunk[at:min(at+readChunkBytes, len(chunk))]
+		if firstNonZero(piece) < 0 {
+			continue
+		}
+		found := extent{start: start + int64(at), lengthBytes: int64(len(piece))}
+		if last := len(content) - 1; last >= 0 && content[last].start+content[last].lengthBytes == found.start {
+			content[last].lengthBytes += found.lengthBytes
+		} else {
+			content = append(content, found)
+		}
+	}
+	return content
 }
 
 func writeZeroes(ctx context.Context, f *os.File, offset, lengthBytes int64) error {

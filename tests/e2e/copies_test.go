@@ -65,7 +65,11 @@ var _ = Describe("Volumes of a thin pool", Label("pools", "copies"), func() {
 		for node := range disks {
 			pool := &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Name: set.Name + "-" + node}}
 			pools[node] = pool
-			DeferCleanup(func(ctx SpecContext) { removePool(ctx, set, pool) }, NodeTimeout(patience))
+			// The disks are given back, with time of their own.
+			DeferCleanup(func(ctx SpecContext) {
+				removePool(ctx, set, pool)
+				awaitDisk(ctx, node, disks[node].Serial, "blank")
+			}, NodeTimeout(patience))
 		}
 		for _, pool := range pools {
 			awaitPool(ctx, pool, metav1.ConditionTrue, v1alpha1.ReasonPoolReady, "")
@@ -145,12 +149,6 @@ var _ = Describe("Volumes of a thin pool", Label("pools", "copies"), func() {
 			Expect(space.AwaitVolumeGone(ctx, volume.Name)).To(Succeed())
 		}
 		Expect(strings.TrimSpace(execOn(ctx, home, "lvs --noheadings -o lv_name "+local.Status.LVM.VGName))).To(Equal("thin"), "volumes that are left")
-
-		By("giving the disks back")
-		for node, disk := range disks {
-			removePool(ctx, set, pools[node])
-			awaitDisk(ctx, node, disk.Serial, "blank")
-		}
 	}, SpecTimeout(3*patience))
 })
 

@@ -280,6 +280,16 @@ func plug(ctx context.Context, node string, disk Disk) {
 		for _, at := range suite.nodes { // it may have moved
 			_ = suite.hosts.UnplugDisk(ctx, at, disk.Serial)
 		}
+		// Else the spec that comes next takes it for a disk that it can use.
+		Eventually(func(g Gomega, ctx context.Context) {
+			devices := &v1alpha1.BlockDeviceList{}
+			g.Expect(suite.client.List(ctx, devices)).To(Succeed())
+			for _, device := range devices.Items {
+				if device.Status.Serial == disk.Serial {
+					g.Expect(device.Status.State).NotTo(Equal(v1alpha1.DeviceActive), "%s, unplugged, on %s", disk.Serial, device.Spec.NodeName)
+				}
+			}
+		}).WithContext(ctx).WithTimeout(90 * time.Second).WithPolling(250 * time.Millisecond).Should(Succeed())
 	}, NodeTimeout(2*time.Minute))
 	// The last to be registered is the first to run.
 	DeferCleanup(func(ctx SpecContext) {
