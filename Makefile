@@ -62,6 +62,11 @@ soak: deps ## Run the long end-to-end specs, with 300 agent kills and 30 power l
 e2e-long: deps ## Run the end-to-end specs that make test leaves out for their length
 	@hack/test.sh long
 
+.PHONY: kernel
+kernel: deps ## Run the tests of real lvm, quotas and filesystems in a virtual machine of their own, then those of power loss
+	go run ./tests/kernel
+	go run ./tests/kernel --power
+
 .PHONY: image
 image: ## Build the container image as an OCI archive, build/berth-image.tar
 	@hack/steps.sh build-image
