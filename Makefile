@@ -169,7 +169,10 @@ verify-docs: ## Commands, paths, links, flags and manifests in the docs are real
 	go run ./hack/checkdocs
 
 .PHONY: verify-monitoring
-verify-monitoring: ## Alert rules and the dashboard parse, fire when they should and use metrics that exist
+verify-monitoring: $(TOOLS)/promtool ## Alert rules and the dashboard parse, fire when they should and use metrics that exist
+	$(TOOLS)/promtool check rules --lint=all --lint-fatal deploy/monitoring/rules.yaml
+	$(TOOLS)/promtool check config --syntax-only deploy/monitoring/scrape-config.yaml
+	$(TOOLS)/promtool test rules deploy/monitoring/tests/rules.yaml
 	go -C hack/monitoring test -count=1 ./...
 
 .PHONY: verify-chart
@@ -189,6 +192,11 @@ $(TOOLS)/controller-gen: hack/tools/go.mod hack/tools/go.sum
 $(TOOLS)/kustomize: hack/kustomize/go.mod hack/kustomize/go.sum
 	@echo "    building kustomize (once)"
 	@go build -C hack/kustomize -o ../../$@ sigs.k8s.io/kustomize/kustomize/v5
+
+# Without the clients of every cloud, which find what is to be scraped there.
+$(TOOLS)/promtool: hack/promtool/go.mod hack/promtool/go.sum
+	@echo "    building promtool (once; a minute or two on two cores)"
+	@go build -C hack/promtool -tags remove_all_sd -o ../../$@ github.com/prometheus/prometheus/cmd/promtool
 
 $(TOOLS)/helm: hack/chart/go.mod hack/chart/go.sum
 	@echo "    building helm (once; some minutes on two cores)"

@@ -4,11 +4,8 @@
 package monitoring
 
 import (
-	"fmt"
 	"log/slog"
-	"maps"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -17,6 +14,7 @@ import (
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/rulefmt"
 	"github.com/prometheus/prometheus/promql/parser"
+	"go.yaml.in/yaml/v3"
 )
 
 // readRules parses the rules as `promtool check rules` does.
@@ -94,36 +92,48 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// TestAlertsFire runs deploy/monitoring/tests/rules.yaml.
-func TestAlertsFire(t *testing.T) {
+// unitTests is what is looked at of the format of `promtool test rules`.
+type unitTests struct {
+	Tests []struct {
+		Name        string `yaml:"name"`
+		InputSeries []struct {
+			Series string `yaml:"series"`
+		} `yaml:"input_series"`
+		AlertRuleTests []struct {
+			AlertName string     `yaml:"alertname"`
+			ExpAlerts []struct{} `yaml:"exp_alerts"`
+		} `yaml:"alert_rule_test"`
+	} `yaml:"tests"`
+}
+
+// That the alerts do what deploy/monitoring/tests/rules.yaml says is promtool's to check. Here
+// it is whether each of them fires there and is silent, over series that the programs export:
+// promtool takes an alert that does not exist for one that is silent, and any series.
+func TestEachAlertIsTested(t *testing.T) {
 	t.Parallel()
 	rules := readRules(t)
-	file := readUnitTests(t, testsFile)
-	if len(file.RuleFiles) != 1 || filepath.Join(filepath.Dir(testsFile), file.RuleFiles[0]) != filepath.Clean(rulesFile) {
-		t.Fatalf("%s tests %s", testsFile, file.RuleFiles)
+	content, err := os.ReadFile(testsFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file unitTests
+	if err := yaml.Unmarshal(content, &file); err != nil {
+		t.Fatalf("%s: %v", testsFile, err)
 	}
 	fired, silent := map[string]bool{}, map[string]bool{}
 	metrics := documented(t)
 	for _, test := range file.Tests {
-		e := newEvaluator()
 		for _, input := range test.InputSeries {
-			e.series = append(e.series, load(t, input.Series, input.Values, test.Interval))
 			wantSeries(t, metrics, input.Series)
 		}
 		for _, alert := range test.AlertRuleTests {
-			rule, ok := rules[alert.AlertName]
-			if !ok {
+			if _, ok := rules[alert.AlertName]; !ok {
 				t.Errorf("%s: no alert is called %s", test.Name, alert.AlertName)
-				continue
 			}
 			if len(alert.ExpAlerts) > 0 {
 				fired[alert.AlertName] = true
 			} else {
 				silent[alert.AlertName] = true
-			}
-			got := e.firing(t, rule, file.EvaluationInterval, alert.EvalTime)
-			if a, b := sorted(got), sorted(alert.ExpAlerts); a != b {
-				t.Errorf("%s: %s at %s is\n%s\nwanted\n%s", test.Name, alert.AlertName, alert.EvalTime, a, b)
 			}
 		}
 	}
@@ -161,19 +171,4 @@ func wantSeries(t *testing.T, metrics map[string]metric, notation string) {
 			t.Errorf("%s: no %s has the label %s", notation, name, label)
 		}
 	}
-}
-
-func sorted(alerts []firing) string {
-	var lines []string
-	for _, alert := range alerts {
-		var b strings.Builder
-		for _, of := range []map[string]string{alert.ExpLabels, alert.ExpAnnotations} {
-			for _, key := range slices.Sorted(maps.Keys(of)) {
-				fmt.Fprintf(&b, "    %s: %s\n", key, of[key])
-			}
-		}
-		lines = append(lines, b.String())
-	}
-	slices.Sort(lines)
-	return strings.Join(lines, "  and\n")
 }

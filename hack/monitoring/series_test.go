@@ -1,9 +1,9 @@
 // Copyright The Berth Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package monitoring tests deploy/monitoring: the alert rules with Prometheus' own parser and
-// engine, the dashboard's queries with its parser, and that both ask only for metrics that
-// the programs have. Those are the tables of docs/reference/metrics.md, which unit tests of
+// Package monitoring tests of deploy/monitoring what promtool does not: the dashboard's queries
+// with Prometheus' parser, that each alert is explained and tested, and that both ask only for
+// metrics that the programs have. Those are the tables of docs/reference/metrics.md, which unit tests of
 // the programs hold against what they register. It is a module of its own so that the product
 // does not need Prometheus.
 package monitoring
