@@ -171,7 +171,7 @@ func (x *examiner) read(ctx context.Context, d *block.Device) *examination {
 	if strings.HasPrefix(d.KernelName, "nvme") {
 		erasable, _ = block.CryptoErasable(file)
 	}
-	offset, blank, err := block.Blank(file, size)
+	offset, blank, err := block.BlankOnDisk(file, size)
 	if err != nil || blank {
 		return &examination{blank: blank && err == nil, cryptoErase: erasable, err: err}
 	}
