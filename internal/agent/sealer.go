@@ -176,7 +176,7 @@ func (s *Sealer) seal(ctx context.Context, e ledger.Entry, m luks.Mapping, k key
 // that opens with the passphrase.
 func (s *Sealer) openUnused(ctx context.Context, e *ledger.Entry, m luks.Mapping, k keys) (luks.Opened, error) {
 	if e.Encryption.Seal == ledger.Sealing {
-		opened, err := s.Cryptsetup.Open(ctx, m, k.current)
+		opened, err := s.openBegun(ctx, m, k)
 		if err == nil {
 			return opened, nil
 		}
@@ -205,6 +205,25 @@ func (s *Sealer) openUnused(ctx context.Context, e *ledger.Entry, m luks.Mapping
 		return luks.Opened{}, err
 	}
 	return s.Cryptsetup.Open(ctx, m, k.current)
+}
+
+// openBegun opens what a killed attempt has left. That may have left it open, and the Secret
+// may hold another passphrase by now, which would not open it ever again: then it is closed.
+func (s *Sealer) openBegun(ctx context.Context, m luks.Mapping, k keys) (luks.Opened, error) {
+	opened, open, err := s.Cryptsetup.Find(ctx, m)
+	if err != nil {
+		return luks.Opened{}, err
+	}
+	if !open {
+		return s.Cryptsetup.Open(ctx, m, k.current)
+	}
+	_, err = s.Cryptsetup.Slot(ctx, m.Device, k.current)
+	if errors.Is(err, luks.ErrWrongKey) {
+		if closeErr := s.Cryptsetup.Close(ctx, m.ID); closeErr != nil {
+			return luks.Opened{}, closeErr
+		}
+	}
+	return opened, err
 }
 
 // isUnopenable reports whether a header is there and none of its slots holds a key yet.

@@ -172,23 +172,40 @@ func TestKilledWhileSealing(t *testing.T) {
 	}
 }
 
-// A volume that was cut short may get another passphrase: it holds nothing yet.
+// A volume that was cut short may get another passphrase: it holds nothing yet. It is that
+// one which opens it then, also where the attempt that was cut short has left it open.
 func TestAnotherPassphraseBeforeItIsSealed(t *testing.T) {
 	t.Parallel()
-	h := encryptedHost(t, encrypted)
-	h.killer.arm(6) // the header has its slot, and the volume is not filled
-	_ = h.stage(oldSecret)
-	h.vault.reboot()
-	h.start()
-	if h.entry().Encryption.Seal != ledger.Sealing {
-		t.Fatalf("cut short: %+v, ran %v", h.entry().Encryption, h.vault.ran)
-	}
-	if err := h.stage(newSecret); err != nil {
-		t.Fatal(err)
-	}
-	h.unstage()
-	if err := h.stage(oldSecret); !errors.Is(err, volume.ErrKey) {
-		t.Errorf("the passphrase of the attempt that was cut short: %v", err)
+	for _, power := range []bool{false, true} {
+		steps := 0
+		for n := 0; ; n++ {
+			h := encryptedHost(t, encrypted)
+			h.killer.arm(n)
+			_ = h.stage(oldSecret)
+			died := h.killer.died()
+			if power {
+				h.vault.reboot()
+			}
+			h.start()
+			if !died || h.entry().Encryption.Seal == ledger.Sealed {
+				break
+			}
+			steps = n
+			if err := h.stage(newSecret); err != nil {
+				t.Fatalf("killed at step %d: %v (ran %v)", n, err, h.vault.ran)
+			}
+			h.unstage()
+			if err := h.stage(oldSecret); !errors.Is(err, volume.ErrKey) {
+				t.Errorf("killed at step %d, the passphrase of that attempt: %v (ran %v)", n, err, h.vault.ran)
+			}
+			h.unstage()
+			if err := h.stage(newSecret); err != nil {
+				t.Errorf("killed at step %d, the passphrase of the Secret: %v (ran %v)", n, err, h.vault.ran)
+			}
+		}
+		if steps < 9 {
+			t.Errorf("only %d steps were tried", steps)
+		}
 	}
 }
 

@@ -153,6 +153,44 @@ func TestLifeOfAClaim(t *testing.T) {
 	}
 }
 
+// A serial number that a hypervisor invents comes back with whatever disk is in the slot
+// next. The size of the disk that was released is what tells the two apart.
+func TestReleasedDiskOfAnotherSize(t *testing.T) {
+	t.Parallel()
+	host := newFakeHost(t)
+	host.addDisk("vdb", "drive-1", 16, 1<<30)
+	inv := newTestInventory(t, host, newFakeClient(t))
+	inv.start(t)
+	name, ctx := nameOf("drive-1"), t.Context()
+	inv.hold(t, name)
+	token, err := inv.Release(ctx, name, "u", volume.WipeZero)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host.removeDisk("vdb")
+	inv.walk(t)
+	host.addDisk("vdb", "drive-1", 17, 2<<30)
+	inv.walk(t)
+	released, err := inv.Released(ctx)
+	if err != nil || len(released) != 1 || released[0].SizeBytes != 1<<30 {
+		t.Errorf("Released = %+v, %v, want the size that it had", released, err)
+	}
+	if now, err := inv.Resolve(ctx, name); err != nil || now.SizeBytes != 2<<30 {
+		t.Errorf("Resolve = %+v, %v, want the size that it has", now, err)
+	}
+	host.removeDisk("vdb")
+	host.addDisk("vdc", "drive-1", 18, 1<<30)
+	inv.walk(t)
+	if err := inv.FinishWipe(ctx, name, token, true, ""); err != nil {
+		t.Fatal(err)
+	}
+	host.addDisk("vdc", "drive-1", 18, 3<<30)
+	inv.walk(t)
+	if size := inv.get(t, name).Status.SizeBytes; size != 3<<30 {
+		t.Errorf("the size of a disk that was wiped and grew is %d", size)
+	}
+}
+
 func TestProgressOfAWipe(t *testing.T) {
 	t.Parallel()
 	host := newFakeHost(t)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -88,26 +89,61 @@ type examiner struct {
 	prober block.Prober
 	// content reads a disk: read, but for tests without disks.
 	content func(context.Context, *block.Device) *examination
+
+	mu sync.Mutex
+	// hanging are the disks that have not answered yet, though nobody waits for it any more.
+	hanging map[hungDisk]bool
+}
+
+// hungDisk is one appearance of a disk.
+type hungDisk struct {
+	kernelName string
+	diskSeq    uint64
 }
 
 func newExaminer(sysfs block.Sysfs, prober block.Prober) *examiner {
-	x := &examiner{sysfs: sysfs, prober: prober}
+	x := &examiner{sysfs: sysfs, prober: prober, hanging: map[hungDisk]bool{}}
 	x.content = x.read
 	return x
 }
 
 // examine reads a disk under udev's lock. It returns within examineTimeout, also
-// when the disk does not answer.
+// when the disk does not answer. Each read that hangs holds a thread, so a disk has one
+// such read at a time, and is not waited for while it has.
 func (x *examiner) examine(ctx context.Context, d *block.Device) *examination {
+	disk := hungDisk{d.KernelName, d.DiskSeq}
+	noAnswer := func(err error) *examination {
+		return &examination{err: fmt.Errorf("%s did not answer: %w", d.Path, err)}
+	}
+	x.mu.Lock()
+	hangs := x.hanging[disk]
+	x.mu.Unlock()
+	if hangs {
+		return noAnswer(context.DeadlineExceeded)
+	}
 	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
 	defer cancel()
 	result := make(chan *examination, 1)
-	go func() { result <- x.content(ctx, d) }()
+	go func() {
+		e := x.content(ctx, d)
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		delete(x.hanging, disk)
+		result <- e
+	}()
 	select {
 	case e := <-result:
 		return e
 	case <-ctx.Done():
-		return &examination{err: fmt.Errorf("%s did not answer: %w", d.Path, ctx.Err())}
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	select {
+	case e := <-result: // just now
+		return e
+	default:
+		x.hanging[disk] = true
+		return noAnswer(ctx.Err())
 	}
 }
 
@@ -135,7 +171,7 @@ func (x *examiner) read(ctx context.Context, d *block.Device) *examination {
 	if strings.HasPrefix(d.KernelName, "nvme") {
 		erasable, _ = block.CryptoErasable(file)
 	}
-	offset, blank, err := block.Blank(file, size)
+	offset, blank, err := block.BlankOnDisk(file, size)
 	if err != nil || blank {
 		return &examination{blank: blank && err == nil, cryptoErase: erasable, err: err}
 	}

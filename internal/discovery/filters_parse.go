@@ -6,6 +6,7 @@ package discovery
 import (
 	"errors"
 	"fmt"
+	"io"
 	"path"
 	"slices"
 	"strings"
@@ -49,15 +50,43 @@ func parseKey(key, text string) (*Filters, error) {
 // ParseFilters reads a filter configuration, strictly: a field or a filter that is
 // not known is an error that names the line and what is allowed, and then none of
 // the configuration counts. A filter that a typing error had switched off would
-// hand out the disks that it was to protect.
+// hand out the disks that it was to protect. So would one behind a line "---".
 func ParseFilters(text string) (*Filters, error) {
+	documents := yaml.NewDecoder(strings.NewReader(text))
+	document, err := nextDocument(documents)
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil, errors.New("it is empty: neither filterconfigs nor rules is there")
+	case err != nil:
+		return nil, err
+	}
+	for {
+		other, err := nextDocument(documents)
+		switch {
+		case errors.Is(err, io.EOF):
+			return parseDocument(document)
+		case err != nil:
+			return nil, err
+		case other.Content[0].Tag != "!!null":
+			return nil, fmt.Errorf("line %d: another document begins here, and only one is read: take the line --- out", other.Line)
+		}
+	}
+}
+
+// nextDocument returns io.EOF behind the last one.
+func nextDocument(documents *yaml.Decoder) (*yaml.Node, error) {
 	var document yaml.Node
-	if err := yaml.Unmarshal([]byte(text), &document); err != nil {
+	err := documents.Decode(&document)
+	switch {
+	case err == nil && len(document.Content) == 0, errors.Is(err, io.EOF):
+		return nil, io.EOF
+	case err != nil:
 		return nil, errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
 	}
-	if len(document.Content) == 0 {
-		return nil, errors.New("it is empty: neither filterconfigs nor rules is there")
-	}
+	return &document, nil
+}
+
+func parseDocument(document *yaml.Node) (*Filters, error) {
 	p := &parser{filters: &Filters{}}
 	p.document(document.Content[0])
 	if p.err != nil {

@@ -138,6 +138,8 @@ func TestParseFiltersRefuses(t *testing.T) {
 		{"a mapping for the list", "filterconfigs: {}", []string{"line 1", "list"}},
 		{"broken YAML", "filterconfigs:\n\t- key", []string{"line 2"}},
 		{"a text", "hello", []string{"mapping"}},
+		{"a second document", DefaultFilters + "---\nrules: []\n", []string{"line 25", "another document"}},
+		{"a second document that is broken", "filterconfigs: []\n---\n\t- key", []string{"line 3"}},
 	})
 }
 
@@ -145,6 +147,9 @@ func TestFromConfigMap(t *testing.T) {
 	t.Parallel()
 	if _, err := FromConfigMap(map[string]string{ConfigKey: DefaultFilters}); err != nil {
 		t.Errorf("the shipped configuration: %v", err)
+	}
+	if _, err := FromConfigMap(map[string]string{ConfigKey: "---\n" + DefaultFilters + "---\n# nothing more\n"}); err != nil {
+		t.Errorf("with nothing behind a line ---: %v", err)
 	}
 	for name, data := range map[string]map[string]string{
 		"both keys": {ConfigKey: DefaultFilters, ConfigKeyAlias: DefaultFilters},

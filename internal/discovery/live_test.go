@@ -272,10 +272,36 @@ func TestClaimForPoolReadsTheDisk(t *testing.T) {
 	if _, err := f.WriteAt([]byte{0}, 64<<20-1); err != nil {
 		t.Fatal(err)
 	}
+	// A target of the node's that exports the disk has it open, which keeps the page cache,
+	// and writes past that (drivers/nvme/target/io-cmd-bdev.c).
+	if e := inv.examiner.examine(t.Context(), inv.mirrored(disk.node)); !e.blank {
+		t.Fatalf("blank again: %+v", e)
+	}
+	behind, err := os.OpenFile(disk.file, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer behind.Close()
+	if _, err := behind.WriteAt([]byte{1}, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := inv.ClaimForPool(t.Context(), disk.name(), pool); !errors.Is(err, volume.ErrNotBlank) {
+		t.Errorf("a byte that the page cache does not have: %v, want ErrNotBlank", err)
+	}
+	if _, err := behind.WriteAt([]byte{0}, 1<<20); err != nil {
+		t.Fatal(err)
+	}
 	claimed, err := inv.ClaimForPool(t.Context(), disk.name(), pool)
 	if err != nil || claimed.Owner.Kind != "Pool" {
 		t.Errorf("ClaimForPool = %+v, %v", claimed, err)
 	}
+}
+
+// mirrored is what the inventory has read of a device.
+func (inv *Inventory) mirrored(node string) *block.Device {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	return inv.devices[filepath.Base(node)]
 }
 
 // TestDiscoveryWritesNothing is I1: a disk with content, seen, judged, probed and
@@ -313,10 +339,7 @@ func TestDiscoveryWritesNothing(t *testing.T) {
 		if _, err := inv.Resolve(t.Context(), disk.name()); err != nil {
 			t.Fatal(err)
 		}
-		inv.mu.Lock()
-		d := inv.devices[filepath.Base(disk.node)]
-		inv.mu.Unlock()
-		if e := inv.examiner.examine(t.Context(), d); e.err != nil || e.found.Type != "ext4" {
+		if e := inv.examiner.examine(t.Context(), inv.mirrored(disk.node)); e.err != nil || e.found.Type != "ext4" {
 			t.Fatalf("examination: %+v", e)
 		}
 	}

@@ -84,7 +84,10 @@ func describe(bd *v1alpha1.BlockDevice, f *facts, v verdict, machineID, parent s
 	if len(f.devices) > 1 {
 		s.Path = joinPaths(f.devices)
 	}
-	s.SizeBytes, s.LogicalBlockSizeBytes, s.PhysicalBlockSizeBytes = d.SizeBytes, d.LogicalBlockSizeBytes, d.PhysicalBlockSizeBytes
+	if !keepsSize(s) {
+		s.SizeBytes = d.SizeBytes
+	}
+	s.LogicalBlockSizeBytes, s.PhysicalBlockSizeBytes = d.LogicalBlockSizeBytes, d.PhysicalBlockSizeBytes
 	s.DeviceType, s.Transport = string(d.Type), d.Transport
 	s.Vendor, s.Model, s.Serial, s.FirmwareRevision = d.Vendor, d.Model, d.Serial, d.FirmwareRevision
 	s.WWN = firstOf(d.WWN, d.NGUID, d.EUI64)
@@ -118,6 +121,13 @@ func describe(bd *v1alpha1.BlockDevice, f *facts, v verdict, machineID, parent s
 	if s.ClaimState != v1alpha1.ClaimStateReleased || f.content != nil { // a wipe takes it away bit by bit
 		s.Filesystem = filesystem(d, f.content, points)
 	}
+}
+
+// keepsSize reports whether the size stays that of the disk that was released, by which the
+// cleaner knows it: a serial number that a hypervisor gives to a slot comes back with
+// whatever disk is there next.
+func keepsSize(s *v1alpha1.BlockDeviceStatus) bool {
+	return s.ClaimState == v1alpha1.ClaimStateReleased && s.Wipe != nil && s.Wipe.Token != "" && s.SizeBytes > 0
 }
 
 // filesystem is what to show of the content: what the probe has found, or, for a

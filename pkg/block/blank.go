@@ -49,7 +49,9 @@ func Blank(r io.ReaderAt, sizeBytes int64) (offset int64, blank bool, err error)
 }
 
 // BlankOnDisk is Blank of an open block device, past the page cache: it tells what is on
-// the disk, and does not fill the memory with zeroes.
+// the disk, and does not fill the memory with zeroes. The cache stays as long as anybody has
+// the device open, and does not have what came past it: from an NVMe target of this
+// node, a device-mapper device, or another machine.
 func BlankOnDisk(f *os.File, sizeBytes int64) (offset int64, blank bool, err error) {
 	reader, closeReader, err := uncached(f)
 	if err != nil {

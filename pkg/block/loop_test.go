@@ -17,7 +17,7 @@ import (
 
 // loopDevice attaches a loop device to a new sparse file and detaches it when the
 // test ends.
-func loopDevice(t *testing.T, sizeBytes int64) (node, backing string) {
+func loopDevice(t *testing.T, sizeBytes int64, options ...string) (node, backing string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("loop devices need root")
@@ -29,7 +29,7 @@ func loopDevice(t *testing.T, sizeBytes int64) (node, backing string) {
 	if err := os.Truncate(backing, sizeBytes); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command("losetup", "--find", "--show", backing).CombinedOutput()
+	out, err := exec.Command("losetup", append(options, "--find", "--show", backing)...).CombinedOutput()
 	if err != nil {
 		t.Skipf("no loop device to be had: %v: %s", err, out)
 	}

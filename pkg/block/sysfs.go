@@ -207,7 +207,8 @@ func udevErr(whole, r *attributes) error {
 }
 
 // readUdev takes over what udev has noted. Only links that lead to this very
-// device are kept: of two devices that claim one link udev lets one have it.
+// device are kept: of two devices that claim one link udev lets one have it. A record
+// is found by the device's number, and may still be of the disk that had it before.
 func (r *attributes) readUdev(d *Device) {
 	if d.Hidden {
 		return
@@ -216,6 +217,9 @@ func (r *attributes) readUdev(d *Device) {
 	if err != nil {
 		r.fail(err)
 		return
+	}
+	if seq, found := record.diskSeq(); found && d.DiskSeq != 0 && seq != d.DiskSeq {
+		record = UdevRecord{}
 	}
 	d.UdevInitialized = record.Initialized
 	d.UdevContent = record.content()

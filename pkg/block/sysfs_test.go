@@ -230,6 +230,36 @@ func TestPartitionsAndLinks(t *testing.T) {
 	}
 }
 
+// A disk that takes the name and the number of one that was pulled out is not taken for that
+// one as long as udev's record still is of it.
+func TestRecordOfTheDiskBefore(t *testing.T) {
+	t.Parallel()
+	const path = "/devices/pci0000:00/0000:00:03.0/virtio1/block/vdb"
+	record := []string{"S:disk/by-id/virtio-OLD", "S:disk/by-diskseq/9", "E:ID_SERIAL_SHORT=OLD", "E:ID_FS_TYPE=ext4"}
+	for name, tt := range map[string]struct {
+		diskSeq string
+		stale   bool
+	}{
+		"of the disk": {diskSeq: "9"}, "of the one before": {diskSeq: "10", stale: true}, "of an old kernel": {diskSeq: ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newTree(t)
+			f.device(path, "254:16", 1<<30, attributes{"diskseq": tt.diskSeq})
+			f.partition(path+"/vdb1", "254:17", 1, 1<<20)
+			f.udev("254:16", "vdb", record...)
+			f.udev("254:17", "vdb1", "S:disk/by-diskseq/9-part1", "E:ID_PART_ENTRY_UUID=old")
+			d, part := f.read("vdb"), f.read("vdb1")
+			if stale := d.Serial != "OLD"; stale != tt.stale || d.UdevInitialized == tt.stale || (len(d.Links) == 0) != tt.stale || (d.UdevContent.FSType == "") != tt.stale {
+				t.Errorf("%+v", d)
+			}
+			if (part.PartitionUUID != "old") != tt.stale {
+				t.Errorf("%+v", part)
+			}
+		})
+	}
+}
+
 func TestDevicesIsCompleteOrAnError(t *testing.T) {
 	t.Parallel()
 	f := newTree(t)

@@ -63,6 +63,19 @@ func readUdevRecord(directory string, major, minor uint32) (UdevRecord, error) {
 	return ParseUdevRecord(data), nil
 }
 
+// diskSeq is the kernel's number of the disk that the record was made of, by its link
+// (systemd 251 and newer: rules.d/60-persistent-storage.rules).
+func (r UdevRecord) diskSeq() (seq uint64, found bool) {
+	for _, link := range r.Links {
+		if number, is := strings.CutPrefix(link, "disk/by-diskseq/"); is {
+			number, _, _ = strings.Cut(number, "-part")
+			seq, err := strconv.ParseUint(number, 10, 64)
+			return seq, err == nil
+		}
+	}
+	return 0, false
+}
+
 // content is what udev's blkid builtin has noted, with its escapes undone.
 func (r UdevRecord) content() UdevContent {
 	first := func(keys ...string) string {

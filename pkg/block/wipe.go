@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -46,6 +47,14 @@ func Wipe(ctx context.Context, f *os.File, sizeBytes int64, policy volume.WipePo
 	case volume.WipeNone:
 		return nil
 	case volume.WipeZero:
+		// Whoever has a partition open is found out before the hours that follow, and not
+		// after them: there is none any more then.
+		if err := zeroEdges(ctx, f, sizeBytes); err != nil {
+			return err
+		}
+		if err := rereadPartitions(ctx, f); err != nil {
+			return err
+		}
 		if err := Zero(ctx, f, 0, sizeBytes, progress); err != nil {
 			return err
 		}
@@ -80,7 +89,7 @@ func Wipe(ctx context.Context, f *os.File, sizeBytes int64, policy volume.WipePo
 	if err := VerifyWiped(ctx, f, sizeBytes, policy); err != nil {
 		return err
 	}
-	return rereadPartitions(f)
+	return rereadPartitions(ctx, f)
 }
 
 // VerifyWiped reads back, past the page cache, what Wipe promised: head and tail
@@ -195,13 +204,29 @@ func alignedBuffer(lengthBytes int) []byte {
 	return raw[skip : skip+lengthBytes : skip+lengthBytes]
 }
 
+// rereadWait is how long somebody may have a partition open that is to be forgotten: lvm and
+// others who look for what is theirs have it for some milliseconds.
+const rereadWait = 10 * time.Second
+
 // rereadPartitions lets the kernel forget the partitions of a wiped disk. Devices
 // that cannot have any (partitions, loop without partscan, device-mapper) say so
-// with EINVAL or ENOTTY.
-func rereadPartitions(f *os.File) error {
-	err := ioctl(f, unix.BLKRRPART, nil)
-	if err == nil || errors.Is(err, unix.EINVAL) || unsupported(err) {
-		return nil
+// with EINVAL or ENOTTY. volume.ErrInUse: a program has one of them open, which nothing
+// that was opened exclusively forbids.
+func rereadPartitions(ctx context.Context, f *os.File) error {
+	ctx, cancel := context.WithTimeout(ctx, rereadWait)
+	defer cancel()
+	for {
+		err := ioctl(f, unix.BLKRRPART, nil)
+		switch {
+		case err == nil, errors.Is(err, unix.EINVAL), unsupported(err):
+			return nil
+		case !errors.Is(err, unix.EBUSY):
+			return fmt.Errorf("read the partition table of %s again: %w", f.Name(), err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: a program has a partition of %s open: read its table again: %w", volume.ErrInUse, f.Name(), err)
+		case <-time.After(lockRetry):
+		}
 	}
-	return fmt.Errorf("read the partition table of %s again: %w", f.Name(), err)
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"os"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -204,5 +205,42 @@ func TestZeroContent(t *testing.T) {
 	}
 	if taken := st.Blocks * 512; taken > 3<<20 {
 		t.Errorf("the file takes %d bytes now", taken)
+	}
+}
+
+// A partition that a program has open is found out before the disk is overwritten, and one
+// that was open for a moment is waited for.
+func TestWipeWhileAPartitionIsOpen(t *testing.T) {
+	const sizeBytes, middle = 64 << 20, 32 << 20
+	node, _ := loopDevice(t, sizeBytes, "--partscan")
+	run(t, "addpart", node, "1", "2048", "20480")
+	disk, err := block.OpenExclusive(node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer disk.Close()
+	if _, err := disk.WriteAt([]byte{1}, middle); err != nil {
+		t.Fatal(err)
+	}
+	partition, err := block.OpenReadOnly(node + "p1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer partition.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if err := block.Wipe(ctx, disk, sizeBytes, volume.WipeZero, nil); !errors.Is(err, volume.ErrInUse) {
+		t.Errorf("while a partition is open: %v, want ErrInUse", err)
+	}
+	content := make([]byte, 1)
+	if _, err := disk.ReadAt(content, middle); err != nil || content[0] != 1 {
+		t.Errorf("it was overwritten all the same: %v, %v", content, err)
+	}
+	time.AfterFunc(100*time.Millisecond, func() { _ = partition.Close() })
+	if err := block.Wipe(t.Context(), disk, sizeBytes, volume.WipeZero, nil); err != nil {
+		t.Errorf("when it is closed: %v", err)
+	}
+	if _, err := block.OpenReadOnly(node + "p1"); !errors.Is(err, volume.ErrNotFound) {
+		t.Errorf("the partition is still there: %v", err)
 	}
 }

@@ -91,9 +91,14 @@ func inChunks(ctx context.Context, offset, lengthBytes int64, progress func(int6
 	return nil
 }
 
-// sweepChunkBytes is what ZeroContent reads at once: most of a thin volume has no content
-// and reads as fast as the kernel can fill memory, so that the requests are what costs.
-const sweepChunkBytes = 4 << 20
+const (
+	// sweepChunkBytes is what ZeroContent reads at once: most of a thin volume has no content
+	// and reads as fast as the kernel can fill memory, so that the requests are what costs.
+	sweepChunkBytes = 4 << 20
+	// sweepPieces is how many pieces are written before they are read back: what is remembered
+	// of them must not grow with the volume.
+	sweepPieces = 1024
+)
 
 // ZeroContent overwrites with zeroes those pieces of a device that do not read so
 // already: a thin volume is not filled by it. What it wrote is durable, and read back,
@@ -109,10 +114,37 @@ func ZeroContent(ctx context.Context, f *os.File, sizeBytes int64) error {
 		return err
 	}
 	defer closeReader()
-	written, err := zeroPieces(ctx, f, reader, sizeBytes)
-	if err != nil {
-		return fmt.Errorf("zero the content of %s: %w", f.Name(), err)
+	buffer := alignedBuffer(int(min(sweepChunkBytes, sizeBytes)))
+	var written []extent
+	for start := int64(0); start < sizeBytes; start += sweepChunkBytes {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("zero the content of %s: stopped after %d of %d bytes: %w", f.Name(), start, sizeBytes, err)
+		}
+		chunk := buffer[:min(sweepChunkBytes, sizeBytes-start)]
+		if _, err := readWhole(reader, start, chunk); err != nil {
+			return fmt.Errorf("zero the content of %s: %w", f.Name(), err)
+		}
+		content := contentOf(chunk, start)
+		for _, piece := range content {
+			if err := Zero(ctx, f, piece.start, piece.lengthBytes, nil); err != nil {
+				return fmt.Errorf("zero the content of %s: %w", f.Name(), err)
+			}
+		}
+		if written = append(written, content...); len(written) >= sweepPieces {
+			if err := requireZeroed(ctx, f, reader, written); err != nil {
+				return err
+			}
+			written = written[:0]
+		}
 	}
+	return requireZeroed(ctx, f, reader, written)
+}
+
+// extent is a range of a device, in bytes.
+type extent struct{ start, lengthBytes int64 }
+
+// requireZeroed makes durable what was written, and reads it back.
+func requireZeroed(ctx context.Context, f *os.File, reader io.ReaderAt, written []extent) error {
 	if len(written) == 0 {
 		return nil
 	}
@@ -121,7 +153,7 @@ func ZeroContent(ctx context.Context, f *os.File, sizeBytes int64) error {
 	}
 	for _, piece := range written {
 		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("read back %s: stopped at %d of %d bytes: %w", f.Name(), piece.start, sizeBytes, err)
+			return fmt.Errorf("read back %s: stopped at %d: %w", f.Name(), piece.start, err)
 		}
 		offset, zero, err := zeroRange(reader, piece.start, piece.lengthBytes)
 		if err != nil {
@@ -132,31 +164,6 @@ func ZeroContent(ctx context.Context, f *os.File, sizeBytes int64) error {
 		}
 	}
 	return nil
-}
-
-// extent is a range of a device, in bytes.
-type extent struct{ start, lengthBytes int64 }
-
-// zeroPieces reads a device and overwrites what is not zero. It returns what it wrote.
-func zeroPieces(ctx context.Context, f *os.File, reader io.ReaderAt, sizeBytes int64) (written []extent, err error) {
-	buffer := alignedBuffer(int(min(sweepChunkBytes, sizeBytes)))
-	for start := int64(0); start < sizeBytes; start += sweepChunkBytes {
-		if err := ctx.Err(); err != nil {
-			return nil, fmt.Errorf("stopped after %d of %d bytes: %w", start, sizeBytes, err)
-		}
-		chunk := buffer[:min(sweepChunkBytes, sizeBytes-start)]
-		if _, err := readWhole(reader, start, chunk); err != nil {
-			return nil, err
-		}
-		content := contentOf(chunk, start)
-		for _, piece := range content {
-			if err := Zero(ctx, f, piece.start, piece.lengthBytes, nil); err != nil {
-				return nil, err
-			}
-		}
-		written = append(written, content...)
-	}
-	return written, nil
 }
 
 // contentOf returns where the chunk of a device that begins at start is not zero, in pieces

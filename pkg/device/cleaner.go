@@ -215,11 +215,7 @@ func (c *Cleaner) work(ctx context.Context, disk ReleasedDisk) {
 	c.Observer.WipeStarted(disk.Name, disk.Policy)
 	err := c.wipe(ctx, disk)
 	if err == nil {
-		if err = c.Registry.FinishWipe(ctx, disk.Name, disk.Token, true, ""); err != nil {
-			err = fmt.Errorf("record that disk %s is clean: %w", disk.Name, err)
-		} else {
-			c.Log.Info("disk is clean", "disk", disk.Name, "policy", disk.Policy)
-		}
+		err = c.recordClean(ctx, disk)
 	}
 
 	var plan retryPlan
@@ -242,6 +238,32 @@ func (c *Cleaner) work(ctx context.Context, disk ReleasedDisk) {
 	delete(c.working, disk.Name)
 	if plan.after > 0 {
 		c.retries[disk.Token] = plan
+	}
+}
+
+// recordTries is how often it is tried to record that a disk is clean, with the pauses of
+// other retries: for an hour, as these are by default.
+const recordTries = 10
+
+// recordClean tells the registry that a disk is clean, and again if it cannot be told: hours
+// of zeroes are not begun anew because the API server was away for a moment.
+func (c *Cleaner) recordClean(ctx context.Context, disk ReleasedDisk) error {
+	pause := c.RetryMin
+	for tries := 1; ; tries++ {
+		err := c.Registry.FinishWipe(ctx, disk.Name, disk.Token, true, "")
+		switch {
+		case err == nil:
+			c.Log.Info("disk is clean", "disk", disk.Name, "policy", disk.Policy)
+			return nil
+		case tries == recordTries, errors.Is(err, volume.ErrNotFound), ctx.Err() != nil:
+			return fmt.Errorf("record that disk %s is clean: %w", disk.Name, err)
+		}
+		c.Log.Warn("disk is clean, which cannot be recorded yet", "disk", disk.Name, "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, c.RetryMax)
 	}
 }
 

@@ -282,12 +282,59 @@ func TestCleanerRetries(t *testing.T) {
 	}
 }
 
+// A disk that is clean is not wiped once more because that could not be recorded.
+func TestCleanerRecordsWithoutAnotherWipe(t *testing.T) {
+	t.Parallel()
+	n := released(t, volume.WipeZero)
+	registry := &awayRegistry{Registry: n.registry, failures: 4}
+	opener := &brokenOpener{Opener: n.host.Opener()}
+	ended := wipeLog{ended: make(chan error, 100)}
+	c := device.NewCleaner(device.CleanerOptions{
+		Registry: registry, Disks: opener, Observer: ended, Log: quiet,
+		RetryMin: time.Millisecond, RetryMax: 2 * time.Millisecond,
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = c.Run(ctx)
+	}()
+	for err := range ended.ended {
+		if err == nil {
+			break
+		}
+	}
+	cancel()
+	<-done
+	if opener.wipes != 1 || registry.failures != 0 {
+		t.Errorf("%d wipes, %d answers are still to fail", opener.wipes, registry.failures)
+	}
+	if got := state(t, n); got != device.StateUnclaimed {
+		t.Errorf("the disk is %s", got)
+	}
+}
+
+// awayRegistry cannot be written for a while.
+type awayRegistry struct {
+	*devicetest.Registry
+	failures int
+}
+
+func (r *awayRegistry) FinishWipe(ctx context.Context, name, token string, clean bool, message string) error {
+	if r.failures > 0 {
+		r.failures--
+		return errors.New("connection refused")
+	}
+	return r.Registry.FinishWipe(ctx, name, token, clean, message)
+}
+
 var errMedium = errors.New("input/output error")
 
 type brokenOpener struct {
 	device.Opener
 	mu       sync.Mutex
 	failures int
+	wipes    int // that went to their end
 }
 
 func (o *brokenOpener) Open(ctx context.Context, path string) (device.OpenDisk, error) {
@@ -307,6 +354,7 @@ func (d brokenDisk) Wipe(ctx context.Context, size int64, policy volume.WipePoli
 		d.opener.failures--
 		return errMedium
 	}
+	d.opener.wipes++
 	return d.OpenDisk.Wipe(ctx, size, policy, progress)
 }
 

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/berth-dev/berth/pkg/block"
 	"github.com/berth-dev/berth/pkg/device"
 	"github.com/berth-dev/berth/pkg/device/devicetest"
 	"github.com/berth-dev/berth/pkg/volume"
@@ -434,3 +435,23 @@ func TestCreateWaitsForACallThatIsAtTheLastDisk(t *testing.T) {
 }
 
 var quiet = slog.New(slog.DiscardHandler)
+
+// What a target of the node's has written to a disk that it exports is not in the page
+// cache, which its open descriptor keeps.
+func TestBlankIsReadPastTheCache(t *testing.T) {
+	host := devicetest.NewLoopHost(t, 16*mib)
+	path := pathOf(t, host, "disk-0")
+	target, err := block.OpenReadOnly(path)
+	must(t, err)
+	defer target.Close()
+	if _, blank, err := block.Blank(target, 16*mib); !blank || err != nil { // and so fill the cache
+		t.Fatalf("a new disk: %t, %v", blank, err)
+	}
+	host.WriteBehind(t, "disk-0", 1*mib)
+	disk, err := host.Opener().Open(t.Context(), path)
+	must(t, err)
+	defer disk.Close()
+	if err := disk.Blank(); !errors.Is(err, volume.ErrNotBlank) {
+		t.Errorf("Blank = %v, want ErrNotBlank", err)
+	}
+}

@@ -100,7 +100,7 @@ func (d *blockDisk) Blank() error {
 	if err != nil {
 		return err
 	}
-	offset, blank, err := block.Blank(d.file, size)
+	offset, blank, err := block.BlankOnDisk(d.file, size)
 	switch {
 	case err != nil:
 		return fmt.Errorf("examine %s: %w", d.file.Name(), err)

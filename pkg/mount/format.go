@@ -17,6 +17,8 @@ import (
 const (
 	// formatTimeout bounds one mkfs. The journal of a large ext4 is 1 GiB of zeroes.
 	formatTimeout = 5 * time.Minute
+	// tablesTimeout bounds one that writes all of ext4's inode tables, 1/64 of the disk.
+	tablesTimeout = 12 * time.Hour
 	// lockTimeout bounds the wait for the advisory lock of the disk, which udev holds
 	// for some milliseconds while it looks.
 	lockTimeout = 10 * time.Second

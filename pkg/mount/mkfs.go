@@ -53,6 +53,9 @@ func mkfs(req FormatRequest) (hostexec.Command, error) {
 		if req.Label != "" {
 			c.Args = append(c.Args, "-L", cut(req.Label, extLabelBytes))
 		}
+		if writesInodeTables(req.Options) {
+			c.Timeout = tablesTimeout
+		}
 	case XFS:
 		c.Name = "mkfs.xfs"
 		c.Args = []string{"-q", "-K", "-m", "uuid=" + req.UUID}

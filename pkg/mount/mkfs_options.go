@@ -135,6 +135,19 @@ func (a allowed) check(value string) error {
 	return nil
 }
 
+// writesInodeTables reports whether mkfs.ext4 leaves none of the inode tables to the kernel:
+// it is told so, or the tables would have no checksums to tell by what was not written.
+func writesInodeTables(words []string) bool {
+	for i := 0; i+1 < len(words); i += 2 {
+		for value := range strings.SplitSeq(words[i+1], ",") {
+			if words[i] == "-E" && value == "lazy_itable_init=0" || words[i] == "-O" && value == "^metadata_csum" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // withMkfsOptions puts options, which are valid, after Berth's own: the last one
 // counts. Only the extended options of ext4 replace one another as a whole, so they are
 // joined.

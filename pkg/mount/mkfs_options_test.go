@@ -7,6 +7,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/berth-dev/berth/pkg/mount"
 	"github.com/berth-dev/berth/pkg/mount/mounttest"
@@ -102,6 +103,27 @@ func TestFormatWithOptions(t *testing.T) {
 	req := mount.FormatRequest{Device: loop.Path, FSType: mount.Ext4, UUID: uuidA, NeverFormatted: true, Options: []string{"-F", "x"}}
 	if err := mount.NewFormatter(host).Format(t.Context(), req); !errors.Is(err, volume.ErrInvalid) || host.programs() != "" || fingerprint(t, loop.Path) != before {
 		t.Errorf("an option that is not allowed: %v, ran %q", err, host.programs())
+	}
+}
+
+// A mkfs that writes all inode tables writes 1/64 of the disk, which takes longer than any other.
+func TestInodeTablesHaveTime(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		fsType, options string
+		tables          bool
+	}{
+		{mount.Ext4, "", false},
+		{mount.Ext4, "-E stride=16,lazy_itable_init=1 -O metadata_csum,^quota", false},
+		{mount.Ext4, "-E lazy_itable_init=1,lazy_itable_init=0", true},
+		{mount.Ext4, "-E lazy_itable_init=0,stride=16", true},
+		{mount.Ext4, "-O ^quota,^metadata_csum", true},
+		{mount.XFS, "-d su=64k,sw=4", false},
+	} {
+		timeout, err := mount.MkfsTimeout(mount.FormatRequest{Device: "/dev/vdb", FSType: c.fsType, UUID: uuidA, Options: strings.Fields(c.options)})
+		if err != nil || timeout >= 12*time.Hour != c.tables {
+			t.Errorf("%s %q: %v, %v", c.fsType, c.options, timeout, err)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@
 package devicetest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -128,6 +129,20 @@ func (h *Host) Add(t testing.TB, serial string, sizeBytes int64) HostDisk {
 func (h *Host) Pull(t testing.TB, serial string) {
 	t.Helper()
 	h.each(t, serial, (*slot).pull)
+}
+
+// WriteBehind puts a byte on the disks of this serial as hardware does, past what the kernel
+// remembers of them.
+func (h *Host) WriteBehind(t testing.TB, serial string, offset int64) {
+	t.Helper()
+	h.each(t, serial, func(s *slot) error {
+		f, err := os.OpenFile(s.file, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		_, err = f.WriteAt([]byte{1}, offset)
+		return errors.Join(err, f.Close())
+	})
 }
 
 // Push puts the disks of this serial back, under whatever name is free.
