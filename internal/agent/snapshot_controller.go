@@ -370,6 +370,15 @@ func (r *SnapshotReconciler) remove(ctx context.Context, s *v1alpha1.LocalSnapsh
 	if err := r.works.end(ctx, string(s.UID)); err != nil {
 		return err
 	}
+	if s.Spec.Group != nil {
+		// Another one of the group may be taking all of them right now, and would make this one
+		// after it was found not to be there.
+		unlock, err := r.groups.Lock(ctx, s.Spec.Group.Name)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+	}
 	snapshots, err := r.snapshotterOf(s)
 	known := s.Status.LVM != nil || s.Status.Hostpath != nil
 	if err != nil {
