@@ -77,7 +77,7 @@ func (h *groupHost) settleGroup() {
 	h.t.Helper()
 	for range 20 {
 		before := h.writes
-		if err := h.reconcileGroup(); err == nil && h.writes == before {
+		if err := h.reconcileGroup(); err == nil && h.writes == before && !h.workedOn(&h.snapshots.works) {
 			return
 		}
 	}
