@@ -147,6 +147,30 @@ func TestThickSnapshotCannotOverflow(t *testing.T) {
 	}
 }
 
+// lvm is killed after it has given a snapshot the last that it can use, and before the kernel has
+// it: the kernel gets it all the same.
+func TestThickSnapshotThatLags(t *testing.T) {
+	t.Parallel()
+	w := newThickWorld(t, 64)
+	w.VG.Snapshots = &lvm.SnapshotPolicy{InitialPercent: 90, ThresholdPercent: 70, ExtendPercent: 100}
+	w.backend = w.Backend()
+	rec := w.snapshot(t, 5)
+	w.write(t, 12*256, 'a')
+	w.Inject(lvmtest.Fault{Command: "lvextend", Mode: lvmtest.DieWithin})
+	w.tend(t)
+	if left := w.Faults(); len(left) > 0 {
+		t.Fatalf("it was not extended: %+v", left)
+	}
+	for range 2 {
+		state := w.tend(t)[0]
+		node := lvm.NodeID{GroupName: rec.LVM.VGName, GroupUUID: rec.LVM.VGUUID, Name: rec.LVM.LVName, UUID: rec.LVM.LVUUID}
+		status, _, err := w.Nodes().Snapshot(t.Context(), node)
+		if err != nil || state.AreaBytes != 17*extent || int64(status.TotalSectors*512) != state.AreaBytes {
+			t.Fatalf("the kernel has %d sectors, lvm knows of %+v (%v)", status.TotalSectors, state, err)
+		}
+	}
+}
+
 // What keeps a snapshot from being lost may be taken from the reserve, and nothing else may.
 func TestThickSnapshotUsesReserve(t *testing.T) {
 	t.Parallel()

@@ -222,7 +222,7 @@ func (p *process) lvextend(c command, within func() error) (string, error) {
 	}
 	lv.extents = append(lv.extents, free...)
 	g.seqno++
-	lv.lags = lv.isThinPool() && lv.node != ""
+	lv.lags = (lv.isThinPool() || lv.thickOf != nil) && lv.node != ""
 	if err := within(); err != nil {
 		return "", err
 	}

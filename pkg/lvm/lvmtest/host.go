@@ -119,8 +119,8 @@ type logicalVolume struct {
 	// spare is what lvm keeps of a group to repair the metadata of a redundant pool, none by
 	// default.
 	spare []extent
-	// unmarked thin pools tell of nothing before they are full, and one that lags is smaller
-	// than lvm knows: lvm was killed before the kernel had what it was extended by.
+	// unmarked thin pools tell of nothing before they are full. Of a pool, or a thick snapshot,
+	// that lags the kernel has less than lvm knows: lvm was killed while it extended it.
 	unmarked, lags bool
 	// failsWhenFull of a thin pool, and showsOldData of one that does not zero its chunks.
 	failsWhenFull, showsOldData bool
