@@ -71,8 +71,13 @@ func (r *PoolReconciler) evacuate(ctx context.Context, pool *v1alpha1.Pool, rec 
 		}
 		return e, err
 	}
-	// One that is not there now is opened when it is.
-	away := slices.DeleteFunc(back, func(name string) bool { return members[name].Path != "" })
+	if rec.layout().Redundant() {
+		// What has left such a pool may be a disk that was lost: letGo.
+		found = slices.DeleteFunc(found, func(f lvm.Evacuation) bool { return slices.Contains(where(back, members), f.Path) })
+	}
+	// One that is not there now is opened when it is; one that had left the group, and the
+	// record does not say so yet, has left the pool.
+	away := slices.DeleteFunc(back, func(name string) bool { path := members[name].Path; return path != "" && !isOut(found, path) })
 	if err := r.saveEvacuating(rec, append(away, wanted...)); err != nil {
 		return evacuation{}, err
 	}
@@ -95,6 +100,10 @@ func where(names []string, members map[string]device.Claimed) (paths []string) {
 		}
 	}
 	return paths
+}
+
+func isOut(found []lvm.Evacuation, path string) bool {
+	return path != "" && slices.ContainsFunc(found, func(f lvm.Evacuation) bool { return f.Out && f.Path == path })
 }
 
 func waiting(names []string, err error) (e evacuation) {
@@ -154,9 +163,7 @@ func (r *PoolReconciler) saveEvacuating(rec *poolRecord, names []string) error {
 // takeEvacuatedOut notes the disks that are not part of the volume group any more.
 func (r *PoolReconciler) takeEvacuatedOut(rec *poolRecord, found []lvm.Evacuation, members map[string]device.Claimed) error {
 	before := rec.Disks
-	rec.Disks = slices.DeleteFunc(slices.Clone(before), func(name string) bool {
-		return slices.ContainsFunc(found, func(f lvm.Evacuation) bool { return f.Out && f.Path != "" && f.Path == members[name].Path })
-	})
+	rec.Disks = slices.DeleteFunc(slices.Clone(before), func(name string) bool { return isOut(found, members[name].Path) })
 	if len(rec.Disks) == len(before) {
 		return nil
 	}

@@ -122,6 +122,36 @@ func TestEvacuateKilledAtEveryStep(t *testing.T) {
 	}
 }
 
+// The agent is killed, and what was asked for is taken back before the next one looks: the disk
+// is of the pool, or has left it and joins it again.
+func TestEvacuateKilledAndTakenBack(t *testing.T) {
+	t.Parallel()
+	for n := 0; ; n++ {
+		h := newPoolHost(t, "a", "b", "c")
+		h.apply(poolSet())
+		h.settle()
+		h.evacuate("b")
+		h.killer.arm(n)
+		_ = h.reconcile()
+		died := h.killer.died()
+		h.start()
+		h.evacuate()
+		h.settle()
+		if h.disks["b"].released {
+			h.disks["b"] = &fakeDisk{} // it was wiped
+			h.settle()
+		}
+		h.wantHealthy("a", "b", "c")
+		rec, err := h.pools.records.load("fast")
+		if g := h.groups[rec.VGUUID]; err != nil || len(g.devices) != 3 || len(g.closed) > 0 || len(rec.Evacuating) > 0 {
+			t.Fatalf("killed at step %d: the group is %+v, the record %+v, %v", n, g, rec, err)
+		}
+		if !died {
+			return
+		}
+	}
+}
+
 // A disk that is lost while it is emptied is given up as any other that is lost: what is on it
 // stays as it is.
 func TestEvacuatedDiskIsLost(t *testing.T) {

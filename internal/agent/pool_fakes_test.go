@@ -240,11 +240,17 @@ func (b *fakeGroupBackend) Evacuate(_ context.Context, o lvm.EvacuateOptions) ([
 		f := lvm.Evacuation{Path: path, RemainingBytes: h.onDisk, Waiting: h.stuck, Moving: h.stuck == "" && h.onDisk > 0}
 		if h.onDisk == 0 && h.stuck == "" {
 			g.devices = slices.DeleteFunc(slices.Clone(g.devices), func(d string) bool { return d == path })
+			delete(g.closed, path)
 			f.Out = true
 		}
 		found = append(found, f)
 		if err := h.killer.step(); err != nil {
 			return nil, err
+		}
+	}
+	for _, path := range o.Open {
+		if !slices.Contains(g.devices, path) {
+			found = append(found, lvm.Evacuation{Path: path, Out: true})
 		}
 	}
 	return found, nil

@@ -60,7 +60,8 @@ type SnapshotReconciler struct {
 	queue   queueHandle
 	// groups are locks by the name of a group.
 	groups Locks
-	// works are the snapshots of directories, which take time by the number of files.
+	// works are the snapshots of directories, which take time by the number of files, and
+	// deletions.
 	works works
 
 	mu sync.Mutex
@@ -383,8 +384,22 @@ func (r *SnapshotReconciler) remove(ctx context.Context, s *v1alpha1.LocalSnapsh
 		made := recordOfSnapshot(s)
 		rec = &made
 	}
-	if err := snapshots.DeleteSnapshot(ctx, string(s.UID), rec); err != nil {
-		return fmt.Errorf("delete snapshot %s: %w", s.Name, err)
+	// What a thick one has kept may be wiped for hours: apart from this worker.
+	name, uid, group := s.Name, string(s.UID), s.Spec.Group
+	_, err = r.works.do(ctx, uid+"/remove", "wiping", func() { r.queue.add(name) }, func(ctx context.Context, _ func(doneBytes, totalBytes int64)) (ledger.Entry, error) {
+		if group != nil {
+			// Another one of the group may be taking all of them right now, and would make this
+			// one after it was found not to be there.
+			unlock, err := r.groups.Lock(ctx, group.Name)
+			if err != nil {
+				return ledger.Entry{}, err
+			}
+			defer unlock()
+		}
+		return ledger.Entry{}, snapshots.DeleteSnapshot(ctx, uid, rec)
+	})
+	if err != nil {
+		return fmt.Errorf("delete snapshot %s: %w", name, err)
 	}
 	r.Backends.Touch(s.Spec.Pool)
 	return nil

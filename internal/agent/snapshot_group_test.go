@@ -5,11 +5,13 @@ package agent
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
@@ -75,7 +77,7 @@ func (h *groupHost) settleGroup() {
 	h.t.Helper()
 	for range 20 {
 		before := h.writes
-		if err := h.reconcileGroup(); err == nil && h.writes == before {
+		if err := h.reconcileGroup(); err == nil && h.writes == before && !h.workedOn(&h.snapshots.works) {
 			return
 		}
 	}
@@ -221,6 +223,52 @@ func TestSnapshotGroupPowerLost(t *testing.T) {
 			return
 		}
 	}
+}
+
+// One whose deletion is asked for while another one takes the group is not found to be absent
+// before it is made.
+func TestSnapshotGroupIsDeletedWhileItIsTaken(t *testing.T) {
+	t.Parallel()
+	h := newGroupHost(t, lvmtest.NewThinVG(t, 64*mib))
+	h.ask(secondName)
+	h.settleGroup() // it has its finalizer, and waits for the other
+	second := h.member(secondName)
+	h.ask(lvName)
+	taking, deleted := make(chan struct{}), make(chan error, 1)
+	h.vg.Edit(h.vg.Name, func(e *lvmtest.Editor) { e.Add("theirs", 1) }) // so that the group is looked at
+	h.vg.OnProcess(func([]string) {
+		h.vg.OnProcess(nil)
+		close(taking)
+		for range 50 {
+			if len(deleted) > 0 {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+	})
+	go func() {
+		<-taking
+		err := h.api.Delete(context.Background(), second)
+		if err == nil {
+			_, err = h.snapshots.Reconcile(context.Background(), memberRequest(secondName))
+		}
+		deleted <- err
+	}()
+	for range 3 {
+		_, _ = h.snapshots.Reconcile(t.Context(), memberRequest(lvName))
+	}
+	if err := <-deleted; err != nil {
+		t.Fatal(err)
+	}
+	if err := h.api.Delete(t.Context(), h.member(lvName)); err != nil {
+		t.Fatal(err)
+	}
+	h.settleGroup()
+	h.wantOnDisk([]string{lvUID, secondUID}, nil)
+}
+
+func memberRequest(volume string) reconcile.Request {
+	return reconcile.Request{NamespacedName: types.NamespacedName{Name: members[volume].name}}
 }
 
 // What one of a group is refused for, none gets, and nothing is left.

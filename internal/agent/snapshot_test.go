@@ -125,7 +125,7 @@ func (h *copyHost) settleCopies() {
 	h.t.Helper()
 	for range 20 {
 		before := h.writes
-		if err := h.reconcileCopies(); err == nil && h.writes == before && !h.worked() {
+		if err := h.reconcileCopies(); err == nil && h.writes == before && !h.worked() && !h.workedOn(&h.snapshots.works) {
 			return
 		}
 	}

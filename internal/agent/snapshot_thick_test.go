@@ -250,6 +250,43 @@ func TestCopyTakesLong(t *testing.T) {
 	}
 }
 
+// So it does while what a snapshot has kept is wiped.
+func TestSnapshotIsWipedForLong(t *testing.T) {
+	t.Parallel()
+	h := newCopyHost(t, lvmtest.NewVG(t, 64*mib), localVolume(func(lv *v1alpha1.LocalVolume) { lv.Spec.Wipe = v1alpha1.WipeZero }), localSnapshot())
+	h.settleCopies()
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	h.vg.OnWipe(func(volume.WipePolicy) {
+		close(begun)
+		<-goOn
+	})
+	if err := h.api.Delete(t.Context(), h.snapshot()); err != nil {
+		t.Fatal(err)
+	}
+	request := reconcile.Request{NamespacedName: types.NamespacedName{Name: snapName}}
+	returned := make(chan error, 1)
+	go func() {
+		_, err := h.snapshots.Reconcile(context.Background(), request)
+		returned <- err
+	}()
+	<-begun
+	select {
+	case err := <-returned:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * workPatience):
+		t.Error("the worker is held up")
+	}
+	if c := meta.FindStatusCondition(h.snapshot().Status.Conditions, v1alpha1.LocalSnapshotReady); c == nil || c.Reason != v1alpha1.ReasonInProgress || !strings.Contains(c.Message, "wiping") {
+		t.Errorf("the condition is %+v", c)
+	}
+	h.vg.OnWipe(nil)
+	close(goOn)
+	h.settleCopies()
+	h.wantOnDisk([]string{lvUID}, nil)
+}
+
 // What takes long is begun once, told of while it lasts, and its outcome is given once.
 func TestWorks(t *testing.T) {
 	t.Parallel()

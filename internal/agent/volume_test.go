@@ -341,8 +341,9 @@ func (h *host) settle() {
 
 // worked waits for what is done apart from the workers, which on a busy machine takes longer
 // than they wait for it, and reports whether there was any.
-func (h *host) worked() bool {
-	w := &h.agent.works
+func (h *host) worked() bool { return h.workedOn(&h.agent.works) }
+
+func (h *host) workedOn(w *works) bool {
 	w.mu.Lock()
 	running := slices.Collect(maps.Values(w.running))
 	w.mu.Unlock()

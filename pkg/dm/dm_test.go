@@ -122,6 +122,7 @@ func TestThinPoolOf(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			got, err := ThinPoolOf([]Target{{Type: "thin-pool", Status: tt.status}}, aTable)
+			tt.want.ChunkBytes = 64 << 10
 			if tt.wantErrContains != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.wantErrContains) {
 					t.Errorf("got %+v, %v", got, err)
@@ -145,6 +146,7 @@ func TestThinPoolOf(t *testing.T) {
 		"another device's table":  {good, {{Type: "linear", Status: "253:1 0"}}},
 		"half a table":            {good, {{Type: "thin-pool", Status: "253:1 253:2 128"}}},
 		"a mark in words":         {good, {{Type: "thin-pool", Status: "253:1 253:2 128 low"}}},
+		"chunks in words":         {good, {{Type: "thin-pool", Status: "253:1 253:2 small 1280"}}},
 	} {
 		if got, err := ThinPoolOf(bad[0], bad[1]); err == nil {
 			t.Errorf("%s is taken for a thin pool: %+v", name, got)

@@ -38,9 +38,9 @@ type ThinPool struct {
 	// HeldRoot is the block of a snapshot of the metadata that is held for a program that
 	// reads them (reserve_metadata_snap); 0 when there is none. It outlives a reboot.
 	HeldRoot uint64
-	// LowWaterBlocks is how many chunks are free when the kernel tells of it; 0 is never. It
-	// is of the pool's table.
-	LowWaterBlocks uint64
+	// ChunkBytes is the size of a chunk, and LowWaterBlocks how many of them are free when the
+	// kernel tells of it; 0 is never. They are of the pool's table.
+	ChunkBytes, LowWaterBlocks uint64
 	// FailsWhenFull: a write that needs a chunk when there is none fails at once, and does
 	// not wait.
 	FailsWhenFull bool
@@ -68,6 +68,12 @@ func ThinPoolOf(status, table []Target) (ThinPool, error) {
 	if pool.LowWaterBlocks, err = strconv.ParseUint(words[3], 10, 64); err != nil {
 		return ThinPool{}, fmt.Errorf("the low-water mark in the table %q of a thin pool: %w", table[0].Status, err)
 	}
+	sectors, err := strconv.ParseUint(words[2], 10, 32) // the kernel's are of 1 GiB at most
+	if err != nil {
+		return ThinPool{}, fmt.Errorf("the chunks in the table %q of a thin pool: %w", table[0].Status, err)
+	}
+	const sectorBytes = 512
+	pool.ChunkBytes = sectors * sectorBytes
 	return pool, nil
 }
 

@@ -21,7 +21,8 @@ type EvacuateOptions struct {
 	// out of the group when nothing is on them any more.
 	Empty []string
 	// Open are devices that were in Empty and are not any more: what is being moved from
-	// them stays, and they are used again.
+	// them stays, and they are used again. Those that had left the group by then are returned,
+	// behind those of Empty.
 	Open []string
 }
 
@@ -81,6 +82,11 @@ func (b *Backend) Evacuate(ctx context.Context, o EvacuateOptions) ([]Evacuation
 		}
 		if step == nil {
 			b.queue.segmented.Store(slices.ContainsFunc(states, func(s Evacuation) bool { return !s.Out }))
+			for _, path := range o.Open {
+				if g.deviceAt(path) == nil {
+					states = append(states, Evacuation{Path: path, Out: true})
+				}
+			}
 			return states, nil
 		}
 		if rest := remaining(states); rest < least {

@@ -171,6 +171,17 @@ func TestEvacuateIsTakenBack(t *testing.T) {
 	}
 }
 
+// It is wanted back when it has left the group already.
+func TestEvacuateIsTakenBackTooLate(t *testing.T) {
+	t.Parallel()
+	r := evacuations["linear"](t)
+	r.out()
+	states := r.evacuate(lvm.EvacuateOptions{Empty: []string{spare}, Open: []string{emptied}})
+	if last := states[len(states)-1]; len(states) != 2 || states[0].Out || last.Path != emptied || !last.Out {
+		t.Errorf("got %+v", states)
+	}
+}
+
 func TestEvacuateGoesOnAfterAReboot(t *testing.T) {
 	t.Parallel()
 	for kind, newPool := range evacuations {

@@ -108,6 +108,9 @@ func (q *queue) keep(g *Group, acting bool) error {
 	}
 	gen := Generation{GroupUUID: g.UUID, Seqno: g.Seqno, Acting: acting}
 	q.kept = nil
+	if acting {
+		q.concluded = false
+	}
 	for _, pv := range g.PVs {
 		if pv.Path == "" {
 			continue
@@ -129,8 +132,9 @@ func (q *queue) keep(g *Group, acting bool) error {
 	return nil
 }
 
-// conclude ends what a process that is gone had begun: the group was read, so nothing is
-// to be rolled back, and what is changed from now on by others is not ours to undo.
+// conclude ends what a process that is gone had begun, an agent before this one or an lvm
+// whose end was not seen: the group was read, so nothing is to be rolled back, and what is
+// changed from now on by others is not ours to undo.
 func (q *queue) conclude(g *Group) {
 	if q.journal == nil || q.concluded || g.State() != StateReady {
 		return

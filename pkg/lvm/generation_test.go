@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/berth-dev/berth/pkg/lvm"
 	"github.com/berth-dev/berth/pkg/lvm/lvmtest"
 	"github.com/berth-dev/berth/pkg/volume"
 )
@@ -134,6 +135,55 @@ func TestKilledInABatch(t *testing.T) {
 	}
 	if kept, _, err = w.Journal().Kept(w.UUID); err != nil || kept.Acting {
 		t.Errorf("kept is %+v, %v", kept, err)
+	}
+}
+
+// So does this process with what it has begun itself and has not seen the end of: what
+// somebody else changes afterwards, and a loss of power cuts short, is not undone with all that
+// he has changed before.
+func TestBatchOfUnknownOutcomeIsConcluded(t *testing.T) {
+	t.Parallel()
+	for name, begin := range map[string]func(t *testing.T) (*lvmtest.VG, *lvm.Backend){
+		"the outcome was not seen": func(t *testing.T) (*lvmtest.VG, *lvm.Backend) {
+			vg := lvmtest.NewThinVG(t, 100*thinMiB)
+			b := vg.Backend()
+			tend(t, b)
+			vg.Inject(lvmtest.Fault{Command: "lvcreate", Mode: lvmtest.DieAfter})
+			vg.Inject(lvmtest.Fault{Command: "lvs", Mode: lvmtest.DieBefore})
+			if _, err := b.Create(t.Context(), spec(1, thinMiB)); err == nil {
+				t.Fatal("it was made")
+			}
+			return vg, b
+		},
+		"a move was refused": func(t *testing.T) (*lvmtest.VG, *lvm.Backend) {
+			r := evacuations["linear"](t)
+			r.vg.Inject(lvmtest.Fault{Command: "pvmove", Mode: lvmtest.Refuse})
+			if s := r.evacuate(lvm.EvacuateOptions{Empty: []string{emptied}})[0]; s.Waiting == "" {
+				t.Fatalf("it was moved: %+v", s)
+			}
+			return r.vg, r.b
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			vg, b := begin(t)
+			if left := vg.Faults(); len(left) > 0 {
+				t.Fatalf("it did not come to %+v", left)
+			}
+			if _, err := b.Group(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if kept, _, err := vg.Journal().Kept(vg.UUID); err != nil || kept.Acting {
+				t.Errorf("kept is %+v, %v", kept, err)
+			}
+			for range 3 {
+				vg.Edit(vg.Name, func(e *lvmtest.Editor) { e.Add("theirs", 1) })
+			}
+			vg.Tear()
+			if _, err := vg.Backend().Group(t.Context()); !errors.Is(err, volume.ErrPoolUnavailable) || !strings.Contains(err.Error(), "other changes") {
+				t.Errorf("somebody else's changes were undone: %v", err)
+			}
+		})
 	}
 }
 

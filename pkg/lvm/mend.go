@@ -257,7 +257,7 @@ func (q *queue) resumeAll(ctx context.Context, g *Group) error {
 func (g *Group) foreign() (uuids []string) {
 	pool, _ := g.thinPool()
 	for i := range g.LVs {
-		if lv := &g.LVs[i]; lv != pool && !isHalfPool(lv) && !ownedVolume(lv) && !ownedSnapshot(lv) {
+		if lv := &g.LVs[i]; lv != pool && !isHalfPool(lv) && !owned(lv) && !isDeleted(lv) {
 			uuids = append(uuids, lv.UUID)
 		}
 	}

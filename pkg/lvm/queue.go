@@ -58,8 +58,8 @@ type queue struct {
 	// worker touches it.
 	known *Group
 	// kept is what the journal holds, nil when that is not known. looked is true once
-	// the devices were searched for a change that was cut short, concluded once the
-	// journal says that no change is under way. Only the worker touches them.
+	// the devices were searched for a change that was cut short, concluded while the
+	// journal says that no batch of changes is under way. Only the worker touches them.
 	kept              *Generation
 	looked, concluded bool
 }

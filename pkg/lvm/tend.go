@@ -68,9 +68,10 @@ func (b *Backend) Tend(ctx context.Context) (*ThinState, error) {
 		if err != nil {
 			return nil, err
 		}
-		if u := t.thin.usage; op == nil && u.LowWaterBlocks == 0 && u.Mode == dm.ThinPoolWritable && !refreshed {
+		if u := t.thin.usage; op == nil && !refreshed && (u.LowWaterBlocks == 0 && u.Mode == dm.ThinPoolWritable || pool.lags(u)) {
 			// The host activated it, by its own lvm.conf, which does not let the kernel tell of
-			// anything before the pool is full.
+			// anything before the pool is full; or lvm was killed after it had extended it, and
+			// before the kernel had that.
 			op, refreshed = &operation{verb: verbRefresh, name: thinPoolName, uuid: pool.UUID}, true
 		}
 		if op == nil {
@@ -89,6 +90,16 @@ func (b *Backend) Tend(ctx context.Context) (*ThinState, error) {
 		grown = grown || op.verb == verbTend && pool != nil
 	}
 	return nil, fmt.Errorf("tend thin pool %s/%s: %w: it does not come to rest", b.group.GroupName, thinPoolName, volume.ErrBusy)
+}
+
+// lags reports whether the kernel has less of an active thin pool than lvm's metadata say, and
+// would take more.
+func (lv *LogicalVolume) lags(u *dm.ThinPool) bool {
+	const metadataBlock = 4 << 10
+	if u.NeedsCheck || u.ChunkBytes == 0 || u.Mode != dm.ThinPoolWritable && u.Mode != dm.ThinPoolOutOfData {
+		return false
+	}
+	return u.DataBlocks < uint64(lv.SizeBytes)/u.ChunkBytes || u.MetadataBlocks < uint64(min(lv.MetadataBytes, mostMetadataBytes))/metadataBlock
 }
 
 // nextStep is what must be done first, or nil.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/berth-dev/berth/pkg/dm"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -62,7 +63,7 @@ func (b *Backend) TendSnapshots(ctx context.Context) (states []SnapshotState, ne
 		if !lv.isThickSnapshot() || !ownedSnapshot(lv) && !ownedCopy(lv) {
 			continue
 		}
-		status, active, err := b.nodes.Snapshot(ctx, NodeID{GroupName: g.Name, GroupUUID: g.UUID, Name: lv.Name, UUID: lv.UUID})
+		status, active, err := b.snapshotStatus(ctx, g, lv)
 		if err != nil {
 			return nil, 0, fmt.Errorf("look at snapshot %s/%s: %w", g.Name, lv.Name, err)
 		}
@@ -80,7 +81,7 @@ func (b *Backend) TendSnapshots(ctx context.Context) (states []SnapshotState, ne
 			total := status.TotalSectors
 			if want := g.nextArea(lv, status.UsedSectors, total, b.queue.snapshots()); want > g.extentsFor(lv.AreaBytes) {
 				b.extendSnapshot(ctx, lv, want, &state)
-				total = uint64(state.AreaBytes / 512) //nolint:mnd // a sector
+				total = uint64(state.AreaBytes / sectorBytes)
 				interval = leastInterval
 			}
 			state.UsedPercent = int((status.UsedSectors*100 + total - 1) / max(1, total))
@@ -99,6 +100,21 @@ func (b *Backend) TendSnapshots(ctx context.Context) (states []SnapshotState, ne
 	}
 	b.fills = fills
 	return states, next, nil
+}
+
+// snapshotStatus looks at a thick snapshot. Where the kernel has less room for it than lvm's
+// metadata say, for lvm was killed after it had extended it, the kernel gets that first.
+func (b *Backend) snapshotStatus(ctx context.Context, g *Group, lv *LogicalVolume) (dm.Snapshot, bool, error) {
+	node := NodeID{GroupName: g.Name, GroupUUID: g.UUID, Name: lv.Name, UUID: lv.UUID}
+	status, active, err := b.nodes.Snapshot(ctx, node)
+	origin := g.volumeByUUID(lv.OriginUUID)
+	if err != nil || !active || status.Lost || origin == nil || status.TotalSectors >= uint64(lv.AreaBytes/sectorBytes) {
+		return status, active, err
+	}
+	if _, err := b.queue.do(ctx, &operation{verb: verbRefresh, name: origin.Name, uuid: origin.UUID}); err != nil {
+		return status, active, nil //nolint:nilerr // it is tried again with the next look; others must not wait for it
+	}
+	return b.nodes.Snapshot(ctx, node)
 }
 
 // extendSnapshot gives a snapshot so many extents, or as many as there are.

@@ -200,6 +200,34 @@ func TestThinPoolGetsItsLowWaterMark(t *testing.T) {
 	}
 }
 
+// A pool that was extended by an lvm that was killed before the kernel had that has in the end
+// what lvm's metadata say.
+func TestThinPoolThatLags(t *testing.T) {
+	t.Parallel()
+	vg := lvmtest.NewThinVG(t, 50*thinMiB)
+	b := vg.Backend()
+	tend(t, b)
+	vg.AddDisk("/dev/vdz", 101*thinMiB, "")
+	vg.Devices = append(vg.Devices, "/dev/vdz")
+	client := lvm.NewClient(vg.Runner(), vg.Flush)
+	if _, err := client.ExtendGroup(t.Context(), vg.UUID, lvm.GroupSpec{Name: vg.Name, PoolUID: lvmtest.PoolUID, Devices: []string{"/dev/vdz"}}); err != nil {
+		t.Fatal(err)
+	}
+	vg.Inject(lvmtest.Fault{Command: "lvextend", Mode: lvmtest.DieWithin})
+	_, _ = b.Tend(t.Context())
+	if left := vg.Faults(); len(left) > 0 {
+		t.Fatalf("it was not extended: %+v", left)
+	}
+	state := tend(t, b)
+	if u := state.Usage; state.DataBytes <= 50*thinMiB || int64(u.DataBlocks*u.ChunkBytes) != state.DataBytes {
+		t.Errorf("the kernel has %d chunks of %d bytes, lvm knows of %d bytes", u.DataBlocks, u.ChunkBytes, state.DataBytes)
+	}
+	before := vg.Processes()
+	if tend(t, b); vg.Processes() != before {
+		t.Errorf("to look again took %d processes", vg.Processes()-before)
+	}
+}
+
 // A pool whose metadata are of another transaction than lvm expects is left as it is, is said
 // to be so after one attempt, and goes on when somebody has mended it.
 func TestThinPoolOfAnotherTransaction(t *testing.T) {

@@ -147,6 +147,30 @@ func TestThickSnapshotCannotOverflow(t *testing.T) {
 	}
 }
 
+// lvm is killed after it has given a snapshot the last that it can use, and before the kernel has
+// it: the kernel gets it all the same.
+func TestThickSnapshotThatLags(t *testing.T) {
+	t.Parallel()
+	w := newThickWorld(t, 64)
+	w.VG.Snapshots = &lvm.SnapshotPolicy{InitialPercent: 90, ThresholdPercent: 70, ExtendPercent: 100}
+	w.backend = w.Backend()
+	rec := w.snapshot(t, 5)
+	w.write(t, 12*256, 'a')
+	w.Inject(lvmtest.Fault{Command: "lvextend", Mode: lvmtest.DieWithin})
+	w.tend(t)
+	if left := w.Faults(); len(left) > 0 {
+		t.Fatalf("it was not extended: %+v", left)
+	}
+	for range 2 {
+		state := w.tend(t)[0]
+		node := lvm.NodeID{GroupName: rec.LVM.VGName, GroupUUID: rec.LVM.VGUUID, Name: rec.LVM.LVName, UUID: rec.LVM.LVUUID}
+		status, _, err := w.Nodes().Snapshot(t.Context(), node)
+		if err != nil || state.AreaBytes != 17*extent || int64(status.TotalSectors*512) != state.AreaBytes {
+			t.Fatalf("the kernel has %d sectors, lvm knows of %+v (%v)", status.TotalSectors, state, err)
+		}
+	}
+}
+
 // What keeps a snapshot from being lost may be taken from the reserve, and nothing else may.
 func TestThickSnapshotUsesReserve(t *testing.T) {
 	t.Parallel()
@@ -329,5 +353,46 @@ func TestLargeVolumeIsQuarantined(t *testing.T) {
 	}
 	if n := vg.Processes() - before; n != 3 {
 		t.Errorf("it took %d processes, of which one is the other volume's", n)
+	}
+}
+
+// What a killed lvm has left suspended goes on, whatever it is of ours: a volume that was
+// deleted before its snapshots, on which they lie, the snapshot that a volume is copied from,
+// and what it is copied to. An owner's volume stays as it is.
+func TestSuspendedThickVolumesGoOn(t *testing.T) {
+	t.Parallel()
+	w := newThickWorld(t, 96)
+	w.snapshot(t, 5)
+	if _, err := w.backend.Create(t.Context(), spec(3, extent)); err != nil {
+		t.Fatal(err)
+	}
+	w.OnCopy(func() {
+		w.OnCopy(nil)
+		w.Edit(w.Name, func(e *lvmtest.Editor) {
+			e.SetTags(id(3), "theirs")
+			for _, name := range []string{id(1), id(2), id(3), "copy-" + id(2), "snap-" + id(5)} {
+				e.Suspend(name)
+			}
+		})
+		w.onlyTheirsSuspended(t)
+	})
+	if _, err := w.backend.Create(t.Context(), copySpec(2, 16*extent, volume.Source{ID: id(1), Record: w.rec})); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.backend.Delete(t.Context(), id(1), &w.rec, volume.WipeZero); err != nil {
+		t.Fatal(err)
+	}
+	w.Edit(w.Name, func(e *lvmtest.Editor) { e.Suspend("deleted-" + id(1)) })
+	w.onlyTheirsSuspended(t)
+}
+
+// onlyTheirsSuspended has an agent that has just begun look at the group.
+func (w *thickWorld) onlyTheirsSuspended(t *testing.T) {
+	t.Helper()
+	if _, err := w.Backend().Group(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if got := w.Suspended(); !slices.Equal(got, []string{id(3)}) {
+		t.Errorf("suspended are %q", got)
 	}
 }

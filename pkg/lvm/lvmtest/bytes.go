@@ -31,7 +31,7 @@ func (h *Host) activate(g *group, lv *logicalVolume) {
 		return
 	}
 	for _, snapshot := range g.snapshotsOf(lv) {
-		snapshot.node = h.shownFile(snapshot)
+		snapshot.node, snapshot.lags = h.shownFile(snapshot), false
 	}
 	if lv.node != "" {
 		h.resizeNode(g, lv)

@@ -222,9 +222,11 @@ func (p *process) lvextend(c command, within func() error) (string, error) {
 	}
 	lv.extents = append(lv.extents, free...)
 	g.seqno++
+	lv.lags = (lv.isThinPool() || lv.thickOf != nil) && lv.node != ""
 	if err := within(); err != nil {
 		return "", err
 	}
+	lv.lags = false
 	if lv.node != "" && lv.thickOf == nil {
 		p.h.resizeNode(g, lv)
 	}

@@ -119,8 +119,9 @@ type logicalVolume struct {
 	// spare is what lvm keeps of a group to repair the metadata of a redundant pool, none by
 	// default.
 	spare []extent
-	// unmarked thin pools tell of nothing before they are full.
-	unmarked bool
+	// unmarked thin pools tell of nothing before they are full. Of a pool, or a thick snapshot,
+	// that lags the kernel has less than lvm knows: lvm was killed while it extended it.
+	unmarked, lags bool
 	// failsWhenFull of a thin pool, and showsOldData of one that does not zero its chunks.
 	failsWhenFull, showsOldData bool
 	// below is the layout of what a thin pool of somebody else lies on.

@@ -205,9 +205,13 @@ func (h *Host) snapshotStatus(g *group, lv *logicalVolume) dm.Snapshot {
 	chunks := len(h.kept(lv))
 	lv.most = max(lv.most, chunks)
 	tables := 2 + lv.most*thickException/thickChunk
+	extents := int64(len(lv.extents))
+	if lv.lags {
+		extents--
+	}
 	return dm.Snapshot{
 		UsedSectors:     uint64((tables + lv.most) * thickChunk / sectorBytes),
-		TotalSectors:    uint64(int64(len(lv.extents)) * g.extent / sectorBytes),
+		TotalSectors:    uint64(extents * g.extent / sectorBytes),
 		MetadataSectors: uint64(tables * thickChunk / sectorBytes),
 	}
 }

@@ -137,7 +137,7 @@ func (h *Host) thinFile(lv *logicalVolume) string { return filepath.Join(h.dir, 
 func (h *Host) activateThin(g *group, lv *logicalVolume) {
 	if lv.thin == nil {
 		lv.activateParts()
-		lv.node = h.thinFile(lv)
+		lv.node, lv.lags = h.thinFile(lv), false
 		return
 	}
 	h.activateThin(g, lv.thin)
@@ -329,7 +329,10 @@ func (h *Host) thinUsage(g *group, pool *logicalVolume) dm.ThinPool {
 		Mode: dm.ThinPoolWritable, FailsWhenFull: pool.failsWhenFull,
 		MetadataUsed: 10, MetadataBlocks: uint64(pool.metaBytes / metadataBlock),
 		DataBlocks: uint64(pool.size() * g.extent / chunkBytes),
-		HeldRoot:   pool.heldRoot,
+		HeldRoot:   pool.heldRoot, ChunkBytes: chunkBytes,
+	}
+	if pool.lags {
+		u.DataBlocks /= 2
 	}
 	if !pool.unmarked {
 		u.LowWaterBlocks = max(1, u.DataBlocks/5)
