@@ -238,14 +238,24 @@ func TestNotAdoptable(t *testing.T) {
 		limited bool
 		says    string
 	}{
-		"relative":               {prepare: func(*testing.T, *pool, string) string { return "data" }, says: "absolute path"},
-		"dots":                   {prepare: func(_ *testing.T, _ *pool, dir string) string { return dir + "/../x" }, says: "absolute path"},
-		"everything":             {prepare: func(*testing.T, *pool, string) string { return "/" }, says: "absolute path"},
-		"the root":               {prepare: func(_ *testing.T, p *pool, _ string) string { return p.root }, says: "the root of the pool"},
-		"above the root":         {prepare: func(_ *testing.T, p *pool, _ string) string { return path.Dir(p.root) }, says: "lies in it"},
-		"elsewhere":              {prepare: func(*testing.T, *pool, string) string { return "/etc/passwd.d" }, says: "takes directories below"},
-		"a volume":               {prepare: func(_ *testing.T, p *pool, _ string) string { return path.Join(p.root, "volumes", volumetest.ID(9)) }, says: "Berth's own"},
-		"what is being removed":  {prepare: func(_ *testing.T, p *pool, _ string) string { return path.Join(p.root, ".trash/x") }, says: "Berth's own"},
+		"relative":              {prepare: func(*testing.T, *pool, string) string { return "data" }, says: "absolute path"},
+		"dots":                  {prepare: func(_ *testing.T, _ *pool, dir string) string { return dir + "/../x" }, says: "absolute path"},
+		"everything":            {prepare: func(*testing.T, *pool, string) string { return "/" }, says: "absolute path"},
+		"the root":              {prepare: func(_ *testing.T, p *pool, _ string) string { return p.root }, says: "the root of the pool"},
+		"above the root":        {prepare: func(_ *testing.T, p *pool, _ string) string { return path.Dir(p.root) }, says: "lies in it"},
+		"elsewhere":             {prepare: func(*testing.T, *pool, string) string { return "/etc/passwd.d" }, says: "takes directories below"},
+		"a volume":              {prepare: func(_ *testing.T, p *pool, _ string) string { return path.Join(p.root, "volumes", volumetest.ID(9)) }, says: "Berth's own"},
+		"what is being removed": {prepare: func(_ *testing.T, p *pool, _ string) string { return path.Join(p.root, ".trash/x") }, says: "Berth's own"},
+		"a snapshot": {prepare: func(t *testing.T, p *pool, _ string) string {
+			dir := path.Join(p.root, "snapshots", volumetest.ID(9))
+			must(t, os.MkdirAll(dir, 0o700))
+			return dir
+		}, says: "Berth's own"},
+		"a copy that is being made": {prepare: func(t *testing.T, p *pool, _ string) string {
+			dir := path.Join(p.root, ".copies", "mine", "tree") // of a name that nobody sweeps up
+			must(t, os.MkdirAll(dir, 0o700))
+			return dir
+		}, says: "Berth's own"},
 		"in what was given back": {prepare: func(_ *testing.T, p *pool, _ string) string { return path.Join(p.root, "taken-back/x/y") }, says: "Berth's own"},
 		"nothing there":          {prepare: func(_ *testing.T, _ *pool, dir string) string { return dir + "x" }, says: "no such directory"},
 		"nothing above it":       {prepare: func(_ *testing.T, _ *pool, dir string) string { return dir + "x/y" }, says: "no such directory"},

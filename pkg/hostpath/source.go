@@ -59,7 +59,7 @@ func (b *Backend) requireAdoptable(dir string) error {
 		return nil
 	}
 	parts := strings.Split(strings.TrimPrefix(dir, b.Root+"/"), "/")
-	ours := []string{berthDir, volumesDir, trashDir, namedDir, retainedDir, takenBackDir}
+	ours := []string{berthDir, volumesDir, trashDir, namedDir, retainedDir, takenBackDir, snapshotsDir, copiesDir}
 	givenBack := parts[0] == takenBackDir && len(parts) == 2 && isEntry(parts[1])
 	if slices.Contains(ours, parts[0]) && !givenBack {
 		return refuse("%s in the root is Berth's own; of that only directories in %s can be adopted", parts[0], takenBackDir)
