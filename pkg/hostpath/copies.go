@@ -162,8 +162,7 @@ func (b *Backend) requireUnwritten(root *os.Root, from promise) error {
 	if whole, err := b.isSubvolume(root, from); err != nil || whole {
 		return err
 	}
-	dir := path.Join(b.Root, from.dir())
-	written, err := b.Written(dir)
+	dir, written, err := b.mounted(from.dir(), b.Written)
 	if err != nil {
 		return fmt.Errorf("look whether %s is mounted for writing: %w", dir, err)
 	}
