@@ -303,6 +303,42 @@ func TestNotAdoptable(t *testing.T) {
 	}
 }
 
+// A pool whose path leads over a link takes directories by the paths that realpath(1) shows, and none
+// with the root of another pool in it, however that is named.
+func TestAdoptBelowALink(t *testing.T) {
+	t.Parallel()
+	host := t.TempDir()
+	must(t, os.MkdirAll(path.Join(host, "var/opt"), 0o755))
+	must(t, os.Symlink("var/opt", path.Join(host, "opt")))
+	writeFile(t, path.Join(host, "var/opt/data/file"), "precious")
+	writeFile(t, path.Join(host, "var/opt/all/other/file"), "precious")
+	where := hostpath.Where{Root: "/opt/pool", HostRoot: host}
+	rootID, err := hostpath.Init(t.Context(), where, poolUID)
+	must(t, err)
+	writeFile(t, path.Join(host, "var/opt/pool/data/file"), "precious")
+	b, err := hostpath.New(hostpath.Options{
+		Where: where, RootID: rootID, PoolUID: poolUID, Holder: func(string) (string, error) { return "", nil },
+		OtherRoots: func() ([]string, error) { return []string{"/opt/pool", "/opt/all/other", "/opt/away"}, nil },
+	})
+	must(t, err)
+	for i, dir := range []string{"/var/opt/data", "/var/opt/pool/data"} {
+		if _, err := b.Adopt(t.Context(), spec(i, mib), volume.Adoption{Directory: dir}); err != nil {
+			t.Errorf("Adopt of %s = %v", dir, err)
+		}
+	}
+	for dir, says := range map[string]string{
+		"/var/opt/all":          "root of another pool",
+		"/var/opt/pool":         "the root of the pool",
+		"/var/opt/pool/volumes": "Berth's own",
+		"/opt/pool/volumes":     "takes directories below",
+	} {
+		_, err := b.Adopt(t.Context(), spec(3, mib), volume.Adoption{Directory: dir})
+		if !errors.Is(err, volume.ErrNotAdoptable) || !strings.Contains(fmt.Sprint(err), says) {
+			t.Errorf("Adopt of %s = %v, want ErrNotAdoptable that says %q", dir, err, says)
+		}
+	}
+}
+
 // What is not on the mount of the root cannot be renamed to it.
 func TestAdoptAcrossMounts(t *testing.T) {
 	t.Parallel()
