@@ -312,7 +312,7 @@ func (b *Backend) copyContent(ctx context.Context, root *os.Root, work, tree int
 	if err != nil {
 		return err
 	}
-	r := remover{trash: work, entry: linksName, step: b.step, subvolumes: b.Subvolumes, leaving: noGroups, pace: newPace(unpaced), removed: func(int) {}}
+	r := remover{trash: work, up: work, entry: linksName, step: b.step, subvolumes: b.Subvolumes, leaving: noGroups, pace: newPace(unpaced), removed: func(int) {}}
 	return r.remove(ctx, work, linksName, 0)
 }
 
