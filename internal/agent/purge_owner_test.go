@@ -67,6 +67,8 @@ func ownersOf(t *testing.T, h *purgeHost) map[string]client.Object {
 	if h.mode == volume.ModeHostpath {
 		dir := filepath.Join(exam.Record.Hostpath.Root, exam.Record.Hostpath.Directory)
 		owners["PersistentVolume local"] = pv("local", corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{Path: dir + "/sub"}})
+		// The root is below a link, and this names the real path.
+		owners["PersistentVolume linked"] = pv("linked", corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{Path: "/var/srv/dirs/volumes/" + volumetest.ID(1)}})
 		owners["PersistentVolume path"] = pv("path", corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: dir + "/"}})
 	}
 	return owners
