@@ -95,6 +95,10 @@ type Wish struct {
 	MachineID string
 	// Sealed is what the status says of the encryption; nil when it says nothing.
 	Sealed *ledger.Encryption
+
+	// Wanted, if not nil, is asked once nobody else can make or remove the volume, and returns an
+	// error unless the LocalVolume still asks for it: a deletion may have been quicker.
+	Wanted func(ctx context.Context) error
 }
 
 var (
@@ -103,6 +107,8 @@ var (
 	errDeletionBegan = errors.New("its deletion had begun before the object was restored; its data must be taken for lost")
 	// errRefused marks a refusal that was proven to have left nothing behind.
 	errRefused = errors.New("refused, nothing was made")
+	// errUnwanted: the LocalVolume is gone or being deleted by now.
+	errUnwanted = errors.New("nobody asks for it any more")
 )
 
 // Make brings a volume to Ready and returns its entry. A volume that is Ready
@@ -118,6 +124,11 @@ func (c *Carver) Make(ctx context.Context, w Wish) (ledger.Entry, error) {
 	}
 	defer unlock()
 
+	if w.Wanted != nil {
+		if err := w.Wanted(ctx); err != nil {
+			return ledger.Entry{}, fmt.Errorf("make volume %s: %w", w.Name, err)
+		}
+	}
 	e, known, err := c.recall(w)
 	if err != nil {
 		return ledger.Entry{}, err

@@ -125,7 +125,7 @@ func (p *Purger) Tend(ctx context.Context, place PurgePlace, requests []v1alpha1
 			// What has begun is ended: its data are lost already.
 			requests = append(slices.Clip(requests), rec.request())
 		default:
-			if err := p.records.remove(rec.UID); err != nil {
+			if err := p.records.remove(rec); err != nil {
 				p.Log.Error("A quarantine that was withdrawn cannot be ended", "uid", rec.UID, "error", err)
 			} else {
 				p.Log.Info("Ended the purge of a left-over that nobody asks for any more", "uid", rec.UID, "state", rec.State)
@@ -179,7 +179,7 @@ func (p *Purger) tend(ctx context.Context, place PurgePlace, req v1alpha1.PurgeR
 		if rec.State == v1alpha1.PurgePurging {
 			return v1alpha1.PurgeStatus{State: v1alpha1.PurgeWaiting, Message: fmt.Sprintf("the removal of %s %s in pool %s has begun, and is ended first", rec.UID, rec.Identity, rec.PoolSet)}
 		}
-		if err := p.records.remove(req.UID); err != nil {
+		if err := p.records.remove(rec); err != nil {
 			return waitingPurge(nil, err)
 		}
 		rec = nil
@@ -227,7 +227,7 @@ func (p *Purger) give(rec *purgeRecord, uid string, cause error) v1alpha1.PurgeS
 	if rec == nil {
 		return refusedPurge(cause)
 	}
-	if err := p.records.remove(uid); err != nil {
+	if err := p.records.remove(rec); err != nil {
 		return waitingPurge(rec, errors.Join(cause, err))
 	}
 	p.Log.Warn("Ended a quarantine; the left-over is kept", "uid", uid, "volume", rec.name(), "cause", cause)

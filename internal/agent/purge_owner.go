@@ -121,7 +121,9 @@ func persistentVolumeThatHas(ctx context.Context, live client.Reader, l leftBehi
 	}
 	within := func(p string) bool {
 		p = path.Clean(p)
-		return directory != "" && (p == directory || strings.HasPrefix(p, directory+"/"))
+		// A directory is called by the UID, which is nobody else's: that counts whatever the path is, for
+		// there may be links above the root.
+		return directory != "" && (p == directory || strings.HasPrefix(p, directory+"/") || slices.Contains(strings.Split(p, "/"), l.uid))
 	}
 	list := &corev1.PersistentVolumeList{}
 	return eachPage(ctx, live, list, "PersistentVolumes", func() string {

@@ -4,10 +4,13 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -64,6 +67,8 @@ func ownersOf(t *testing.T, h *purgeHost) map[string]client.Object {
 	if h.mode == volume.ModeHostpath {
 		dir := filepath.Join(exam.Record.Hostpath.Root, exam.Record.Hostpath.Directory)
 		owners["PersistentVolume local"] = pv("local", corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{Path: dir + "/sub"}})
+		// The root is below a link, and this names the real path.
+		owners["PersistentVolume linked"] = pv("linked", corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{Path: "/var/srv/dirs/volumes/" + volumetest.ID(1)}})
 		owners["PersistentVolume path"] = pv("path", corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: dir + "/"}})
 	}
 	return owners
@@ -316,6 +321,45 @@ func TestPurgeIsNotLookedAtAllTheTime(t *testing.T) {
 		want("")
 		want(v1alpha1.PurgeQuarantined, confirmed)
 		h.wantKept(1)
+	})
+}
+
+// A removal that begins while an earlier look is under way has its record until it is done,
+// whatever that look finds.
+func TestPurgeThatBeginsDuringALook(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newPurgeHost(t, volume.ModeLVM)
+		h.leave(1, true)
+		req := h.request(1)
+		req.Confirm = h.want(req, v1alpha1.PurgeQuarantined, "").Token
+		staged, ok := h.purger.Carver.Locks.TryLock("pvc-1")
+		if !ok {
+			t.Fatal("the volume is locked")
+		}
+		h.want(req, v1alpha1.PurgePurging, "wiping") // as soon as the volume is let go
+		wiped := make(chan struct{})
+		wipe := sync.OnceFunc(func() { close(wiped) })
+		defer wipe()
+		h.memory.SetHook(func(context.Context, volumetest.Step) error { <-wiped; return nil })
+		var looking atomic.Bool
+		var release func()
+		h.listing = func() {
+			if looking.Swap(true) {
+				return
+			}
+			staged()
+			synctest.Wait()
+			release = h.memory.Hold(volumetest.ID(1)) // by who wipes it
+		}
+		h.want(req, v1alpha1.PurgeWaiting, "in use")
+		if rec, err := h.purger.records.get(volumetest.ID(1)); err != nil || rec == nil || rec.State != v1alpha1.PurgePurging {
+			t.Errorf("while it is wiped its record is %+v, %v", rec, err)
+		}
+		release()
+		wipe()
+		synctest.Wait()
+		h.want(req, v1alpha1.PurgePurged, "")
 	})
 }
 

@@ -153,17 +153,25 @@ func (d *purgeRecords) put(old, r *purgeRecord) error {
 	return d.step()
 }
 
-// remove ends a record for good, and is durable when it returns nil.
-func (d *purgeRecords) remove(uid string) error {
+// remove ends a record for good, and is durable when it returns nil. errKept: another has taken its
+// place, and nothing was ended: the removal may have begun meanwhile.
+func (d *purgeRecords) remove(old *purgeRecord) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	switch d.all[old.UID] {
+	case old:
+	case nil:
+		return nil
+	default:
+		return fmt.Errorf("%w: the purge went on meanwhile", errKept)
+	}
 	if err := d.step(); err != nil {
 		return err
 	}
-	if err := d.files.remove(uid); err != nil {
+	if err := d.files.remove(old.UID); err != nil {
 		return err
 	}
-	delete(d.all, uid)
+	delete(d.all, old.UID)
 	return d.step()
 }
 

@@ -38,6 +38,8 @@ type purgeHost struct {
 	mounts    []string
 	// away is why the API server cannot be asked.
 	away error
+	// listing, if not nil, is called before it is asked.
+	listing func()
 
 	purger *Purger
 	book   *ledger.Ledger
@@ -81,6 +83,9 @@ func (h *purgeHost) start() {
 			List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
 				if h.away != nil {
 					return h.away
+				}
+				if h.listing != nil {
+					h.listing()
 				}
 				return c.List(ctx, list, opts...)
 			},

@@ -99,6 +99,9 @@ func (r *VolumeReconciler) ReconcileLive(ctx context.Context, req reconcile.Requ
 
 	base := lv.DeepCopy()
 	err := r.bringUp(ctx, lv)
+	if errors.Is(err, errUnwanted) {
+		return reconcile.Result{}, nil // what became of the object is an event of its own
+	}
 	if errors.Is(err, volume.ErrPoolUnavailable) && !r.Carver.Backends.Synced() {
 		// The agent has just started. Not worth a write: the pools are being looked at.
 		r.wait(req.NamespacedName)
@@ -292,6 +295,8 @@ func (r *VolumeReconciler) patch(ctx context.Context, lv, base *v1alpha1.LocalVo
 // wish translates a LocalVolume.
 func (r *VolumeReconciler) wish(lv *v1alpha1.LocalVolume) (Wish, error) {
 	w := wishOf(lv)
+	name, uid := lv.Name, lv.UID // a copy is made apart from who goes on with lv
+	w.Wanted = func(ctx context.Context) error { return r.stillWanted(ctx, name, uid) }
 	if err := r.requireLimits(lv); err != nil {
 		return w, err
 	}
@@ -308,6 +313,20 @@ func (r *VolumeReconciler) wish(lv *v1alpha1.LocalVolume) (Wish, error) {
 	}
 	w.SelectDisk = selects
 	return w, nil
+}
+
+// stillWanted returns errUnwanted when a LocalVolume is gone by now, or being deleted: deletions have
+// workers of their own, and what is made after one of them was through nobody would delete.
+func (r *VolumeReconciler) stillWanted(ctx context.Context, name string, uid types.UID) error {
+	lv := &v1alpha1.LocalVolume{}
+	err := r.Client.Get(ctx, client.ObjectKey{Name: name}, lv)
+	switch {
+	case apierrors.IsNotFound(err), err == nil && (lv.UID != uid || !lv.DeletionTimestamp.IsZero()):
+		return errUnwanted
+	case err != nil:
+		return fmt.Errorf("read LocalVolume %s: %w", name, err)
+	}
+	return nil
 }
 
 func wishOf(lv *v1alpha1.LocalVolume) Wish {

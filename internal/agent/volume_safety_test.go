@@ -5,12 +5,17 @@ package agent
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/ledger"
@@ -309,5 +314,40 @@ func TestVolumesForTheNodeService(t *testing.T) {
 	h.delete()
 	if _, err := h.view().Locate(t.Context(), lvName); !errors.Is(err, volume.ErrBusy) {
 		t.Errorf("while it is deleted: %v", err)
+	}
+}
+
+// TestNothingIsMadeForWhatIsGone: a worker has read the object, and the deletion, which has
+// workers of its own, is through before it comes to the volume. Nobody would delete what it makes.
+func TestNothingIsMadeForWhatIsGone(t *testing.T) {
+	t.Parallel()
+	for name, mutate := range kinds() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			lv := localVolume(mutate)
+			h := newHost(t, volume.Mode(lv.Spec.Mode), lv)
+			req := reconcile.Request{NamespacedName: types.NamespacedName{Name: lvName}}
+			overtaken := false
+			h.agent.Client = interceptor.NewClient(h.api, interceptor.Funcs{
+				Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+					err := c.Get(ctx, key, o, opts...)
+					if !overtaken {
+						overtaken = true
+						h.delete()
+						if _, err := h.agent.ReconcileDeleted(ctx, req); err != nil {
+							t.Error(err)
+						}
+					}
+					return err
+				},
+			})
+			if _, err := h.agent.ReconcileLive(t.Context(), req); err != nil {
+				t.Error(err)
+			}
+			if h.get() != nil {
+				t.Fatal("the object is there still")
+			}
+			h.wantNothing()
+		})
 	}
 }

@@ -268,5 +268,5 @@ func (b *Backend) countAll(ctx context.Context, root *os.Root, p promise) error 
 	if err != nil {
 		return fmt.Errorf("count what is in it by project %d: %w", p.Project, err)
 	}
-	return b.limit(root, p)
+	return b.limitDurably(root, p)
 }

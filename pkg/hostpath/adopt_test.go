@@ -238,14 +238,24 @@ func TestNotAdoptable(t *testing.T) {
 		limited bool
 		says    string
 	}{
-		"relative":               {prepare: func(*testing.T, *pool, string) string { return "data" }, says: "absolute path"},
-		"dots":                   {prepare: func(_ *testing.T, _ *pool, dir string) string { return dir + "/../x" }, says: "absolute path"},
-		"everything":             {prepare: func(*testing.T, *pool, string) string { return "/" }, says: "absolute path"},
-		"the root":               {prepare: func(_ *testing.T, p *pool, _ string) string { return p.root }, says: "the root of the pool"},
-		"above the root":         {prepare: func(_ *testing.T, p *pool, _ string) string { return path.Dir(p.root) }, says: "lies in it"},
-		"elsewhere":              {prepare: func(*testing.T, *pool, string) string { return "/etc/passwd.d" }, says: "takes directories below"},
-		"a volume":               {prepare: func(_ *testing.T, p *pool, _ string) string { return path.Join(p.root, "volumes", volumetest.ID(9)) }, says: "Berth's own"},
-		"what is being removed":  {prepare: func(_ *testing.T, p *pool, _ string) string { return path.Join(p.root, ".trash/x") }, says: "Berth's own"},
+		"relative":              {prepare: func(*testing.T, *pool, string) string { return "data" }, says: "absolute path"},
+		"dots":                  {prepare: func(_ *testing.T, _ *pool, dir string) string { return dir + "/../x" }, says: "absolute path"},
+		"everything":            {prepare: func(*testing.T, *pool, string) string { return "/" }, says: "absolute path"},
+		"the root":              {prepare: func(_ *testing.T, p *pool, _ string) string { return p.root }, says: "the root of the pool"},
+		"above the root":        {prepare: func(_ *testing.T, p *pool, _ string) string { return path.Dir(p.root) }, says: "lies in it"},
+		"elsewhere":             {prepare: func(*testing.T, *pool, string) string { return "/etc/passwd.d" }, says: "takes directories below"},
+		"a volume":              {prepare: func(_ *testing.T, p *pool, _ string) string { return path.Join(p.root, "volumes", volumetest.ID(9)) }, says: "Berth's own"},
+		"what is being removed": {prepare: func(_ *testing.T, p *pool, _ string) string { return path.Join(p.root, ".trash/x") }, says: "Berth's own"},
+		"a snapshot": {prepare: func(t *testing.T, p *pool, _ string) string {
+			dir := path.Join(p.root, "snapshots", volumetest.ID(9))
+			must(t, os.MkdirAll(dir, 0o700))
+			return dir
+		}, says: "Berth's own"},
+		"a copy that is being made": {prepare: func(t *testing.T, p *pool, _ string) string {
+			dir := path.Join(p.root, ".copies", "mine", "tree") // of a name that nobody sweeps up
+			must(t, os.MkdirAll(dir, 0o700))
+			return dir
+		}, says: "Berth's own"},
 		"in what was given back": {prepare: func(_ *testing.T, p *pool, _ string) string { return path.Join(p.root, "taken-back/x/y") }, says: "Berth's own"},
 		"nothing there":          {prepare: func(_ *testing.T, _ *pool, dir string) string { return dir + "x" }, says: "no such directory"},
 		"nothing above it":       {prepare: func(_ *testing.T, _ *pool, dir string) string { return dir + "x/y" }, says: "no such directory"},
@@ -290,6 +300,42 @@ func TestNotAdoptable(t *testing.T) {
 			}
 			must(t, p.backend.Delete(t.Context(), volumetest.ID(1), nil, volume.WipeNone))
 		})
+	}
+}
+
+// A pool whose path leads over a link takes directories by the paths that realpath(1) shows, and none
+// with the root of another pool in it, however that is named.
+func TestAdoptBelowALink(t *testing.T) {
+	t.Parallel()
+	host := t.TempDir()
+	must(t, os.MkdirAll(path.Join(host, "var/opt"), 0o755))
+	must(t, os.Symlink("var/opt", path.Join(host, "opt")))
+	writeFile(t, path.Join(host, "var/opt/data/file"), "precious")
+	writeFile(t, path.Join(host, "var/opt/all/other/file"), "precious")
+	where := hostpath.Where{Root: "/opt/pool", HostRoot: host}
+	rootID, err := hostpath.Init(t.Context(), where, poolUID)
+	must(t, err)
+	writeFile(t, path.Join(host, "var/opt/pool/data/file"), "precious")
+	b, err := hostpath.New(hostpath.Options{
+		Where: where, RootID: rootID, PoolUID: poolUID, Holder: func(string) (string, error) { return "", nil },
+		OtherRoots: func() ([]string, error) { return []string{"/opt/pool", "/opt/all/other", "/opt/away"}, nil },
+	})
+	must(t, err)
+	for i, dir := range []string{"/var/opt/data", "/var/opt/pool/data"} {
+		if _, err := b.Adopt(t.Context(), spec(i, mib), volume.Adoption{Directory: dir}); err != nil {
+			t.Errorf("Adopt of %s = %v", dir, err)
+		}
+	}
+	for dir, says := range map[string]string{
+		"/var/opt/all":          "root of another pool",
+		"/var/opt/pool":         "the root of the pool",
+		"/var/opt/pool/volumes": "Berth's own",
+		"/opt/pool/volumes":     "takes directories below",
+	} {
+		_, err := b.Adopt(t.Context(), spec(3, mib), volume.Adoption{Directory: dir})
+		if !errors.Is(err, volume.ErrNotAdoptable) || !strings.Contains(fmt.Sprint(err), says) {
+			t.Errorf("Adopt of %s = %v, want ErrNotAdoptable that says %q", dir, err, says)
+		}
 	}
 }
 

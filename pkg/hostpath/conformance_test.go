@@ -185,6 +185,7 @@ type pool struct {
 	mu     sync.Mutex
 	used   map[string]bool
 	left   int
+	steps  []string
 	armed  bool
 	killed bool
 	// written are the directories that are mounted for writing.
@@ -338,7 +339,16 @@ func (p *pool) step(name string) error {
 		return fmt.Errorf("the process was killed before: %s", name)
 	}
 	p.left--
+	p.steps = append(p.steps, name)
 	return nil
+}
+
+// taken are the steps since it was asked last.
+func (p *pool) taken() (steps []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	steps, p.steps = p.steps, nil
+	return steps
 }
 
 func (p *pool) crashAt(_ *testing.T, n int) func() bool {

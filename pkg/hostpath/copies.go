@@ -162,8 +162,7 @@ func (b *Backend) requireUnwritten(root *os.Root, from promise) error {
 	if whole, err := b.isSubvolume(root, from); err != nil || whole {
 		return err
 	}
-	dir := path.Join(b.Root, from.dir())
-	written, err := b.Written(dir)
+	dir, written, err := b.mounted(from.dir(), b.Written)
 	if err != nil {
 		return fmt.Errorf("look whether %s is mounted for writing: %w", dir, err)
 	}
@@ -313,7 +312,7 @@ func (b *Backend) copyContent(ctx context.Context, root *os.Root, work, tree int
 	if err != nil {
 		return err
 	}
-	r := remover{trash: work, entry: linksName, step: b.step, subvolumes: b.Subvolumes, leaving: noGroups, pace: newPace(unpaced), removed: func(int) {}}
+	r := remover{trash: work, up: work, entry: linksName, step: b.step, subvolumes: b.Subvolumes, leaving: noGroups, pace: newPace(unpaced), removed: func(int) {}}
 	return r.remove(ctx, work, linksName, 0)
 }
 

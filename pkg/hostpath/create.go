@@ -134,7 +134,7 @@ func (b *Backend) Grow(ctx context.Context, id string, rec volume.Record, sizeBy
 		return volume.Record{}, fmt.Errorf("grow volume %s: %w", id, err)
 	}
 	if p.counted() {
-		err = b.limit(root, p)
+		err = b.limitDurably(root, p)
 	} else {
 		err = b.raise(root, p)
 	}

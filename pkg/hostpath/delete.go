@@ -105,8 +105,7 @@ func (b *Backend) moveAway(root *os.Root, p promise) error {
 // requireUnused returns ErrInUse when a directory of the root is mounted somewhere, or
 // has a mount in it.
 func (b *Backend) requireUnused(dir string) error {
-	dir = path.Join(b.Root, dir)
-	used, err := b.InUse(dir)
+	dir, used, err := b.mounted(dir, b.InUse)
 	if err != nil {
 		return fmt.Errorf("look whether %s is in use: %w", dir, err)
 	}
@@ -114,6 +113,18 @@ func (b *Backend) requireUnused(dir string) error {
 		return fmt.Errorf("%s is mounted: %w", dir, volume.ErrInUse)
 	}
 	return nil
+}
+
+// mounted asks a mount table about a directory of the root, and returns how that is called there: a
+// table knows no links, and there may be some above the root, as where /srv is a link to var/srv.
+func (b *Backend) mounted(dir string, ask func(dir string) (bool, error)) (onHost string, is bool, err error) {
+	root, err := b.unlinked()
+	if err != nil {
+		return path.Join(b.Root, dir), false, err
+	}
+	onHost = path.Join(root, dir)
+	is, err = ask(onHost)
+	return onHost, is, err
 }
 
 // move moves a name from one directory of the root to another one, where it must be new,

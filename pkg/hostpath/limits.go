@@ -298,6 +298,25 @@ func (b *Backend) limit(root *os.Root, p promise) error {
 	return b.limitAt(root, parent, name, p)
 }
 
+// limitDurably is limit for a volume that nothing is made durable for afterwards. The kernel
+// writes the limit of a project down when it likes, in the order in which things happened: so it
+// is on the disk with a file that was made after it. That of a subvolume is set again when it is
+// lost; see restoreLimits.
+func (b *Backend) limitDurably(root *os.Root, p promise) error {
+	if err := b.limit(root, p); err != nil || p.Project == 0 {
+		return err
+	}
+	if err := b.step("write behind the limit"); err != nil {
+		return err
+	}
+	err := writeFile(root, p.file(), p) // what was not renamed into place means nothing
+	if errors.Is(err, volume.ErrNoSpace) {
+		b.Log.Warn("The limit of a volume is lost if the power fails now", "root", b.Root, "volume", p.Name, "bytes", p.SizeBytes, "cause", err)
+		err = nil
+	}
+	return errors.Join(err, b.dropTmp(root, p.file()))
+}
+
 // limitAt is limit for a volume whose directory is elsewhere as yet.
 func (b *Backend) limitAt(root *os.Root, parent, name string, p promise) error {
 	if p.Qgroup {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -256,6 +257,31 @@ func TestProjectTakenMeanwhile(t *testing.T) {
 	project, limitBytes := q.of(t, p, rec)
 	if u, err := q.Usage(0, project); err != nil || u.Inodes != 1 || limitBytes != mib {
 		t.Fatalf("project %d of %d directories is limited to %d bytes, %v", project, u.Inodes, limitBytes, err)
+	}
+}
+
+// A limit that is set after all else is on the disk when the call returns: something that is made
+// after it is made durable.
+func TestLimitIsDurable(t *testing.T) {
+	t.Parallel()
+	p := limitedBeside(t)
+	for name, call := range map[string]func() error{
+		"grow": func() error {
+			rec := create(t, p, 1, mib)
+			_, err := p.backend.Grow(t.Context(), volumetest.ID(1), rec, 2*mib)
+			return err
+		},
+		"adopt": func() error {
+			_, err := adopt(t, p, 2, handed(t, p), mib)
+			return err
+		},
+	} {
+		must(t, call())
+		steps := p.taken()
+		slices.Reverse(steps)
+		if durable := slices.Index(steps, "write behind the limit"); durable < 0 || durable > slices.Index(steps, "limit") {
+			t.Errorf("%s: nothing is made durable after the limit; the steps, the last one first, are %q", name, steps)
+		}
 	}
 }
 

@@ -151,3 +151,45 @@ func TestDeleteOfAMountedVolume(t *testing.T) {
 	}
 	must(t, b.Delete(t.Context(), volumetest.ID(1), &rec, volume.WipeZero))
 }
+
+// A link above the root hides no mount: ostree has /srv as a link to var/srv, and the mount
+// table knows no links.
+func TestMountedBelowALink(t *testing.T) {
+	t.Parallel()
+	for name, link := range map[string]struct{ at, to, root string }{
+		"relative":          {"srv", "var/srv", "/srv/pool"},
+		"with dots":         {"usr/local", "../var/srv", "/usr/local/pool"},
+		"over another link": {"opt", "var/other/x/..", "/opt/pool"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			host := t.TempDir()
+			for _, dir := range []string{"usr", "proc/1", "var/srv/x"} {
+				must(t, os.MkdirAll(path.Join(host, dir), 0o755))
+			}
+			must(t, os.Symlink("srv", path.Join(host, "var/other")))
+			must(t, os.Symlink(link.to, path.Join(host, link.at)))
+			where := hostpath.Where{Root: link.root, HostRoot: host}
+			rootID, err := hostpath.Init(t.Context(), where, poolUID)
+			must(t, err)
+			b, err := hostpath.New(hostpath.Options{Where: where, RootID: rootID, PoolUID: poolUID})
+			must(t, err)
+			rec, err := b.Create(t.Context(), volume.Spec{ID: volumetest.ID(1), Name: "pvc-1", SizeBytes: 4096, Access: volume.AccessFilesystem})
+			must(t, err)
+			table := "22 1 253:0 / / rw - ext4 /dev/vda rw\n"
+			must(t, os.WriteFile(path.Join(host, "proc/1/mountinfo"), []byte(table+
+				"50 22 253:0 /var/srv/pool/volumes/"+volumetest.ID(1)+" /var/lib/kubelet/pods/1/volumes/data rw - ext4 /dev/vda rw\n"), 0o600))
+			if err := b.ProveUnused(t.Context(), volumetest.ID(1), rec); !errors.Is(err, volume.ErrInUse) {
+				t.Errorf("ProveUnused = %v, want ErrInUse", err)
+			}
+			if err := b.Delete(t.Context(), volumetest.ID(1), &rec, volume.WipeZero); !errors.Is(err, volume.ErrInUse) {
+				t.Fatalf("Delete = %v, want ErrInUse", err)
+			}
+			if _, err := os.Stat(path.Join(host, "var/srv/pool/volumes", volumetest.ID(1))); err != nil {
+				t.Fatal(err)
+			}
+			must(t, os.WriteFile(path.Join(host, "proc/1/mountinfo"), []byte(table), 0o600))
+			must(t, b.Delete(t.Context(), volumetest.ID(1), &rec, volume.WipeZero))
+		})
+	}
+}

@@ -58,8 +58,11 @@ func (p *pace) wait(ctx context.Context) error {
 // point, so that nothing outside can be reached, whatever a process that still
 // has the directory open does to it meanwhile.
 type remover struct {
-	trash   int    // the descriptor of the trash
-	entry   string // what is removed
+	trash int    // the descriptor of the trash
+	entry string // what is removed
+	// up is the descriptor that deep directories are moved up into: the trash, or the entry where that
+	// is a subvolume, out of which nothing but another subvolume can be renamed.
+	up      int
 	step    func(string) error
 	pace    *pace
 	removed func(entries int)
@@ -73,7 +76,7 @@ type remover struct {
 func noGroups(int) error { return nil }
 
 // maxDepth of directories is walked with one descriptor each. What lies deeper is
-// moved up into the trash and removed from there.
+// moved up and removed from there, and so is a subvolume with others in it.
 const maxDepth = 64
 
 // maxRounds bounds the attempts at a directory into which somebody keeps writing.
@@ -100,7 +103,7 @@ func (r *remover) remove(ctx context.Context, parent int, name string, depth int
 		return fmt.Errorf("unlink %q: %w", name, err)
 	}
 	if depth >= maxDepth {
-		return r.moveUp(parent, name)
+		return r.moveUp(parent, name, r.up)
 	}
 	return r.removeDir(ctx, parent, name, depth)
 }
@@ -139,6 +142,13 @@ func (r *remover) removeDir(ctx context.Context, parent int, name string, depth 
 	defer dir.Close()
 	if gone, err := r.removeSubvolume(parent, name, fd); err != nil || gone {
 		return err
+	}
+	if is, err := r.subvolumes.Is(fd); err != nil {
+		return err
+	} else if is && depth > 0 {
+		return r.moveUp(parent, name, r.trash)
+	} else if is {
+		r.up = fd
 	}
 	for range maxRounds {
 		if err := r.removeContent(ctx, dir, fd, depth); err != nil {
@@ -188,9 +198,9 @@ func (r *remover) removeContent(ctx context.Context, dir *os.File, fd, depth int
 	}
 }
 
-func (r *remover) moveUp(parent int, name string) error {
+func (r *remover) moveUp(parent int, name string, to int) error {
 	id, _, _ := strings.Cut(r.entry, ".")
-	if err := unix.Renameat2(parent, name, r.trash, trashName(id), unix.RENAME_NOREPLACE); err != nil && !errors.Is(err, unix.ENOENT) {
+	if err := unix.Renameat2(parent, name, to, trashName(id), unix.RENAME_NOREPLACE); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("move %q out of its depth: %w", name, err)
 	}
 	return nil

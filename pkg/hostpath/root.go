@@ -16,6 +16,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -183,6 +185,38 @@ func openRoot(where Where) (*os.Root, error) {
 		return nil, errors.Join(err, root.Close())
 	}
 	return root, nil
+}
+
+// maxLinks is how many links a path may lead over, as for the kernel.
+const maxLinks = 40
+
+// unlinked returns the root's path without the links that are above it, as the host's mount table
+// has it.
+func (w Where) unlinked() (string, error) {
+	host, rel, err := openHost(w)
+	if err != nil {
+		return "", err
+	}
+	defer closeRoot(host)
+	at, links := ".", 0
+	for left := strings.Split(rel, "/"); len(left) > 0; {
+		next := path.Join(at, left[0])
+		left = left[1:]
+		target, err := host.Readlink(next)
+		switch {
+		case errors.Is(err, unix.EINVAL):
+			at = next
+		case err != nil:
+			return "", err
+		default:
+			if links++; links > maxLinks {
+				return "", fmt.Errorf("follow the links in %s: %w", w.Root, unix.ELOOP)
+			}
+			// One that begins at "/" is refused where the root is opened.
+			left = append(strings.Split(target, "/"), left...)
+		}
+	}
+	return path.Join("/", at), nil
 }
 
 func readMarker(root *os.Root) (marker, error) {

@@ -34,32 +34,43 @@ func (b *Backend) requireAdoptable(dir string) error {
 	refuse := func(format string, args ...any) error {
 		return fmt.Errorf("%w: %s", volume.ErrNotAdoptable, fmt.Sprintf(format, args...))
 	}
-	from := path.Dir(b.Root)
+	// A directory is named without links, so the roots are compared without those above them.
+	here, err := b.unlinked()
+	if err != nil {
+		return fmt.Errorf("look where %s is: %w", b.Root, err)
+	}
+	from := path.Dir(here)
 	if from == "/" {
-		from = b.Root
+		from = here
 	}
 	switch {
 	case !path.IsAbs(dir) || path.Clean(dir) != dir || dir == "/":
 		return refuse("%q must be an absolute path without '..', and not '/'", dir)
-	case beneath(dir, b.Root):
-		return refuse("the root of the pool, %s, is it or lies in it", b.Root)
+	case beneath(dir, here):
+		return refuse("the root of the pool, %s, is it or lies in it", here)
 	case !beneath(from, dir) || dir == from:
-		return refuse("a pool whose root is %s takes directories below %s only; use a pool whose root lies beside it", b.Root, from)
+		return refuse("a pool whose root is %s takes directories below %s only; use a pool whose root lies beside it", here, from)
 	}
 	roots, err := b.OtherRoots()
 	if err != nil {
 		return fmt.Errorf("look for the roots of other pools: %w", err)
 	}
 	for _, other := range roots {
-		if other != b.Root && overlap(dir, other) {
+		switch there, err := (Where{Root: other, HostRoot: b.HostRoot}).unlinked(); {
+		case err == nil:
+			other = there
+		case !errors.Is(err, fs.ErrNotExist): // of one that is not there the path counts
+			return fmt.Errorf("look where the root of another pool, %s, is: %w", other, err)
+		}
+		if other != here && overlap(dir, other) {
 			return refuse("it is part of the root of another pool, %s, or has it in it", other)
 		}
 	}
-	if !beneath(b.Root, dir) {
+	if !beneath(here, dir) {
 		return nil
 	}
-	parts := strings.Split(strings.TrimPrefix(dir, b.Root+"/"), "/")
-	ours := []string{berthDir, volumesDir, trashDir, namedDir, retainedDir, takenBackDir}
+	parts := strings.Split(strings.TrimPrefix(dir, here+"/"), "/")
+	ours := []string{berthDir, volumesDir, trashDir, namedDir, retainedDir, takenBackDir, snapshotsDir, copiesDir}
 	givenBack := parts[0] == takenBackDir && len(parts) == 2 && isEntry(parts[1])
 	if slices.Contains(ours, parts[0]) && !givenBack {
 		return refuse("%s in the root is Berth's own; of that only directories in %s can be adopted", parts[0], takenBackDir)
@@ -164,8 +175,12 @@ func mountID(fd int) (uint64, error) {
 // requireNoRoot returns ErrNotAdoptable when the directory is a root of Berth, or lies in one
 // that is not the pool's.
 func (b *Backend) requireNoRoot(host *os.Root, rel string) error {
+	here, err := b.unlinked()
+	if err != nil {
+		return fmt.Errorf("look where %s is: %w", b.Root, err)
+	}
 	for dir := rel; dir != "."; dir = path.Dir(dir) {
-		if "/"+dir == b.Root {
+		if "/"+dir == here {
 			continue
 		}
 		switch _, err := host.Lstat(path.Join(dir, markerFile)); {

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-dev/berth/pkg/hostpath"
 	"github.com/berth-dev/berth/pkg/volume"
 	"github.com/berth-dev/berth/pkg/volume/volumetest"
 )
@@ -221,5 +222,30 @@ func TestSubvolumesInSubvolumes(t *testing.T) {
 	defer p.subvolumes.mu.Unlock()
 	if len(p.subvolumes.of) > 0 {
 		t.Errorf("left are %d subvolumes", len(p.subvolumes.of))
+	}
+}
+
+// What lies too deep in a subvolume is moved up within that: a btrfs renames nothing out of one.
+func TestDeepSubvolumes(t *testing.T) {
+	t.Parallel()
+	p := newSubvolumePool(t)
+	rec, dir := volumeWith(t, p, 1)
+	for _, deep := range []string{strings.Repeat("d/", 200), "made by a pod/" + strings.Repeat("e/", 100)} {
+		must(t, os.MkdirAll(path.Join(dir, deep), 0o755))
+		p.subvolumes.made(t, path.Join(dir, deep, "own"))
+	}
+	p.stop()
+	must(t, p.backend.Delete(t.Context(), volumetest.ID(1), &rec, volume.WipeNone))
+	most := 0
+	p.backend.SetStep(func(string) error {
+		most = max(most, len(globs(t, path.Join(p.root, ".trash/*"))))
+		return nil
+	})
+	must(t, hostpath.EmptyTrash(p.backend, t.Context()))
+	if most != 1 {
+		t.Errorf("%d entries were in the trash", most)
+	}
+	if left := globs(t, path.Join(p.root, ".trash/*")); len(left) > 0 || len(p.subvolumes.of) > 0 {
+		t.Errorf("left are %q and %d subvolumes", left, len(p.subvolumes.of))
 	}
 }

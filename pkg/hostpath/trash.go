@@ -165,7 +165,7 @@ func (b *Backend) removeFromTrash(ctx context.Context, root *os.Root, name strin
 			return fmt.Errorf("remove %s: %w", path.Join(b.Root, trashDir, name), err)
 		}
 		r := remover{
-			trash: trash, entry: name, step: b.step, subvolumes: b.Subvolumes,
+			trash: trash, up: trash, entry: name, step: b.step, subvolumes: b.Subvolumes,
 			leaving: func(fd int) error { return b.noteGroup(root, fd) },
 			pace:    pace,
 			removed: func(entries int) {
