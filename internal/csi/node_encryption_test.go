@@ -110,7 +110,7 @@ func TestNodeEncryptedFilesystem(t *testing.T) {
 	if err := b.publish(t.Context(), good, b.target, false); err != nil {
 		t.Fatal(err)
 	}
-	mounts, err := b.Mounter.MountsOf(t.Context(), s.opened.Device)
+	mounts, err := b.Mounter.MountsBeside(t.Context(), s.opened.Device)
 	if err != nil || len(mounts) != 2 {
 		t.Errorf("what is open is mounted at %v, %v", mounts, err)
 	}
@@ -160,11 +160,11 @@ func TestNodeEncryptedBlock(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	mounts, err := b.Mounter.MountsOf(t.Context(), s.opened.Device)
+	mounts, err := b.Mounter.MountsBeside(t.Context(), s.opened.Device)
 	if err != nil || len(mounts) != 1 {
 		t.Errorf("what is open is published at %v, %v", mounts, err)
 	}
-	if mounts, err := b.Mounter.MountsOf(t.Context(), b.volumes.known[name].Location.Device); err != nil || len(mounts) != 0 {
+	if mounts, err := b.Mounter.MountsBeside(t.Context(), b.volumes.known[name].Location.Device); err != nil || len(mounts) != 0 {
 		t.Errorf("its storage is published at %v, %v", mounts, err)
 	}
 	expand := &csispec.NodeExpandVolumeRequest{VolumeId: name, VolumePath: b.target, Secrets: right}

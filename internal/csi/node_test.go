@@ -368,6 +368,51 @@ func TestNodeSingleWriter(t *testing.T) {
 	}
 }
 
+// kubelet binds a block device that was published once more for itself, and asks for the
+// publication again when it was restarted.
+func TestNodeSingleWriterBlock(t *testing.T) {
+	b := newNode(t, blockVolume(t))
+	sole := blockCapability()
+	sole.AccessMode.Mode = csispec.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER
+	if err := b.publish(t.Context(), sole, b.target, false); err != nil {
+		t.Fatal(err)
+	}
+	kubelets := filepath.Join(filepath.Dir(b.target), "kubelets")
+	mounttest.Unmount(t, kubelets)
+	if err := b.Mounter.BindDevice(t.Context(), mount.Bind{Source: b.target, Target: kubelets}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.publish(t.Context(), sole, b.target, false); err != nil {
+		t.Errorf("the same publication again: %v", err)
+	}
+	if err := b.publish(t.Context(), sole, b.target+"-2", false); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("a second publication: got %v", err)
+	}
+}
+
+// kubelet's directory may be reached by a symbolic link, and the mount table has no links.
+func TestNodeSingleWriterBelowALink(t *testing.T) {
+	v, _ := filesystemVolume(t, mount.Ext4)
+	b := newNode(t, v)
+	link := filepath.Join(t.TempDir(), "kubelet")
+	if err := os.Symlink(filepath.Dir(b.target), link); err != nil {
+		t.Fatal(err)
+	}
+	b.staging, b.target = filepath.Join(link, "globalmount"), filepath.Join(link, "target")
+	sole := mountCapability(csispec.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER)
+	if err := b.stage(t.Context(), sole); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := b.publish(t.Context(), sole, b.target, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.publish(t.Context(), sole, b.target+"-2", false); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("a second publication: got %v", err)
+	}
+}
+
 func TestNodeBusyVolumeIsAborted(t *testing.T) {
 	v := directoryVolume(t)
 	b := newNode(t, v)
