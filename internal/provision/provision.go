@@ -375,9 +375,12 @@ func (p *Provisioner) Delete(ctx context.Context, pv *corev1.PersistentVolume) e
 // PersistentVolume would otherwise start a second round over an object that is
 // going already. When one of those two requests failed, the retry comes later
 // than this and is let through.
+//
+// The library asks it of each PersistentVolume of Berth that it sees: that one is saved.
 func (p *Provisioner) ShouldDelete(_ context.Context, pv *corev1.PersistentVolume) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	delete(p.handed, pv.Name)
 	at, ok := p.deleted[pv.UID]
 	return !ok || p.now().Sub(at) >= FirstRetry
 }

@@ -404,8 +404,14 @@ func TestDelete(t *testing.T) {
 		t.Fatalf("deleted under another PersistentVolume: %v", err)
 	}
 	delete(pvs, "copied")
+	if !p.Driven("c1a1") {
+		t.Error("nobody is at work for a claim whose PersistentVolume is being saved")
+	}
 	if !p.ShouldDelete(t.Context(), pv) {
 		t.Error("held back before anything was deleted")
+	}
+	if p.Driven("c1a1") {
+		t.Error("its PersistentVolume was seen, and somebody is at work for the claim still")
 	}
 	if err := p.Delete(within(t, 10*time.Second), pv); err != nil || agent.Carved() != 0 {
 		t.Fatalf("%v, %d left", err, agent.Carved())
