@@ -147,6 +147,26 @@ func TestNodeEncryptedFilesystem(t *testing.T) {
 	}
 }
 
+// What could not be staged is not left open, but for a volume that was open before.
+func TestNodeEncryptedStageLeavesNothingOpen(t *testing.T) {
+	v, _ := filesystemVolume(t, mount.Ext4)
+	b, s := encrypt(t, v)
+	bad := mountCapability(writer, "no-such-option")
+	if err := b.stageWith(bad, right); status.Code(err) != codes.InvalidArgument {
+		t.Fatalf("got %v", err)
+	}
+	if got := fmt.Sprint(s.did); got != "[open close]" {
+		t.Errorf("did %s", got)
+	}
+	s.set(s.opened)
+	if err := b.stageWith(bad, right); status.Code(err) != codes.InvalidArgument {
+		t.Fatalf("got %v", err)
+	}
+	if got := fmt.Sprint(s.did); got != "[open close open]" {
+		t.Errorf("did %s", got)
+	}
+}
+
 func TestNodeEncryptedBlock(t *testing.T) {
 	b, s := encrypt(t, blockVolume(t))
 	if err := b.publish(t.Context(), blockCapability(), b.target, false); status.Code(err) != codes.FailedPrecondition {

@@ -61,12 +61,18 @@ type runCounter struct {
 	mount.Host
 	mu  sync.Mutex
 	ran []string
+	// fails is what every program comes to, if it is set.
+	fails error
 }
 
 func (r *runCounter) Run(ctx context.Context, c hostexec.Command) (hostexec.Result, error) {
 	r.mu.Lock()
 	r.ran = append(r.ran, c.Name)
+	fails := r.fails
 	r.mu.Unlock()
+	if fails != nil {
+		return hostexec.Result{}, fails
+	}
 	return r.Host.Run(ctx, c)
 }
 
@@ -294,6 +300,34 @@ func TestNodeStageVerifies(t *testing.T) {
 	}
 	if s, err := mount.NewMounter(mounttest.Here(t)).Inspect(t.Context(), loop.Path); err != nil || s.UUID != fsUUID {
 		t.Errorf("the filesystem was changed: %+v, %v", s, err)
+	}
+}
+
+// kubelet does not unstage what it was told could not be staged: nothing may be left of it. What
+// stood before stays.
+func TestNodeStageLeavesNothingBehind(t *testing.T) {
+	v, loop := filesystemVolume(t, mount.Ext4)
+	b := newNode(t, v)
+	mounted := func() bool {
+		mounted, err := b.Mounter.Mounted(t.Context(), b.staging)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return mounted
+	}
+	if err := b.stage(t.Context(), mountCapability(writer)); err != nil || !mounted() {
+		t.Fatalf("%v, mounted %t", err, mounted())
+	}
+	loop.Resize(t, 512*mib)
+	b.host.fails = &hostexec.ExitError{Command: "resize2fs", ExitCode: 1}
+	if err := b.stage(t.Context(), mountCapability(writer)); err == nil || !mounted() {
+		t.Errorf("staged a second time: %v, mounted %t", err, mounted())
+	}
+	if err := b.unstage(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.stage(t.Context(), mountCapability(writer)); err == nil || mounted() {
+		t.Errorf("staged without its growth: %v, mounted %t", err, mounted())
 	}
 }
 
