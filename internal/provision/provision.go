@@ -307,13 +307,14 @@ func stateAfter(err error, selected bool) controller.ProvisioningState {
 		return controller.ProvisioningFinished
 	case ok && selected:
 		return controller.ProvisioningReschedule
-	case ok, errors.Is(err, ErrConflict), errors.Is(err, volume.ErrInvalid), apiRefused(err):
+	case ok, errors.Is(err, ErrConflict), errors.Is(err, volume.ErrInvalid), IsRefusedByAPI(err):
 		return controller.ProvisioningFinished
 	}
 	return controller.ProvisioningInBackground
 }
 
-func apiRefused(err error) bool {
+// IsRefusedByAPI reports whether the API server refused a request, so that it had no effect.
+func IsRefusedByAPI(err error) bool {
 	var status apierrors.APIStatus
 	return errors.As(err, &status) && definite(err)
 }
