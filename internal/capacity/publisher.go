@@ -60,6 +60,8 @@ type Publisher struct {
 	// published is what the API server holds, by object name; only Start's goroutine
 	// uses it.
 	published map[string]published
+	// lookedAt is when it was read from there last.
+	lookedAt time.Time
 }
 
 type published struct {
@@ -137,7 +139,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 // publish compares and writes what is due, and returns when to look again.
 func (p *Publisher) publish(ctx context.Context) (time.Duration, error) {
-	if p.published == nil {
+	if p.published == nil || time.Since(p.lookedAt) >= relist {
 		if err := p.read(ctx); err != nil {
 			return 0, err
 		}
@@ -204,7 +206,7 @@ func (p *Publisher) room(ctx context.Context, class *storagev1.StorageClass) (Ro
 	return Room{FreeBytes: c.FreeBytes, MaxVolumeBytes: c.MaxVolumeBytes}, err
 }
 
-// read learns what an earlier process has published.
+// read learns what is published, by an earlier process too.
 func (p *Publisher) read(ctx context.Context) error {
 	var list storagev1.CSIStorageCapacityList
 	err := p.o.Live.List(ctx, &list, client.InNamespace(p.o.Namespace), client.MatchingLabels(labels(p.o.NodeName)))
@@ -220,7 +222,7 @@ func (p *Publisher) read(ctx context.Context) error {
 		}
 		found[o.Name] = was
 	}
-	p.published = found
+	p.published, p.lookedAt = found, time.Now()
 	return nil
 }
 

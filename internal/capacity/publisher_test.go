@@ -13,6 +13,7 @@ import (
 	"time"
 
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -378,6 +379,38 @@ func TestNodeMadeAnewAndObjectRemovedByOthers(t *testing.T) {
 		after(time.Second)
 		if o := c.objects(t)["fast"]; len(o.OwnerReferences) != 1 || o.OwnerReferences[0].UID != "another" {
 			t.Errorf("owner %+v", o.OwnerReferences)
+		}
+	})
+}
+
+// Without its object a node gets no pods, so that its room does not change either: the object must
+// come back by itself, and one that was changed be set right.
+func TestWhatOthersHaveChangedIsSetRight(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, class("fast", v1alpha1.DriverName, "fast"), class("slow", v1alpha1.DriverName, "slow"))
+		c.set("fast", 100*gib, 100*gib)
+		c.set("slow", 50*gib, 50*gib)
+		defer run(t, c.publisher())()
+		fast, slow := c.objects(t)["fast"], c.objects(t)["slow"]
+		if err := c.Client.Delete(t.Context(), &fast); err != nil {
+			t.Fatal(err)
+		}
+		slow.MaximumVolumeSize = resource.NewQuantity(1, resource.BinarySI)
+		if err := c.Client.Update(t.Context(), &slow); err != nil {
+			t.Fatal(err)
+		}
+		after(2 * relist)
+		if o := c.objects(t)["fast"]; o.Capacity == nil || o.Capacity.Value() != 100*gib {
+			t.Errorf("what was removed: %v", o.Capacity)
+		}
+		if o := c.objects(t)["slow"]; o.MaximumVolumeSize.Value() != 50*gib {
+			t.Errorf("what was changed: %v", o.MaximumVolumeSize)
+		}
+		written := c.count()
+		after(10 * relist)
+		if c.count() != written {
+			t.Errorf("%d writes of a node at rest", c.count()-written)
 		}
 	})
 }

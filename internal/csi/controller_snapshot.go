@@ -87,7 +87,13 @@ func (c *Controller) DeleteSnapshot(ctx context.Context, req *csi.DeleteSnapshot
 		return nil, err
 	}
 	defer release()
-	if found, err := c.snapshots.Find(ctx, req.GetSnapshotId()); err == nil && found.Spec.Group != nil {
+	found, err := c.snapshots.Find(ctx, req.GetSnapshotId())
+	switch {
+	case errors.Is(err, volume.ErrNotFound):
+		return &csi.DeleteSnapshotResponse{}, nil
+	case err != nil:
+		return nil, err // whether it is of a group is not known
+	case found.Spec.Group != nil:
 		return nil, fmt.Errorf("%w: snapshot %s is of the group snapshot %s and is deleted with it", volume.ErrInvalid, found.Name, found.Spec.Group.Name)
 	}
 	if err := c.snapshots.Delete(ctx, req.GetSnapshotId()); err != nil {

@@ -5,6 +5,8 @@ package csi_test
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -267,5 +270,31 @@ func TestGroupSnapshotOfTwoPools(t *testing.T) {
 	}
 	if _, err := taker.EnsureGroup(timeout(t), "group-4", slices.Repeat([]*berth.LocalVolume{lv}, 65)); code(err) != codes.InvalidArgument {
 		t.Errorf("65 volumes: %v", err)
+	}
+}
+
+// halfDeaf does not say what a snapshot is, and deletes it all the same.
+type halfDeaf struct {
+	berthcsi.Snapshots
+	deleted []string
+}
+
+func (h *halfDeaf) Find(context.Context, string) (*berth.LocalSnapshot, error) {
+	return nil, errors.New("the API server does not answer")
+}
+
+func (h *halfDeaf) Delete(_ context.Context, name string) error {
+	h.deleted = append(h.deleted, name)
+	return nil
+}
+
+// A snapshot that may be of a group is not deleted without it.
+func TestDeleteSnapshotOfWhichNothingIsKnown(t *testing.T) {
+	t.Parallel()
+	deaf := &halfDeaf{}
+	controller := berthcsi.NewController(nil, nil, deaf, slog.New(slog.DiscardHandler))
+	_, err := controller.DeleteSnapshot(t.Context(), &csi.DeleteSnapshotRequest{SnapshotId: "snapshot-1"})
+	if status.Code(berthcsi.ToStatus(err)) != codes.Unavailable || len(deaf.deleted) != 0 {
+		t.Errorf("got %v, deleted %q", err, deaf.deleted)
 	}
 }

@@ -22,7 +22,7 @@ type Mounter interface {
 	UnmountOnly(ctx context.Context, target string) error
 	UnmountGone(ctx context.Context, target string) error
 	Mounted(ctx context.Context, path string) (bool, error)
-	MountsOf(ctx context.Context, path string) ([]string, error)
+	MountsBeside(ctx context.Context, path string, known ...string) ([]string, error)
 	Grow(ctx context.Context, device, mountpoint, fsType string) (mount.Sizes, error)
 	Stats(ctx context.Context, path string) (mount.Stats, error)
 	Condition(ctx context.Context, path string) (mount.Condition, error)

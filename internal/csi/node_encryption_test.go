@@ -110,7 +110,7 @@ func TestNodeEncryptedFilesystem(t *testing.T) {
 	if err := b.publish(t.Context(), good, b.target, false); err != nil {
 		t.Fatal(err)
 	}
-	mounts, err := b.Mounter.MountsOf(t.Context(), s.opened.Device)
+	mounts, err := b.Mounter.MountsBeside(t.Context(), s.opened.Device)
 	if err != nil || len(mounts) != 2 {
 		t.Errorf("what is open is mounted at %v, %v", mounts, err)
 	}
@@ -147,6 +147,26 @@ func TestNodeEncryptedFilesystem(t *testing.T) {
 	}
 }
 
+// What could not be staged is not left open, but for a volume that was open before.
+func TestNodeEncryptedStageLeavesNothingOpen(t *testing.T) {
+	v, _ := filesystemVolume(t, mount.Ext4)
+	b, s := encrypt(t, v)
+	bad := mountCapability(writer, "no-such-option")
+	if err := b.stageWith(bad, right); status.Code(err) != codes.InvalidArgument {
+		t.Fatalf("got %v", err)
+	}
+	if got := fmt.Sprint(s.did); got != "[open close]" {
+		t.Errorf("did %s", got)
+	}
+	s.set(s.opened)
+	if err := b.stageWith(bad, right); status.Code(err) != codes.InvalidArgument {
+		t.Fatalf("got %v", err)
+	}
+	if got := fmt.Sprint(s.did); got != "[open close open]" {
+		t.Errorf("did %s", got)
+	}
+}
+
 func TestNodeEncryptedBlock(t *testing.T) {
 	b, s := encrypt(t, blockVolume(t))
 	if err := b.publish(t.Context(), blockCapability(), b.target, false); status.Code(err) != codes.FailedPrecondition {
@@ -160,11 +180,11 @@ func TestNodeEncryptedBlock(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	mounts, err := b.Mounter.MountsOf(t.Context(), s.opened.Device)
+	mounts, err := b.Mounter.MountsBeside(t.Context(), s.opened.Device)
 	if err != nil || len(mounts) != 1 {
 		t.Errorf("what is open is published at %v, %v", mounts, err)
 	}
-	if mounts, err := b.Mounter.MountsOf(t.Context(), b.volumes.known[name].Location.Device); err != nil || len(mounts) != 0 {
+	if mounts, err := b.Mounter.MountsBeside(t.Context(), b.volumes.known[name].Location.Device); err != nil || len(mounts) != 0 {
 		t.Errorf("its storage is published at %v, %v", mounts, err)
 	}
 	expand := &csispec.NodeExpandVolumeRequest{VolumeId: name, VolumePath: b.target, Secrets: right}

@@ -7,8 +7,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"path/filepath"
-	"slices"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
@@ -88,15 +86,17 @@ func (n *Node) staged(ctx context.Context, path string, use usage) (bool, error)
 
 // requireSole refuses a second publication of a volume that one pod may have
 // (CSI spec, NodePublishVolume: SINGLE_NODE_SINGLE_WRITER at a second target is
-// FAILED_PRECONDITION).
+// FAILED_PRECONDITION). One that stands was the only one when it was made, and has
+// followers of its own since: kubelet binds a block device once more, for itself.
 func (n *Node) requireSole(ctx context.Context, source string, req *csi.NodePublishVolumeRequest) error {
-	seen, err := n.Mounter.MountsOf(ctx, source)
+	stands, err := n.Mounter.Mounted(ctx, req.GetTargetPath())
+	if err != nil || stands {
+		return err // that it is this volume is for the bind mount to see
+	}
+	others, err := n.Mounter.MountsBeside(ctx, source, req.GetStagingTargetPath())
 	if err != nil {
 		return err
 	}
-	others := slices.DeleteFunc(seen, func(path string) bool {
-		return path == filepath.Clean(req.GetTargetPath()) || path == filepath.Clean(req.GetStagingTargetPath())
-	})
 	if len(others) > 0 {
 		return status.Errorf(codes.FailedPrecondition, "volume %s may have one pod at a time and is published at %s", req.GetVolumeId(), others[0])
 	}

@@ -42,18 +42,31 @@ func (n *Node) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequ
 	if err := use.fits(v); err != nil {
 		return nil, err
 	}
-	if v.Encryption != "" {
-		if v.Opened, err = n.Encryption.Open(ctx, v, req.GetSecrets()); err != nil {
-			return nil, fmt.Errorf("stage volume %s: %w", v.Name, err)
-		}
-	}
-	if v.FSType == "" {
-		return &csi.NodeStageVolumeResponse{}, nil
-	}
-	if err := n.stageFilesystem(ctx, v, use, req.GetStagingTargetPath()); err != nil {
+	if err := n.stage(ctx, v, use, req); err != nil {
 		return nil, fmt.Errorf("stage volume %s: %w", v.Name, err)
 	}
 	return &csi.NodeStageVolumeResponse{}, nil
+}
+
+// stage opens and mounts a volume. Where it fails it leaves nothing open or mounted that was
+// not so before: kubelet takes most errors for final, and does not unstage the volume then.
+func (n *Node) stage(ctx context.Context, v Volume, use usage, req *csi.NodeStageVolumeRequest) (err error) {
+	if v.Encryption != "" {
+		if v.Opened.Device == "" {
+			defer func() {
+				if err != nil {
+					err = errors.Join(err, n.Encryption.Close(context.WithoutCancel(ctx), v.Name))
+				}
+			}()
+		}
+		if v.Opened, err = n.Encryption.Open(ctx, v, req.GetSecrets()); err != nil {
+			return err
+		}
+	}
+	if v.FSType == "" {
+		return nil
+	}
+	return n.stageFilesystem(ctx, v, use, req.GetStagingTargetPath())
 }
 
 func (n *Node) stageFilesystem(ctx context.Context, v Volume, use usage, path string) error {
@@ -89,7 +102,9 @@ func (n *Node) stageFilesystem(ctx context.Context, v Volume, use usage, path st
 	if use.readOnlyMount() {
 		return nil
 	}
-	_, err = n.Mounter.Grow(ctx, v.InUse().Device, path, v.FSType)
+	if _, err = n.Mounter.Grow(ctx, v.InUse().Device, path, v.FSType); err != nil && !mounted {
+		return errors.Join(err, n.Mounter.UnmountOnly(context.WithoutCancel(ctx), path))
+	}
 	return err
 }
 

@@ -61,12 +61,18 @@ type runCounter struct {
 	mount.Host
 	mu  sync.Mutex
 	ran []string
+	// fails is what every program comes to, if it is set.
+	fails error
 }
 
 func (r *runCounter) Run(ctx context.Context, c hostexec.Command) (hostexec.Result, error) {
 	r.mu.Lock()
 	r.ran = append(r.ran, c.Name)
+	fails := r.fails
 	r.mu.Unlock()
+	if fails != nil {
+		return hostexec.Result{}, fails
+	}
 	return r.Host.Run(ctx, c)
 }
 
@@ -297,6 +303,34 @@ func TestNodeStageVerifies(t *testing.T) {
 	}
 }
 
+// kubelet does not unstage what it was told could not be staged: nothing may be left of it. What
+// stood before stays.
+func TestNodeStageLeavesNothingBehind(t *testing.T) {
+	v, loop := filesystemVolume(t, mount.Ext4)
+	b := newNode(t, v)
+	mounted := func() bool {
+		mounted, err := b.Mounter.Mounted(t.Context(), b.staging)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return mounted
+	}
+	if err := b.stage(t.Context(), mountCapability(writer)); err != nil || !mounted() {
+		t.Fatalf("%v, mounted %t", err, mounted())
+	}
+	loop.Resize(t, 512*mib)
+	b.host.fails = &hostexec.ExitError{Command: "resize2fs", ExitCode: 1}
+	if err := b.stage(t.Context(), mountCapability(writer)); err == nil || !mounted() {
+		t.Errorf("staged a second time: %v, mounted %t", err, mounted())
+	}
+	if err := b.unstage(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.stage(t.Context(), mountCapability(writer)); err == nil || mounted() {
+		t.Errorf("staged without its growth: %v, mounted %t", err, mounted())
+	}
+}
+
 func TestNodeRequests(t *testing.T) {
 	v, _ := filesystemVolume(t, mount.Ext4)
 	b := newNode(t, v)
@@ -365,6 +399,51 @@ func TestNodeSingleWriter(t *testing.T) {
 				t.Errorf("a second publication on one node: %v", err)
 			}
 		})
+	}
+}
+
+// kubelet binds a block device that was published once more for itself, and asks for the
+// publication again when it was restarted.
+func TestNodeSingleWriterBlock(t *testing.T) {
+	b := newNode(t, blockVolume(t))
+	sole := blockCapability()
+	sole.AccessMode.Mode = csispec.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER
+	if err := b.publish(t.Context(), sole, b.target, false); err != nil {
+		t.Fatal(err)
+	}
+	kubelets := filepath.Join(filepath.Dir(b.target), "kubelets")
+	mounttest.Unmount(t, kubelets)
+	if err := b.Mounter.BindDevice(t.Context(), mount.Bind{Source: b.target, Target: kubelets}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.publish(t.Context(), sole, b.target, false); err != nil {
+		t.Errorf("the same publication again: %v", err)
+	}
+	if err := b.publish(t.Context(), sole, b.target+"-2", false); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("a second publication: got %v", err)
+	}
+}
+
+// kubelet's directory may be reached by a symbolic link, and the mount table has no links.
+func TestNodeSingleWriterBelowALink(t *testing.T) {
+	v, _ := filesystemVolume(t, mount.Ext4)
+	b := newNode(t, v)
+	link := filepath.Join(t.TempDir(), "kubelet")
+	if err := os.Symlink(filepath.Dir(b.target), link); err != nil {
+		t.Fatal(err)
+	}
+	b.staging, b.target = filepath.Join(link, "globalmount"), filepath.Join(link, "target")
+	sole := mountCapability(csispec.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER)
+	if err := b.stage(t.Context(), sole); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := b.publish(t.Context(), sole, b.target, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.publish(t.Context(), sole, b.target+"-2", false); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("a second publication: got %v", err)
 	}
 }
 

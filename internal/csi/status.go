@@ -6,10 +6,12 @@ package csi
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/berth-dev/berth/internal/provision"
 	"github.com/berth-dev/berth/pkg/luks"
 	"github.com/berth-dev/berth/pkg/mount"
 	"github.com/berth-dev/berth/pkg/volume"
@@ -43,20 +45,38 @@ var codeTable = []struct {
 	{context.Canceled, codes.Canceled},
 }
 
+// openCodes leave the outcome open: kubelet and the sidecars (isFinalError, isCSIFinalError) go on
+// with the operation, or undo it. With any other they hold it for one that had no effect, and
+// forget what it may have left.
+var openCodes = []codes.Code{codes.Canceled, codes.DeadlineExceeded, codes.Unavailable, codes.ResourceExhausted, codes.Aborted}
+
 // ToStatus turns an error of the domain into a gRPC status, with the error's text
-// as message. nil stays nil, and what is a status already keeps its code. An error
-// that the table does not know is Internal: its outcome is open.
+// as message. nil stays nil, and what is a status already keeps its code. The outcome of
+// an error that the table does not know is open, but for a refusal by the API server, and
+// so is that of a *provision.Pending, whatever its cause.
 func ToStatus(err error) error {
 	if err == nil {
 		return nil
 	}
-	if s, ok := status.FromError(err); ok {
+	_, pending := errors.AsType[*provision.Pending](err)
+	if s, ok := status.FromError(err); ok && !pending {
 		return s.Err()
 	}
+	code := codeOf(err)
+	if pending && !slices.Contains(openCodes, code) {
+		code = codes.Unavailable
+	}
+	return status.Error(code, err.Error())
+}
+
+func codeOf(err error) codes.Code {
 	for _, row := range codeTable {
 		if errors.Is(err, row.err) {
-			return status.Error(row.code, err.Error())
+			return row.code
 		}
 	}
-	return status.Error(codes.Internal, err.Error())
+	if provision.IsRefusedByAPI(err) {
+		return codes.Internal
+	}
+	return codes.Unavailable
 }

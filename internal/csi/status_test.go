@@ -11,8 +11,11 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/berth-dev/berth/internal/csi"
+	"github.com/berth-dev/berth/internal/provision"
 	"github.com/berth-dev/berth/pkg/hostexec"
 	"github.com/berth-dev/berth/pkg/luks"
 	"github.com/berth-dev/berth/pkg/mount"
@@ -43,9 +46,14 @@ func TestToStatus(t *testing.T) {
 		{"pool unavailable", volume.ErrPoolUnavailable, codes.Unavailable},
 		{"deadline", context.DeadlineExceeded, codes.DeadlineExceeded},
 		{"canceled", context.Canceled, codes.Canceled},
-		{"unknown", errors.New("disk on fire"), codes.Internal},
-		{"no superblock by itself", mount.ErrNoFilesystem, codes.Internal},
-		{"a command's exit", &hostexec.ExitError{Command: "lvm", ExitCode: 5}, codes.Internal},
+		{"unknown", errors.New("disk on fire"), codes.Unavailable},
+		{"no superblock by itself", mount.ErrNoFilesystem, codes.Unavailable},
+		{"a command's exit", &hostexec.ExitError{Command: "lvm", ExitCode: 5}, codes.Unavailable},
+		{"the API server does not answer", apierrors.NewTimeoutError("etcd", 1), codes.Unavailable},
+		{"the API server refuses", apierrors.NewForbidden(schema.GroupResource{}, "snapshot-1", nil), codes.Internal},
+		{"a node that goes on", &provision.Pending{Volume: "pvc-1", Cause: errors.New("connection refused")}, codes.Unavailable},
+		{"a node that goes on, busy", &provision.Pending{Volume: "pvc-1", Cause: volume.ErrBusy}, codes.Aborted},
+		{"a node that goes on after a refusal", &provision.Pending{Volume: "pvc-1", Cause: errors.Join(volume.ErrInvalid, errors.New("connection refused"))}, codes.Unavailable},
 		{"the volume before the clock", errors.Join(context.DeadlineExceeded, volume.ErrNoSpace), codes.ResourceExhausted},
 		{"a status stays", status.Error(codes.OutOfRange, "too large"), codes.OutOfRange},
 	}
@@ -75,7 +83,7 @@ func TestToStatusKnowsEverySentinel(t *testing.T) {
 		volume.ErrNoSpace, volume.ErrNotFound, volume.ErrExists, volume.ErrInUse, volume.ErrBusy, volume.ErrIdentity,
 		volume.ErrNotAdoptable, volume.ErrNotBlank, volume.ErrInvalid, volume.ErrToolMissing, volume.ErrPoolUnavailable,
 	} {
-		if code := status.Code(csi.ToStatus(err)); code == codes.Internal || code == codes.Unknown {
+		if code := status.Code(csi.ToStatus(err)); code == codes.Internal || code == codes.Unknown || code == codes.Unavailable && !errors.Is(err, volume.ErrPoolUnavailable) {
 			t.Errorf("%v is not in the table", err)
 		}
 	}

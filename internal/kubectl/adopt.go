@@ -362,12 +362,16 @@ func (p *plugin) giveUp(ctx context.Context, plan *adoptPlan) (bool, error) {
 	metav1.SetMetaDataAnnotation(&lv.ObjectMeta, allowDelete, "true")
 	err := p.client.Patch(ctx, lv, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{}))
 	if err == nil {
-		err = p.client.Delete(ctx, lv, client.Preconditions{UID: &lv.UID, ResourceVersion: &lv.ResourceVersion})
+		uid, version := lv.UID, lv.ResourceVersion
+		if err = p.client.Delete(ctx, lv, client.Preconditions{UID: &uid, ResourceVersion: &version}); client.IgnoreNotFound(err) != nil {
+			// It may have what it asked for by now.
+			err = errors.Join(err, p.guardAgain(ctx, lv))
+		}
 	}
 	switch {
 	case apierrors.IsConflict(err):
 		return false, fmt.Errorf("delete LocalVolume %s: it has changed meanwhile, look at it again: %w", plan.Volume, errors.Join(errStopped, err))
-	case err != nil && !apierrors.IsNotFound(err):
+	case client.IgnoreNotFound(err) != nil:
 		return false, fmt.Errorf("delete LocalVolume %s: %w", plan.Volume, err)
 	}
 	plan.Asked = false

@@ -187,6 +187,10 @@ func TestAdoptIsNotWithdrawnWhenItIsDoneMeanwhile(t *testing.T) {
 	if code != exitUnasked || !deleted || !strings.Contains(errs.String(), "look at it again") {
 		t.Errorf("exit code %d: %s%s", code, out.String(), errs.String())
 	}
+	lv := &berth.LocalVolume{}
+	if err := api.Get(t.Context(), client.ObjectKey{Name: adoptedName}, lv); err != nil || lv.Annotations[allowDelete] != "" {
+		t.Errorf("anybody may delete it by a slip: %v, %v", lv.Annotations, err)
+	}
 }
 
 func TestAdoptJSON(t *testing.T) {

@@ -4,7 +4,9 @@
 package provision_test
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	berth "github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/provision"
 	"github.com/berth-dev/berth/internal/provision/provisiontest"
+	"github.com/berth-dev/berth/pkg/volume"
 )
 
 func poolOf(set, node string, free int64, change ...func(*berth.Pool)) *berth.Pool {
@@ -77,6 +80,47 @@ func TestVolumesChooseAPool(t *testing.T) {
 			}
 			if lv.Spec.Pool != test.want || lv.Labels["berth.dev/pool"] != test.want {
 				t.Errorf("it is in pool %q, labels %v, want %q", lv.Spec.Pool, lv.Labels, test.want)
+			}
+		})
+	}
+}
+
+// What a pool has free is more than the largest volume that it can make, where that lies on several
+// disks. When it refuses one, the others are asked: the scheduler has sent the claim here for them.
+func TestVolumesGoToThePoolThatTakesThem(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		takes   string
+		refusal string
+	}{
+		"the next":             {takes: "b"},
+		"the last":             {takes: "c"},
+		"none":                 {refusal: "no room in a"},
+		"not one that is away": {takes: "d", refusal: "no room in a"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := provisiontest.New(t, nodeObject(node))
+			agent := c.NewAgent(t, node, 10*gib)
+			for i, set := range []string{"a", "b", "c"} {
+				if err := c.Backdoor.Create(t.Context(), poolOf(set, node, int64(9-i)*gib)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			agent.Answer(func(lv *berth.LocalVolume) (string, string) {
+				if lv.Spec.Pool == test.takes {
+					return "", ""
+				}
+				return berth.ReasonNoSpace, "no room in " + lv.Spec.Pool
+			})
+			lv, err := c.Volumes.Ensure(within(t, 10*time.Second), inPools("pvc-1", gib, "a", "b", "c", "d"))
+			switch {
+			case test.refusal != "":
+				if !errors.Is(err, volume.ErrNoSpace) || !strings.Contains(err.Error(), test.refusal) || agent.Carved() != 0 {
+					t.Errorf("%v, %v, %d carved; want %q", lv, err, agent.Carved(), test.refusal)
+				}
+			case err != nil || lv.Spec.Pool != test.takes || agent.Carved() != 1:
+				t.Errorf("%v, %v, %d carved; want it in %s", lv, err, agent.Carved(), test.takes)
 			}
 		})
 	}

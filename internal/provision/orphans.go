@@ -53,6 +53,8 @@ type Orphans struct {
 
 	mu    sync.Mutex
 	since map[types.UID]time.Time
+	// kept are those of which it was said that they are.
+	kept map[types.UID]struct{}
 }
 
 // SetupWithManager runs the search in the manager's leader, driven by the events
@@ -102,15 +104,16 @@ func (o *Orphans) Reconcile(ctx context.Context, req reconcile.Request) (reconci
 		o.acquit(lv.UID)
 		return reconcile.Result{}, nil
 	}
-	first, watched := o.suspect(lv.UID)
 	if !neverReady(lv) {
-		if first {
+		// Also of one that was made in the end, after it was said that it would be deleted.
+		if o.keep(lv.UID) {
 			o.Recorder.Eventf(lv, nil, corev1.EventTypeNormal, "Unclaimed", "Keep",
 				"no PersistentVolume names this volume and its claim %s/%s is gone or has another; its data is kept. When it is not needed any more: kubectl annotate localvolume %s berth.dev/allow-delete=true, then kubectl delete localvolume %s",
 				lv.Spec.ClaimRef.Namespace, lv.Spec.ClaimRef.Name, lv.Name, lv.Name)
 		}
 		return reconcile.Result{}, nil
 	}
+	first, watched := o.suspect(lv.UID)
 	if first {
 		o.Recorder.Eventf(lv, nil, corev1.EventTypeWarning, "Orphaned", "Quarantine",
 			"the claim %s/%s was deleted, or got another volume, before this one was made; it is deleted in %s", lv.Spec.ClaimRef.Namespace, lv.Spec.ClaimRef.Name, o.grace())
@@ -191,10 +194,25 @@ func (o *Orphans) suspect(uid types.UID) (first bool, watched time.Duration) {
 	return false, now.Sub(since)
 }
 
+// keep notes that an orphan is kept, and reports whether that is new.
+func (o *Orphans) keep(uid types.UID) (first bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if _, known := o.kept[uid]; known {
+		return false
+	}
+	if o.kept == nil {
+		o.kept = map[types.UID]struct{}{}
+	}
+	o.kept[uid] = struct{}{}
+	return true
+}
+
 func (o *Orphans) acquit(uid types.UID) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	delete(o.since, uid)
+	delete(o.kept, uid)
 }
 
 func (o *Orphans) grace() time.Duration {

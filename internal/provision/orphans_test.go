@@ -29,6 +29,7 @@ func TestOrphans(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
 		ready   bool
+		late    bool                                // it is ready when it is looked at again
 		claim   func(*corev1.PersistentVolumeClaim) // nil: the claim is gone
 		pv      bool
 		driven  bool
@@ -40,6 +41,7 @@ func TestOrphans(t *testing.T) {
 		"claim made anew":               {claim: func(c *corev1.PersistentVolumeClaim) { c.UID = "a-new-one" }, deleted: true, says: "Orphaned"},
 		"claim got another volume":      {claim: func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeName = "by-hand" }, deleted: true, says: "Orphaned"},
 		"ready, claim gone":             {ready: true, says: "its data is kept"},
+		"ready after all":               {late: true, says: "its data is kept"},
 		"claim is there":                {claim: func(*corev1.PersistentVolumeClaim) {}},
 		"claim has this volume":         {claim: func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeName = "pvc-c1a1" }},
 		"a PersistentVolume names it":   {pv: true},
@@ -93,10 +95,19 @@ func TestOrphans(t *testing.T) {
 			if deleted() {
 				t.Fatal("deleted at first sight")
 			}
-			if (again > 0) != test.deleted {
+			if (again > 0) != (test.deleted || test.late) {
 				t.Errorf("looks again after %s", again)
 			}
 			now = now.Add(time.Hour)
+			if test.late {
+				if err := c.SetReady(t.Context(), lv.Name, metav1.ConditionTrue, berth.ReasonCarved, "carved", gib); err != nil {
+					t.Fatal(err)
+				}
+				if first := <-recorder.Events; !strings.Contains(first, "Orphaned") {
+					t.Errorf("said first %q", first)
+				}
+			}
+			reconcileIt()
 			reconcileIt()
 			if deleted() != test.deleted {
 				t.Errorf("deleted: %v", deleted())

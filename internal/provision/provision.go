@@ -84,8 +84,11 @@ func (p *Provisioner) SupportsBlock(context.Context) bool { return true }
 //   - InBackground: the outcome is open; Provision is called again, also when the
 //     claim was deleted meanwhile.
 func (p *Provisioner) Provision(ctx context.Context, options controller.ProvisionOptions) (*corev1.PersistentVolume, controller.ProvisioningState, error) {
-	p.drive(options.PVC.UID, true)
+	asked := p.drive(options.PVC.UID, true)
 	pv, state, err := p.provision(ctx, options)
+	if err != nil && asked {
+		state, err = p.endIfUnwanted(ctx, options, state, err)
+	}
 	p.drive(options.PVC.UID, state == controller.ProvisioningInBackground)
 	return pv, state, err
 }
@@ -100,14 +103,64 @@ func (p *Provisioner) Driven(claim types.UID) bool {
 	return driven || handed
 }
 
-func (p *Provisioner) drive(claim types.UID, on bool) {
+// drive notes whether Provision will be called again for a claim, and returns whether it was to.
+func (p *Provisioner) drive(claim types.UID, on bool) (was bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	_, was = p.driven[claim]
 	if on {
 		p.driven[claim] = struct{}{}
 	} else {
 		delete(p.driven, claim)
 	}
+	return was
+}
+
+// endIfUnwanted looks after what an earlier call has asked a node for, when a later one fails.
+// The library forgets a claim with the first answer that leaves nothing open, and then asks for
+// it as long as it is there, but not when it was deleted. So what is still being made stays in
+// its memory; and when the claim is gone, it is taken back: the class, the limits or the source
+// may have gone with the claim, and no later call would end it.
+func (p *Provisioner) endIfUnwanted(ctx context.Context, options controller.ProvisionOptions, state controller.ProvisioningState, cause error) (controller.ProvisioningState, error) {
+	name, uid := options.PVName, options.PVC.UID
+	open := func(err error) (controller.ProvisioningState, error) {
+		return controller.ProvisioningInBackground, &Pending{Volume: name, What: cause.Error(), Cause: err}
+	}
+	claim := &corev1.PersistentVolumeClaim{}
+	err := p.live.Get(ctx, client.ObjectKeyFromObject(options.PVC), claim)
+	switch {
+	case err == nil && claim.UID == uid:
+		// After a refusal the library forgets it whatever the state (isInfeasibleError).
+		_, refused := errors.AsType[*Refusal](cause)
+		if state == controller.ProvisioningFinished && !refused && p.volumes.Tracker().Get(name) != nil {
+			state = controller.ProvisioningInBackground
+		}
+		return state, cause
+	case err != nil && !apierrors.IsNotFound(err):
+		return open(err)
+	case p.wasHanded(name):
+		return state, cause
+	}
+	lv, err := p.volumes.Find(ctx, name)
+	switch {
+	case errors.Is(err, volume.ErrNotFound):
+		return controller.ProvisioningFinished, cause
+	case err != nil:
+		return open(err)
+	case lv.Spec.ClaimRef == nil || lv.Spec.ClaimRef.UID != uid:
+		return state, cause // somebody else's
+	}
+	switch err := p.live.Get(ctx, types.NamespacedName{Name: name}, &corev1.PersistentVolume{}); {
+	case err == nil:
+		return state, cause // it ends with that
+	case !apierrors.IsNotFound(err):
+		return open(err)
+	}
+	p.log.Info("taking back a volume whose claim was deleted before it was made", "localVolume", name, "node", lv.Spec.NodeName)
+	if err := p.volumes.Delete(ctx, name); err != nil {
+		return open(err)
+	}
+	return controller.ProvisioningFinished, cause
 }
 
 func (p *Provisioner) provision(ctx context.Context, options controller.ProvisionOptions) (*corev1.PersistentVolume, controller.ProvisioningState, error) {
@@ -131,7 +184,7 @@ func (p *Provisioner) provision(ctx context.Context, options controller.Provisio
 	if err != nil {
 		return nil, controller.ProvisioningFinished, err
 	}
-	copied, err := p.originOf(ctx, claim)
+	copied, err := p.originOf(ctx, options.PVName, claim)
 	if err != nil {
 		return nil, controller.ProvisioningFinished, err
 	}
@@ -254,13 +307,14 @@ func stateAfter(err error, selected bool) controller.ProvisioningState {
 		return controller.ProvisioningFinished
 	case ok && selected:
 		return controller.ProvisioningReschedule
-	case ok, errors.Is(err, ErrConflict), errors.Is(err, volume.ErrInvalid), apiRefused(err):
+	case ok, errors.Is(err, ErrConflict), errors.Is(err, volume.ErrInvalid), IsRefusedByAPI(err):
 		return controller.ProvisioningFinished
 	}
 	return controller.ProvisioningInBackground
 }
 
-func apiRefused(err error) bool {
+// IsRefusedByAPI reports whether the API server refused a request, so that it had no effect.
+func IsRefusedByAPI(err error) bool {
 	var status apierrors.APIStatus
 	return errors.As(err, &status) && definite(err)
 }
@@ -322,9 +376,12 @@ func (p *Provisioner) Delete(ctx context.Context, pv *corev1.PersistentVolume) e
 // PersistentVolume would otherwise start a second round over an object that is
 // going already. When one of those two requests failed, the retry comes later
 // than this and is let through.
+//
+// The library asks it of each PersistentVolume of Berth that it sees: that one is saved.
 func (p *Provisioner) ShouldDelete(_ context.Context, pv *corev1.PersistentVolume) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	delete(p.handed, pv.Name)
 	at, ok := p.deleted[pv.UID]
 	return !ok || p.now().Sub(at) >= FirstRetry
 }

@@ -18,6 +18,7 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
 
 	berth "github.com/berth-dev/berth/api/v1alpha1"
@@ -299,6 +300,57 @@ func TestProvisionInBackgroundThenFinishes(t *testing.T) {
 	}
 }
 
+// What cannot be made any more for a claim that was deleted meanwhile is taken back: the library
+// does not ask again.
+func TestProvisionTakesBackWhatNobodyWaitsFor(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		claim func(*corev1.PersistentVolumeClaim) // nil: it is gone
+		pv    bool
+		left  int
+		state controller.ProvisioningState
+	}{
+		"the claim is gone":         {nil, false, 0, controller.ProvisioningFinished},
+		"it was made anew":          {func(c *corev1.PersistentVolumeClaim) { c.UID = "a-new-one" }, false, 0, controller.ProvisioningFinished},
+		"it has a PersistentVolume": {nil, true, 1, controller.ProvisioningFinished},
+		"the claim waits":           {func(*corev1.PersistentVolumeClaim) {}, false, 1, controller.ProvisioningInBackground},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			objects, wanted := []client.Object{nodeObject(node)}, claim("1Gi")
+			if test.claim != nil {
+				there := wanted.DeepCopy()
+				test.claim(there)
+				objects = append(objects, there)
+			}
+			c := provisiontest.New(t, objects...)
+			agent := c.NewAgent(t, node, 10*gib)
+			agent.Pause()
+			p := provisioner(c, nil)
+			if _, state, err := p.Provision(within(t, 200*time.Millisecond), options(wanted, class(lvmParams), node)); state != controller.ProvisioningInBackground {
+				t.Fatalf("%v, %v", state, err)
+			}
+			agent.Resume()
+			eventually(t, "the node makes it", func() bool { return agent.Carved() == 1 })
+			if test.pv {
+				if err := c.Backdoor.Create(t.Context(), &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pvc-c1a1"}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			// Its VolumeAttributesClass is gone, too.
+			gone := "gone"
+			wanted.Spec.VolumeAttributesClassName = &gone
+			_, state, err := p.Provision(within(t, 10*time.Second), options(wanted, class(lvmParams), node))
+			if state != test.state || err == nil || !strings.Contains(err.Error(), `VolumeAttributesClass "gone"`) {
+				t.Errorf("%v, %v", state, err)
+			}
+			if agent.Carved() != test.left {
+				t.Errorf("%d volumes are left, want %d", agent.Carved(), test.left)
+			}
+		})
+	}
+}
+
 // The scheduler changed its mind while the outcome was open.
 func TestProvisionMovesWhatWasNeverUsed(t *testing.T) {
 	t.Parallel()
@@ -352,8 +404,14 @@ func TestDelete(t *testing.T) {
 		t.Fatalf("deleted under another PersistentVolume: %v", err)
 	}
 	delete(pvs, "copied")
+	if !p.Driven("c1a1") {
+		t.Error("nobody is at work for a claim whose PersistentVolume is being saved")
+	}
 	if !p.ShouldDelete(t.Context(), pv) {
 		t.Error("held back before anything was deleted")
+	}
+	if p.Driven("c1a1") {
+		t.Error("its PersistentVolume was seen, and somebody is at work for the claim still")
 	}
 	if err := p.Delete(within(t, 10*time.Second), pv); err != nil || agent.Carved() != 0 {
 		t.Fatalf("%v, %d left", err, agent.Carved())

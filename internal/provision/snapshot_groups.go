@@ -76,7 +76,7 @@ func (s *Snapshots) awaitGroup(ctx context.Context, name string, members []berth
 		if refusal := refusalOf(last); refusal != nil {
 			// The next call begins anew: the pool may have room then.
 			if err := s.removeAll(ctx, members); err != nil {
-				return nil, errors.Join(refusal, err)
+				return nil, notTakenBack(members[i].Spec.VolumeName, refusal, err)
 			}
 			return nil, refusal
 		}

@@ -75,9 +75,15 @@ func (s *Snapshots) Ensure(ctx context.Context, name string, lv *berth.LocalVolu
 	}
 	// The next call begins anew: the pool may have room then.
 	if err := s.Delete(ctx, name); err != nil {
-		return nil, errors.Join(refusal, err)
+		return nil, notTakenBack(lv.Name, refusal, err)
 	}
 	return nil, refusal
+}
+
+// notTakenBack is what the node's refusal becomes as long as it has not proven that nothing is
+// left of the attempt.
+func notTakenBack(volumeName string, refusal, cause error) error {
+	return &Pending{Volume: volumeName, What: refusal.Error(), Cause: cause}
 }
 
 func (s *Snapshots) post(ctx context.Context, name string, lv *berth.LocalVolume, group *berth.SnapshotGroup) (*berth.LocalSnapshot, error) {
@@ -92,8 +98,12 @@ func (s *Snapshots) post(ctx context.Context, name string, lv *berth.LocalVolume
 	if err == nil {
 		return wanted, nil
 	}
-	if !apierrors.IsAlreadyExists(err) {
+	switch {
+	case apierrors.IsAlreadyExists(err):
+	case definite(err):
 		return nil, fmt.Errorf("create LocalSnapshot %s: %w", name, err)
+	default:
+		return nil, &Pending{Volume: lv.Name, What: fmt.Sprintf("the API server did not say whether its snapshot %s was created", name), Cause: err}
 	}
 	return s.Find(ctx, name)
 }

@@ -43,17 +43,33 @@ type Origin struct {
 // A copy is made where its source is, whatever node the scheduler chose: the scheduler sees
 // the affinity of the PersistentVolume then, and lets the pod follow (checkBindings in
 // its plugin volumebinding).
-func (p *Provisioner) originOf(ctx context.Context, claim *corev1.PersistentVolumeClaim) (*Origin, error) {
+//
+// It is asked for once: while a node makes the copy, its source may be deleted, or grow, and
+// what was begun is made all the same.
+func (p *Provisioner) originOf(ctx context.Context, pvName string, claim *corev1.PersistentVolumeClaim) (*Origin, error) {
 	if ref := claim.Spec.DataSourceRef; ref != nil && ref.Namespace != nil && *ref.Namespace != claim.Namespace {
 		return nil, refuse("spec.dataSourceRef names %s %q of namespace %q: copies across namespaces are not supported", ref.Kind, ref.Name, *ref.Namespace)
 	}
-	switch source, name := SourceOf(claim); source {
-	case SourceSnapshot:
-		return p.originSnapshot(ctx, claim.Namespace, name)
-	case SourceClone:
-		return p.originClaim(ctx, claim.Namespace, name)
-	default:
+	source, name := SourceOf(claim)
+	if source != SourceSnapshot && source != SourceClone {
 		return nil, nil
+	}
+	if begun := p.volumes.Tracker().Get(pvName); begun != nil && begun.DeletionTimestamp == nil && begun.Spec.Source != nil &&
+		begun.Spec.ClaimRef != nil && begun.Spec.ClaimRef.UID == claim.UID {
+		return originOfCopy(begun), nil
+	}
+	if source == SourceSnapshot {
+		return p.originSnapshot(ctx, claim.Namespace, name)
+	}
+	return p.originClaim(ctx, claim.Namespace, name)
+}
+
+// originOfCopy is what a volume that was asked for is a copy of. How large that is, is for its
+// node to say.
+func originOfCopy(lv *berth.LocalVolume) *Origin {
+	return &Origin{
+		VolumeSource: *lv.Spec.Source, what: fmt.Sprintf("LocalVolume %q, which was begun as a copy,", lv.Name),
+		Node: lv.Spec.NodeName, pool: lv.Spec.Pool, storage: lv.Spec.Mode, mode: lv.Spec.VolumeMode, fsType: lv.Spec.FSType, encryption: lv.Spec.Encryption,
 	}
 }
 

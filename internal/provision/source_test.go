@@ -4,6 +4,7 @@
 package provision_test
 
 import (
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -146,6 +147,41 @@ func TestProvisionCopiesOfDirectories(t *testing.T) {
 			lv := c.Tracker.Get("pvc-c1a1")
 			if lv.Spec.Source == nil || lv.Spec.Mode != berth.ModeHostpath || lv.Spec.NodeName != home || lv.Spec.FSType != "" || lv.Spec.Directory != "pvc-c1a1" {
 				t.Errorf("the volume is %+v", lv.Spec)
+			}
+		})
+	}
+}
+
+// The source of a copy may go while its node makes it: the copy is handed out all the same.
+func TestProvisionCopiesOfWhatIsGone(t *testing.T) {
+	t.Parallel()
+	for name, wants := range map[string]func(*corev1.PersistentVolumeClaim){"of a claim": wantsClone, "of a snapshot": wantsSnapshot} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			objects := map[string]client.Object{}
+			c := standing(t, func(o map[string]client.Object) {
+				maps.Copy(objects, o)
+				o["node"] = nodeObject(home)
+			})
+			agent := c.NewAgent(t, home, 10*gib)
+			agent.Pause()
+			claim, p := claim("3Gi"), provisioner(c, nil)
+			wants(claim)
+			if _, state, err := p.Provision(within(t, 200*time.Millisecond), options(claim, class(lvmParams), node)); state != controller.ProvisioningInBackground {
+				t.Fatalf("%v, %v", state, err)
+			}
+			for _, gone := range []string{"claim", "pv", "snapshot", "content"} {
+				if err := c.Backdoor.Delete(t.Context(), objects[gone]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			agent.Resume()
+			pv, state, err := p.Provision(within(t, 10*time.Second), options(claim, class(lvmParams), node))
+			if err != nil || state != controller.ProvisioningFinished {
+				t.Fatalf("%v, %v", state, err)
+			}
+			if got := pv.Spec.NodeAffinity.Required.NodeSelectorTerms[0].MatchExpressions[0].Values[0]; got != home || pv.Spec.CSI.FSType != "xfs" {
+				t.Errorf("on %s with %s", got, pv.Spec.CSI.FSType)
 			}
 		})
 	}

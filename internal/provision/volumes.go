@@ -88,6 +88,7 @@ func (v *Volumes) Ensure(ctx context.Context, req Request) (*berth.LocalVolume, 
 	waitCtx, cancel := v.patience(ctx, req.Spec.NodeName)
 	defer cancel()
 	signs := v.tracker.lifeSigns(req.Spec.NodeName)
+	var refusal error // of the first pool
 
 	for {
 		cur, err := v.post(waitCtx, req)
@@ -127,7 +128,16 @@ func (v *Volumes) Ensure(ctx context.Context, req Request) (*berth.LocalVolume, 
 		if meta.IsStatusConditionTrue(last.Status.Conditions, berth.LocalVolumeReady) {
 			return checkMade(last)
 		}
-		return nil, v.discard(ctx, sub, last, verdictOf(last, false))
+		err = v.discard(ctx, sub, last, verdictOf(last, false))
+		if failure, ok := asFailure(err); !ok || failure.Reason == berth.ReasonInvalid {
+			return nil, err
+		}
+		if refusal == nil {
+			refusal = err
+		}
+		if req.Pools = v.otherPools(waitCtx, req, last.Spec.Pool); len(req.Pools) == 0 {
+			return nil, refusal
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
@@ -124,6 +125,31 @@ func (m *Mounter) MountsOf(ctx context.Context, path string) (targets []string, 
 	err = m.host.InMountNamespace(ctx, func() error {
 		targets, err = mountsOf(path)
 		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find the mounts of %s: %w", path, err)
+	}
+	return targets, nil
+}
+
+// MountsBeside is MountsOf without the mounts at places that are known. These may be spelt with
+// links in their parents, which the mount table has not.
+func (m *Mounter) MountsBeside(ctx context.Context, path string, known ...string) (targets []string, err error) {
+	err = m.host.InMountNamespace(ctx, func() error {
+		if targets, err = mountsOf(path); err != nil {
+			return err
+		}
+		for _, place := range known {
+			resolved, err := resolve(place)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			targets = slices.DeleteFunc(targets, func(target string) bool { return target == resolved })
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("find the mounts of %s: %w", path, err)

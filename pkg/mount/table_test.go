@@ -75,6 +75,13 @@ func testMountsOf(t *testing.T, fsType string) {
 	check("a device", loop.Path, staging, first, second, within, node)
 	check("a bound directory", plain, bound)
 	check("another device", other.Path, elsewhere)
+
+	link := filepath.Join(dir, "link")
+	must(os.Symlink(dir, link))
+	beside, err := m.MountsBeside(ctx, staging, filepath.Join(link, "staging"), first, filepath.Join(dir, "nothing", "there"))
+	if err != nil || !slices.Equal(beside, []string{second}) {
+		t.Errorf("beside what is known: got %q, %v; want %q", beside, err, second)
+	}
 }
 
 func TestDeviceNumber(t *testing.T) {
