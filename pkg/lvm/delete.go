@@ -68,6 +68,10 @@ func (b *Backend) Delete(ctx context.Context, id string, rec *volume.Record, wip
 // wipeAndRemove ends a volume.
 func (b *Backend) wipeAndRemove(ctx context.Context, g *Group, lv *LogicalVolume, wipe volume.WipePolicy) error {
 	remove := &operation{verb: verbRemove, name: lv.Name, uuid: lv.UUID}
+	// What cannot be removed, as while a disk is missing, would be wiped again and again.
+	if err := remove.allowed(g); err != nil {
+		return err
+	}
 	if err := remove.check(g, lv); err != nil {
 		return err
 	}

@@ -403,3 +403,23 @@ func TestUnfinishedVolumeIsMadeAnew(t *testing.T) {
 		t.Errorf("left is %+v, %v; was %+v", now, err, empty)
 	}
 }
+
+// While a disk is missing no volume is removed, and none is wiped for that.
+func TestDeleteWaitsForTheDisk(t *testing.T) {
+	t.Parallel()
+	r := evacuations["mirror"](t)
+	r.vg.SetMissing("/dev/vdb", true)
+	wiped := 0
+	r.vg.OnWipe(func(volume.WipePolicy) { wiped++ })
+	for range 2 {
+		if err := r.b.Delete(t.Context(), volumetest.ID(1), &r.rec, volume.WipeZero); !errors.Is(err, volume.ErrPoolUnavailable) || wiped > 0 {
+			t.Errorf("Delete: %v, wiped %d times", err, wiped)
+		}
+	}
+	r.vg.SetMissing("/dev/vdb", false)
+	r.reads("here")
+	r.mend(false)
+	if err := r.b.Delete(t.Context(), volumetest.ID(1), &r.rec, volume.WipeZero); err != nil {
+		t.Error(err)
+	}
+}
