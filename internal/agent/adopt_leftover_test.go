@@ -4,6 +4,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/ledger"
@@ -307,4 +309,37 @@ func TestAdoptLeftOverKeepsWhatTheLedgerKnew(t *testing.T) {
 	if got := h.wantAdopted(h.adoption(), "a copy"); !got.Copied {
 		t.Error("it is no copy any more, whose filesystem another one may have, too")
 	}
+}
+
+// ownedLeftOvers belong to somebody, who has them.
+type ownedLeftOvers struct{ LeftOvers }
+
+func (ownedLeftOvers) Adoptable(context.Context, volume.Backend, Wish) (ledger.Entry, func(), error) {
+	return ledger.Entry{}, nil, fmt.Errorf("%w: %w", volume.ErrNotAdoptable, volume.ErrInUse)
+}
+
+// TestAdoptionIsNotLookedAtAllTheTime: each look at a left-over reads all PersistentVolumes, and in a
+// pool something happens every moment.
+func TestAdoptionIsNotLookedAtAllTheTime(t *testing.T) {
+	t.Parallel()
+	from := &v1alpha1.AdoptedLeftOver{UID: volumetest.ID(8)}
+	lv := localVolume(func(lv *v1alpha1.LocalVolume) { lv.Spec.Adopt = &v1alpha1.Adoption{LeftOver: from} })
+	h := newHost(t, volume.ModeLVM)
+	h.agent.Carver.LeftOvers = ownedLeftOvers{}
+	if _, err := h.memory.Create(t.Context(), volume.Spec{ID: from.UID, Name: "pvc-8", SizeBytes: mib, Access: volume.AccessFilesystem}); err != nil {
+		t.Fatal(err)
+	}
+	exam, err := h.memory.Examine(t.Context(), from.UID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	from.Identity = exam.Identity
+	if err := h.api.Create(t.Context(), lv); err != nil {
+		t.Fatal(err)
+	}
+	result, err := h.agent.ReconcileLive(t.Context(), reconcile.Request{NamespacedName: types.NamespacedName{Name: lvName}})
+	if waiting := h.agent.takeWaiting(); err != nil || result.RequeueAfter != purgeInterval || len(waiting) > 0 {
+		t.Errorf("it is looked at again in %v, %v, and when something happens: %v", result.RequeueAfter, err, waiting)
+	}
+	h.wantCondition(metav1.ConditionFalse, v1alpha1.ReasonNotAdoptable)
 }

@@ -167,6 +167,10 @@ func (r *VolumeReconciler) conclude(ctx context.Context, lv, base *v1alpha1.Loca
 	if isFinal(lv) {
 		return reconcile.Result{}, nil
 	}
+	if errors.Is(cause, volume.ErrNotAdoptable) && lv.Spec.Adopt != nil && lv.Spec.Adopt.LeftOver != nil {
+		// Not when something happens in a pool: each look reads all PersistentVolumes.
+		return reconcile.Result{RequeueAfter: purgeInterval}, nil
+	}
 	r.wait(client.ObjectKeyFromObject(lv))
 	if errors.Is(cause, volume.ErrNotAdoptable) && errors.Is(cause, volume.ErrInUse) && adoptedDisk(lv) == "" {
 		return reconcile.Result{RequeueAfter: heldRetry}, nil
