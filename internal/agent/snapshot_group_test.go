@@ -239,11 +239,10 @@ func TestSnapshotGroupIsDeletedWhileItIsTaken(t *testing.T) {
 	h.vg.OnProcess(func([]string) {
 		h.vg.OnProcess(nil)
 		close(taking)
-		for range 50 {
-			if len(deleted) > 0 {
-				break
-			}
-			time.Sleep(time.Millisecond)
+		select {
+		case err := <-deleted: // it did not wait for the group
+			deleted <- err
+		case <-time.After(50 * time.Millisecond):
 		}
 	})
 	go func() {

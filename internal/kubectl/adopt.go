@@ -363,15 +363,17 @@ func (p *plugin) giveUp(ctx context.Context, plan *adoptPlan) (bool, error) {
 	err := p.client.Patch(ctx, lv, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{}))
 	if err == nil {
 		uid, version := lv.UID, lv.ResourceVersion
-		if err = p.client.Delete(ctx, lv, client.Preconditions{UID: &uid, ResourceVersion: &version}); client.IgnoreNotFound(err) != nil {
+		err = client.IgnoreNotFound(p.client.Delete(ctx, lv, client.Preconditions{UID: &uid, ResourceVersion: &version}))
+		if err != nil {
 			// It may have what it asked for by now.
 			err = errors.Join(err, p.guardAgain(ctx, lv))
 		}
 	}
 	switch {
+	case apierrors.IsNotFound(err): // of the permission: it is gone already
 	case apierrors.IsConflict(err):
 		return false, fmt.Errorf("delete LocalVolume %s: it has changed meanwhile, look at it again: %w", plan.Volume, errors.Join(errStopped, err))
-	case client.IgnoreNotFound(err) != nil:
+	case err != nil:
 		return false, fmt.Errorf("delete LocalVolume %s: %w", plan.Volume, err)
 	}
 	plan.Asked = false

@@ -52,6 +52,16 @@ const (
 	mostEvacuationSteps = 4
 )
 
+// leftAlready are those of the devices that the group does not have any more.
+func leftAlready(g *Group, paths []string) (out []Evacuation) {
+	for _, path := range paths {
+		if g.deviceAt(path) == nil {
+			out = append(out, Evacuation{Path: path, Out: true})
+		}
+	}
+	return out
+}
+
 // Evacuate brings devices nearer to being empty, and says how far they are. Nothing new is
 // put on them. Volumes go on: lvm copies what lies on the device while they are written to
 // (pvmove). It returns when there is something to wait for, or after a while, and is called
@@ -82,12 +92,7 @@ func (b *Backend) Evacuate(ctx context.Context, o EvacuateOptions) ([]Evacuation
 		}
 		if step == nil {
 			b.queue.segmented.Store(slices.ContainsFunc(states, func(s Evacuation) bool { return !s.Out }))
-			for _, path := range o.Open {
-				if g.deviceAt(path) == nil {
-					states = append(states, Evacuation{Path: path, Out: true})
-				}
-			}
-			return states, nil
+			return slices.Concat(states, leftAlready(g, o.Open)), nil
 		}
 		if rest := remaining(states); rest < least {
 			least, tried = rest, 0
