@@ -17,6 +17,8 @@ type Raid struct {
 	// Legs is how many devices it is made of, DeadLegs how many of them have failed or
 	// are not there, and RebuildingLegs how many are alive and not in step yet.
 	Legs, DeadLegs, RebuildingLegs int
+	// Health has a letter for each leg: LegInStep, LegRebuilding, LegDead or LegAbsent.
+	Health string
 	// SyncedSectors of SyncSectors are in step.
 	SyncedSectors, SyncSectors uint64
 	// Action is what the kernel does about it now: RaidIdle, RaidRecover, RaidResync, or a
@@ -29,6 +31,14 @@ const (
 	RaidIdle    = "idle"
 	RaidRecover = "recover" // writes legs anew, from the others
 	RaidResync  = "resync"  // brings the legs in step after they were made, or after a crash
+)
+
+// The letters of Raid.Health.
+const (
+	LegInStep     = 'A'
+	LegRebuilding = 'a'
+	LegDead       = 'D'
+	LegAbsent     = '-'
 )
 
 // RaidOf reads the status of a device that is one raid target.
@@ -60,13 +70,13 @@ func parseRaid(status string) (Raid, error) {
 	if legs < 1 || len(words[2]) != legs {
 		return Raid{}, fmt.Errorf("%d devices and %d letters", legs, len(words[2]))
 	}
-	r.Legs = legs
+	r.Legs, r.Health = legs, words[2]
 	for _, letter := range words[2] {
 		switch letter {
-		case 'A': // alive and in step
-		case 'a':
+		case LegInStep:
+		case LegRebuilding:
 			r.RebuildingLegs++
-		case 'D', '-':
+		case LegDead, LegAbsent:
 			r.DeadLegs++
 		default:
 			return Raid{}, fmt.Errorf("the letter %q of a device is unknown", letter)

@@ -18,27 +18,27 @@ func TestRaidOf(t *testing.T) {
 	}{
 		{
 			"in step, of Linux 6.12", "raid1 2 AA 81920/81920 idle 0 0 -",
-			Raid{Type: "raid1", Legs: 2, SyncedSectors: 81920, SyncSectors: 81920, Action: RaidIdle},
+			Raid{Type: "raid1", Legs: 2, Health: "AA", SyncedSectors: 81920, SyncSectors: 81920, Action: RaidIdle},
 			100, "",
 		},
 		{
 			"one is gone", "raid5_ls 3 ADA 81920/81920 idle 0 0 -",
-			Raid{Type: "raid5_ls", Legs: 3, DeadLegs: 1, SyncedSectors: 81920, SyncSectors: 81920, Action: RaidIdle},
+			Raid{Type: "raid5_ls", Legs: 3, Health: "ADA", DeadLegs: 1, SyncedSectors: 81920, SyncSectors: 81920, Action: RaidIdle},
 			100, "",
 		},
 		{
 			"one is written anew", "raid5_ls 3 AAa 46152/81920 recover 0 0 -",
-			Raid{Type: "raid5_ls", Legs: 3, RebuildingLegs: 1, SyncedSectors: 46152, SyncSectors: 81920, Action: RaidRecover},
+			Raid{Type: "raid5_ls", Legs: 3, Health: "AAa", RebuildingLegs: 1, SyncedSectors: 46152, SyncSectors: 81920, Action: RaidRecover},
 			56, "",
 		},
 		{
 			"new", "raid6_zr 5 aaaaa 81919/81920 resync 0 0 -",
-			Raid{Type: "raid6_zr", Legs: 5, RebuildingLegs: 5, SyncedSectors: 81919, SyncSectors: 81920, Action: RaidResync},
+			Raid{Type: "raid6_zr", Legs: 5, Health: "aaaaa", RebuildingLegs: 5, SyncedSectors: 81919, SyncSectors: 81920, Action: RaidResync},
 			99, "",
 		},
 		{
 			"one was never there, of an old kernel", "raid10 4 AAA- 0/0",
-			Raid{Type: "raid10", Legs: 4, DeadLegs: 1, Action: RaidIdle},
+			Raid{Type: "raid10", Legs: 4, Health: "AAA-", DeadLegs: 1, Action: RaidIdle},
 			0, "",
 		},
 		{"empty", "", Raid{}, 0, "0 words"},

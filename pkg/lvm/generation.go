@@ -24,6 +24,9 @@ type Generation struct {
 	Acting bool `json:"acting,omitempty"`
 	// Headers of the metadata areas of all devices.
 	Headers []AreaHeader `json:"headers"`
+	// Behind are the UUIDs of images of redundant volumes that miss what was written while
+	// their device was away.
+	Behind []string `json:"behind,omitempty"`
 }
 
 // AreaHeader is the first sector of a metadata area.
@@ -125,6 +128,13 @@ func (q *queue) keep(g *Group, acting bool) error {
 		q.known = nil // somebody may have changed it meanwhile
 		return fmt.Errorf("%w: generation %d of its metadata is on none of its devices", errNotDurable, g.Seqno)
 	}
+	q.keeping.Lock()
+	defer q.keeping.Unlock()
+	was, _, err := q.journal.Kept(g.UUID)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errNotDurable, err)
+	}
+	gen.Behind = was.Behind
 	if err := q.journal.Keep(gen); err != nil {
 		return fmt.Errorf("%w: %w", errNotDurable, err)
 	}

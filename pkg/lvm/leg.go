@@ -86,23 +86,26 @@ func hiddenName(name string) (string, bool) {
 
 // parseDevices reads lvm's field "devices": what a segment lies on, each with the first
 // extent in parentheses. What has no path is another logical volume, or is not there.
-func parseDevices(text string) (paths []string, missing bool, err error) {
+func parseDevices(text string) (paths, volumes []string, missing bool, err error) {
 	if text == "" {
-		return nil, false, nil
+		return nil, nil, false, nil
 	}
 	for item := range strings.SplitSeq(text, ",") {
 		name, rest, ok := strings.Cut(item, "(")
 		if !ok || !strings.HasSuffix(rest, ")") {
-			return nil, false, fmt.Errorf("%q is no place on a device", short(item))
+			return nil, nil, false, fmt.Errorf("%q is no place on a device", short(item))
 		}
 		switch {
 		case strings.HasPrefix(name, "/"):
 			paths = append(paths, name)
 		case strings.HasPrefix(name, "[unknown]"):
 			missing = true
+		default:
+			volume, _ := hiddenName(name)
+			volumes = append(volumes, volume)
 		}
 	}
-	return paths, missing, nil
+	return paths, volumes, missing, nil
 }
 
 // addSegment adds where another piece of the same volume lies.

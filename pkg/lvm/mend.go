@@ -64,6 +64,9 @@ func (b *Backend) Mend(ctx context.Context, o MendOptions) (*RaidState, error) {
 		if state := g.State(); state != StateReady && state != StatePartial {
 			return nil, g.usable()
 		}
+		if err := b.noteBehind(ctx, g); err != nil {
+			return nil, err
+		}
 		op, err := b.nextMend(ctx, g, o, done, tried)
 		if err != nil {
 			return nil, err
@@ -381,5 +384,6 @@ func (b *Backend) raidState(ctx context.Context, g *Group, done *RaidState) (*Ra
 			done.RebuiltPercent = min(done.RebuiltPercent, status.SyncedPercent())
 		}
 	}
-	return done, nil
+	// Behind what was counted: nobody looks again at a group that is said to be whole.
+	return done, b.noteBehind(ctx, g)
 }

@@ -267,6 +267,8 @@ func (op *operation) check(g *Group, lv *LogicalVolume) error {
 		return fmt.Errorf("%s: %w", where, errUnfinished)
 	case op.verb == verbRemove && !plain(lv):
 		return fmt.Errorf("%s: %w: other volumes depend on it (layout %v, role %v)", where, volume.ErrInUse, lv.Layout, lv.Role)
+	case op.verb == verbActivate:
+		return g.requireCurrent(lv)
 	}
 	return nil
 }

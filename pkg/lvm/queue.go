@@ -62,6 +62,8 @@ type queue struct {
 	// journal says that no batch of changes is under way. Only the worker touches them.
 	kept              *Generation
 	looked, concluded bool
+	// keeping guards what the journal holds from being read, changed and written by two.
+	keeping sync.Mutex
 }
 
 // mostPerProcess bounds a batch, and with it how long one process may take.
@@ -364,6 +366,7 @@ func (q *queue) isLatest(g *Group) error {
 	if err != nil {
 		return fmt.Errorf("volume group %s: %w: which generation of its metadata is the latest is not known: %w", g.Name, volume.ErrPoolUnavailable, err)
 	}
+	g.behind = kept.Behind
 	if found && g.Seqno < kept.Seqno {
 		return fmt.Errorf("volume group %s (%s): %w: generation %d of its metadata is there, and %d was the latest, so that one of its disks that was lost earlier is there, and the others are not: attach those, or, if an older generation was restored on purpose, see docs/limitations.md",
 			g.Name, g.UUID, volume.ErrPoolUnavailable, g.Seqno, kept.Seqno)

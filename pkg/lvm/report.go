@@ -69,6 +69,9 @@ type Group struct {
 	withSegments bool
 	// adopted is the thin pool of somebody else that is used; nil for one of ours.
 	adopted *ThinPoolID
+	// behind are the images that miss what was written while their device was away, by the
+	// node's journal.
+	behind []string
 }
 
 // PhysicalVolume is a device of a volume group.
@@ -122,11 +125,13 @@ type LogicalVolume struct {
 	groupUUID  string
 	groupSeqno uint64
 	// Only in a report with legs: the volume that it is a part of, whether it is hidden from
-	// lvm's users, the devices that it lies on itself, and whether another one is missing.
-	parent  string
-	hidden  bool
-	on      []string
-	partial bool
+	// lvm's users, the devices that it lies on itself, the volumes that it lies on, in order,
+	// and whether another device is missing.
+	parent    string
+	hidden    bool
+	on        []string
+	onVolumes []string
+	partial   bool
 	// segmented: the report has a row for each of its segments.
 	segmented bool
 	// ofPool: it is the data or the metadata of the group's own thin pool.

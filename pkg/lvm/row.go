@@ -53,7 +53,7 @@ func (r *row) volume() LogicalVolume {
 	lv.Name, lv.hidden = hiddenName(lv.Name)
 	lv.parent, _ = hiddenName(r.text("LV_PARENT"))
 	var err error
-	if lv.on, lv.partial, err = parseDevices(text); err != nil {
+	if lv.on, lv.onVolumes, lv.partial, err = parseDevices(text); err != nil {
 		r.fail("volume %s: %w", lv.Name, err)
 	}
 	return lv

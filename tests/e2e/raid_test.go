@@ -12,6 +12,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -119,6 +120,68 @@ var _ = Describe("A redundant pool", Label("pools", "raid"), func() {
 		path := awaitDisk(ctx, node, second.Serial, "").Status.Path
 		execOn(ctx, node, "blkdiscard --zeroout --force "+path)
 		awaitDisk(ctx, node, second.Serial, "blank")
+	}, SpecTimeout(5*patience))
+
+	It("is not what a disk holds that was away while it was written to", Serial, Label("long"), func(ctx SpecContext) {
+		needs(CanPlugDisks)
+		needs(CanExec)
+		node := suite.nodes[0]
+		old, young := raidDisk("J"), raidDisk("K")
+		for _, disk := range []Disk{old, young} {
+			plug(ctx, node, disk)
+			awaitDisk(ctx, node, disk.Serial, "blank")
+		}
+		set := raidSet("e2e-old", v1alpha1.LayoutMirror, node)
+		set.Spec.RebuildAfter = &metav1.Duration{Duration: 2 * time.Second}
+		pool := newPool(ctx, set, node)
+		class := newClass(ctx, map[string]string{"mode": "lvm", "pool": set.Name})
+		mirrored := kind{name: "lvm in a mirror", class: func(Classes) string { return class }, size: "96Mi"}
+		space := newSpace(ctx)
+		_, err := space.CreateClaim(ctx, mirrored.claim("data"))
+		Expect(err).NotTo(HaveOccurred())
+		before, _, err := space.RunPod(ctx, mirrored.with(workload.Pod{Name: "first", Node: node, Script: mirrored.writeScript("data")}, "data"))
+		Expect(err).NotTo(HaveOccurred())
+		volume, err := space.AwaitBound(ctx, "data")
+		Expect(err).NotTo(HaveOccurred())
+		local := volumeOf(ctx, volume)
+
+		By("writing while one disk is away")
+		Expect(suite.hosts.UnplugDisk(ctx, node, old.Serial)).To(Succeed())
+		awaitPool(ctx, pool, metav1.ConditionFalse, v1alpha1.ReasonVGPartial, "1 of 2 disks")
+		written, _, err := space.RunPod(ctx, mirrored.with(workload.Pod{Name: "second", Node: node, Script: mirrored.writeScript("data")}, "data"))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(written).NotTo(Equal(before))
+
+		By("starting the node with that disk alone")
+		Expect(suite.hosts.PowerOff(ctx, node)).To(Succeed())
+		Expect(suite.hosts.UnplugDisk(ctx, node, young.Serial)).To(Succeed())
+		Expect(suite.hosts.PlugDisk(ctx, node, old)).To(Succeed())
+		Expect(suite.hosts.PowerOn(ctx, node, true)).To(Succeed())
+		awaitNode(ctx, node, true)
+		awaitAgent(ctx, node)
+		_, err = space.CreatePod(ctx, mirrored.with(workload.Pod{Name: "reader", Node: node, Script: mirrored.readScript("data")}, "data"))
+		Expect(err).NotTo(HaveOccurred())
+		Eventually(func(g Gomega, ctx context.Context) {
+			g.Expect(suite.client.Get(ctx, client.ObjectKeyFromObject(local), local)).To(Succeed())
+			ready := meta.FindStatusCondition(local.Status.Conditions, v1alpha1.LocalVolumeReady)
+			g.Expect(ready).NotTo(BeNil())
+			g.Expect(ready.Status).To(Equal(metav1.ConditionFalse))
+			g.Expect(ready.Message).To(ContainSubstring("were away while it was written to"))
+		}).WithContext(ctx).WithTimeout(patience).WithPolling(time.Second).Should(Succeed())
+
+		By("giving it the other one back")
+		Expect(suite.hosts.PlugDisk(ctx, node, young)).To(Succeed())
+		reader, err := space.AwaitPod(ctx, "reader", corev1.PodSucceeded)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(workload.TerminationMessage(reader)).To(Equal(written))
+		awaitRedundant(ctx, pool)
+		Expect(space.DeletePod(ctx, "reader")).To(Succeed())
+		Expect(space.DeleteClaim(ctx, "data")).To(Succeed())
+		Expect(space.AwaitVolumeGone(ctx, volume.Name)).To(Succeed())
+		removePool(ctx, set, pool)
+		for _, disk := range []Disk{old, young} {
+			awaitDisk(ctx, node, disk.Serial, "blank")
+		}
 	}, SpecTimeout(5*patience))
 
 	It("keeps thin volumes and what was made of them, whatever two of six disks are lost", Label("long"), func(ctx SpecContext) {

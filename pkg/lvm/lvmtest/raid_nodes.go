@@ -24,9 +24,13 @@ func (n nodes) Raid(ctx context.Context, id lvm.NodeID) (dm.Raid, bool, error) {
 		switch {
 		case l.disk.missing || l.plugs != l.disk.plugs:
 			status.DeadLegs++
+			status.Health += string(dm.LegDead)
 		case l.rebuilding && n.h.slowRebuild:
 			status.RebuildingLegs++
+			status.Health += string(dm.LegRebuilding)
 			status.SyncedSectors, status.Action = 1, dm.RaidRecover
+		default:
+			status.Health += string(dm.LegInStep)
 		}
 	}
 	return status, true, nil

@@ -1,0 +1,182 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package lvm
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/berth-dev/berth/pkg/dm"
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// A leg of an active volume whose device is away misses what is written meanwhile. The kernel
+// notes that on the legs that are there (failed_devices in the superblock of
+// drivers/md/dm-raid.c), and lvm's metadata do not change. So when the machine starts and only
+// the device that was away is there, both take it for a volume that lacks a leg, and its
+// user gets what he had when the device went. The node remembers, in the journal, which legs
+// are behind, and does not activate a volume that would have to begin from them.
+
+// images returns a volume's images in the order in which the kernel has them. After a repair
+// that was cut short that is not the order of their names. Nil: it is not known.
+func (lv *LogicalVolume) images() (images []Leg) {
+	for _, name := range lv.onVolumes {
+		if i := slices.IndexFunc(lv.Legs, func(leg Leg) bool { return !leg.Metadata && leg.Name == name }); i >= 0 {
+			images = append(images, lv.Legs[i])
+		}
+	}
+	if len(images) != len(lv.onVolumes) {
+		return nil
+	}
+	return images
+}
+
+// lacks returns the numbers of the legs of which a device is not there.
+func (lv *LogicalVolume) lacks() map[string]bool {
+	lacks := map[string]bool{}
+	for _, leg := range lv.Legs {
+		if leg.Missing {
+			lacks[legNumber(leg.Name)] = true
+		}
+	}
+	return lacks
+}
+
+// survives reports whether a layout has all data without those of so many images, by their
+// places in order.
+func (l Layout) survivesWithout(images int, without map[int]bool) bool {
+	switch l {
+	case LayoutMirror:
+		return len(without) < images
+	case LayoutRAID10: // near copies: two images beside each other hold the same
+		for i := 0; i+1 < images; i += 2 {
+			if without[i] && without[i+1] {
+				return false
+			}
+		}
+		return true
+	default:
+		return len(without) <= shapes[l].survives
+	}
+}
+
+// requireCurrent returns volume.ErrPoolUnavailable for a volume whose legs that are there do
+// not hold all that was written to it, because some of them were away meanwhile.
+func (g *Group) requireCurrent(lv *LogicalVolume) error {
+	parts := []*LogicalVolume{lv}
+	if lv.isPool() || slices.Contains(lv.Role, "thin") || slices.Contains(lv.Layout, "thin") {
+		for i := range g.below {
+			parts = append(parts, &g.below[i])
+		}
+	}
+	for _, part := range parts {
+		var old []string
+		without, lacks, images := map[int]bool{}, part.lacks(), part.images()
+		if images == nil {
+			images = slices.DeleteFunc(slices.Clone(part.Legs), func(leg Leg) bool { return leg.Metadata })
+		}
+		for i, image := range images {
+			switch {
+			case lacks[legNumber(image.Name)]:
+				without[i] = true
+			case slices.Contains(g.behind, image.UUID):
+				without[i] = true
+				old = append(old, strings.Join(image.Devices, " and "))
+			}
+		}
+		if len(old) > 0 && !layoutOf(part).survivesWithout(len(images), without) {
+			return fmt.Errorf("%w: the disks of %s/%s that are there were away while it was written to (%s), and the others are not there: attach those, or, if they are lost for good, see docs/limitations.md",
+				volume.ErrPoolUnavailable, g.Name, part.called(), strings.Join(old, ", "))
+		}
+	}
+	return nil
+}
+
+// noteBehind writes down which legs miss what is written now. It is called after devices came
+// and went, and after what the kernel tells of its raids; nothing is written when nothing has
+// changed.
+func (b *Backend) noteBehind(ctx context.Context, g *Group) error {
+	if b.queue.journal == nil {
+		return nil
+	}
+	behind := map[string]bool{}
+	for _, uuid := range g.behind {
+		behind[uuid] = true
+	}
+	before := maps.Clone(behind)
+	maps.DeleteFunc(behind, func(uuid string, _ bool) bool { return !g.knows(uuid) }) // made anew on another device
+	for lv := range g.each() {
+		if !mendable(lv) || lv.Unfinished {
+			continue
+		}
+		status, active, err := b.nodes.Raid(ctx, g.node(lv))
+		if err != nil {
+			return fmt.Errorf("look at %s: %w", g.node(lv), err)
+		}
+		if active {
+			lv.judgeBehind(status, behind)
+		}
+	}
+	if maps.Equal(before, behind) {
+		return nil
+	}
+	g.behind = slices.Sorted(maps.Keys(behind))
+	return b.queue.keepBehind(g)
+}
+
+// judgeBehind changes which legs of an active volume are behind.
+func (lv *LogicalVolume) judgeBehind(status dm.Raid, behind map[string]bool) {
+	images, lacks := lv.images(), lv.lacks()
+	if len(status.Health) != len(images) {
+		return // lvm was killed while it changed the legs; it is mended first
+	}
+	if len(lacks) == 0 && status.DeadLegs == 0 && status.RebuildingLegs == 0 {
+		for _, image := range images {
+			delete(behind, image.UUID)
+		}
+		return
+	}
+	without := map[int]bool{}
+	var gone []string
+	for i, image := range images {
+		misses := lacks[legNumber(image.Name)]
+		switch status.Health[i] {
+		case dm.LegDead, dm.LegAbsent:
+			misses = true
+		case dm.LegRebuilding:
+			misses = misses || status.Action == dm.RaidRecover
+		}
+		if misses {
+			gone = append(gone, image.UUID)
+		}
+		if misses || behind[image.UUID] {
+			without[i] = true
+		}
+	}
+	// Where the others are not enough the volume stands still, and nobody has written more.
+	if layoutOf(lv).survivesWithout(len(images), without) {
+		for _, uuid := range gone {
+			behind[uuid] = true
+		}
+	}
+}
+
+// keepBehind changes which legs are behind in what the journal holds of a group, once it
+// holds anything.
+func (q *queue) keepBehind(g *Group) error {
+	q.keeping.Lock()
+	defer q.keeping.Unlock()
+	kept, found, err := q.journal.Kept(g.UUID)
+	if err == nil && found {
+		kept.Behind = g.behind
+		err = q.journal.Keep(kept)
+	}
+	if err != nil {
+		return fmt.Errorf("write down which disks of %s miss what is written now: %w", g.Name, err)
+	}
+	return nil
+}

@@ -1,0 +1,130 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package lvm_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/berth-dev/berth/pkg/lvm"
+	"github.com/berth-dev/berth/pkg/volume"
+	"github.com/berth-dev/berth/pkg/volume/volumetest"
+)
+
+// The disks that a volume of each layout can do without, and one too many of them.
+var oldDisks = map[lvm.Layout][]string{
+	lvm.LayoutMirror: {"/dev/vdb"}, lvm.LayoutRAID5: {"/dev/vdb"}, lvm.LayoutRAID6: {"/dev/vdb", "/dev/vdc"}, lvm.LayoutRAID10: {"/dev/vdb"},
+}
+
+func (r *raid) missing(missing bool, paths ...string) {
+	for _, path := range paths {
+		r.vg.SetMissing(path, missing)
+	}
+}
+
+// restart is a loss of power.
+func (r *raid) restart() {
+	r.vg.Reboot()
+	r.b = r.vg.Backend()
+}
+
+func (r *raid) wantOld(path string) {
+	r.t.Helper()
+	for range 2 { // nothing that is tried in between makes it better
+		loc, err := r.b.Locate(r.t.Context(), volumetest.ID(1), r.rec)
+		if !errors.Is(err, volume.ErrPoolUnavailable) || !strings.Contains(err.Error(), "were away while it was written to ("+path) {
+			r.t.Fatalf("the volume as it was: %+v, %v", loc, err)
+		}
+		if state, err := r.b.Mend(r.t.Context(), lvm.MendOptions{Replace: true}); err == nil && state.Repaired > 0 {
+			r.t.Fatalf("made whole from what is old: %+v", state)
+		}
+	}
+}
+
+// Disks that were away while a volume was written to are not the volume, when they are there
+// and the others are not.
+func TestOldLegsAreNotTheVolume(t *testing.T) {
+	t.Parallel()
+	eachRedundant(t, func(t *testing.T, layout lvm.Layout, disks int) {
+		for name, r := range map[string]*raid{"thick": newRaid(t, layout, disks), "thin": newThinRaid(t, layout, disks)} {
+			if name == "thin" && layout == lvm.LayoutRAID6 {
+				continue // its metadata are on fewer disks
+			}
+			t.Log(name)
+			old, other := oldDisks[layout], map[bool]string{true: "/dev/vdd", false: "/dev/vdc"}[layout == lvm.LayoutRAID6]
+			r.missing(true, old...)
+			r.mend(false)
+			r.write("then")
+			r.restart()
+			r.mend(false)
+			r.locate() // on the others it is served
+			r.missing(false, old...)
+			r.missing(true, other)
+			r.restart()
+			r.wantOld("/dev/vdb")
+			r.missing(false, other)
+			r.reads("then")
+			// The kernel has written them anew: the other one may go.
+			if state := r.mend(false); state.DegradedVolumes != 0 {
+				t.Fatalf("all are there: %+v", state)
+			}
+			r.missing(true, other)
+			r.reads("then")
+		}
+	})
+}
+
+// One that is still being written from the others is as old as it was.
+func TestLegsThatAreBeingRebuiltAreOld(t *testing.T) {
+	t.Parallel()
+	r := newRaid(t, lvm.LayoutMirror, 2)
+	r.missing(true, "/dev/vdb")
+	r.mend(false)
+	r.missing(false, "/dev/vdb")
+	r.vg.SetSlowRebuild(true)
+	if state := r.mend(false); state.RebuildingVolumes != 1 {
+		t.Fatalf("got %+v", state)
+	}
+	r.missing(true, "/dev/vdc")
+	r.mend(false) // it stands still: the one that is away now is not behind
+	r.restart()
+	r.wantOld("/dev/vdb")
+	r.missing(true, "/dev/vdb")
+	r.missing(false, "/dev/vdc")
+	r.restart()
+	r.reads("here")
+}
+
+// A new one is not the volume before it is whole.
+func TestNewLegIsNotTheVolume(t *testing.T) {
+	t.Parallel()
+	r := newRaid(t, lvm.LayoutMirror, 2)
+	r.missing(true, "/dev/vdb")
+	r.join("/dev/vdz")
+	r.vg.SetSlowRebuild(true)
+	if state := r.mend(true); state.Repaired != 1 || state.RebuildingVolumes != 1 {
+		t.Fatalf("got %+v", state)
+	}
+	r.missing(true, "/dev/vdc")
+	r.restart()
+	r.wantOld("/dev/vdz")
+	r.missing(false, "/dev/vdc")
+	r.restart()
+	r.reads("here")
+}
+
+// What is known of a leg ends with it.
+func TestOldLegsAreReplaced(t *testing.T) {
+	t.Parallel()
+	r := newRaid(t, lvm.LayoutMirror, 2)
+	r.missing(true, "/dev/vdb")
+	r.mend(false)
+	r.join("/dev/vdz")
+	if state := r.mend(true); state.Repaired != 1 {
+		t.Fatalf("got %+v", state)
+	}
+	r.missing(true, "/dev/vdc")
+	r.reads("here")
+}
