@@ -142,13 +142,8 @@ func fillStatus(pool *v1alpha1.Pool, view poolView) {
 	if view.purges != nil {
 		s.Purges = *view.purges
 	}
-	message := view.message
-	const longest = 1024
-	if len(message) > longest {
-		message = message[:longest]
-	}
 	meta.SetStatusCondition(&s.Conditions, metav1.Condition{
-		Type: v1alpha1.PoolReady, Status: view.ready, Reason: view.reason, Message: message,
+		Type: v1alpha1.PoolReady, Status: view.ready, Reason: view.reason, Message: forStatus(view.message),
 	})
 }
 

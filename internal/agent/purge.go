@@ -155,8 +155,7 @@ func (p *Purger) look(ctx context.Context, place PurgePlace, req v1alpha1.PurgeR
 	}
 	status := p.tend(ctx, place, req)
 	status.UID = req.UID
-	const longest = 1024
-	status.Message, status.Holds = status.Message[:min(len(status.Message), longest)], status.Holds[:min(len(status.Holds), longest)]
+	status.Message, status.Holds = forStatus(status.Message), forStatus(status.Holds)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.looks[req.UID] = purgeLook{place.PoolSet, req, time.Now(), status}

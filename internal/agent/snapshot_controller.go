@@ -496,13 +496,8 @@ func isFinalSnapshot(s *v1alpha1.LocalSnapshot) bool {
 
 func setSnapshotCondition(s *v1alpha1.LocalSnapshot, cause error) {
 	f := classify(cause)
-	const longest = 1024
-	message := cause.Error()
-	if len(message) > longest {
-		message = message[:longest]
-	}
 	meta.SetStatusCondition(&s.Status.Conditions, metav1.Condition{
-		Type: v1alpha1.LocalSnapshotReady, Status: f.status, Reason: f.reason, Message: message, ObservedGeneration: s.Generation,
+		Type: v1alpha1.LocalSnapshotReady, Status: f.status, Reason: f.reason, Message: forStatus(cause.Error()), ObservedGeneration: s.Generation,
 	})
 }
 

@@ -99,10 +99,7 @@ func setMade(lv *v1alpha1.LocalVolume, e ledger.Entry) {
 // setCondition changes a condition only when it says something else: a newer
 // generation alone is not worth a write.
 func setCondition(lv *v1alpha1.LocalVolume, kind string, status metav1.ConditionStatus, reason, message string) {
-	const longest = 1024 // of the 32768 that the API allows; the rest is in the log
-	if len(message) > longest {
-		message = message[:longest]
-	}
+	message = forStatus(message)
 	old := meta.FindStatusCondition(lv.Status.Conditions, kind)
 	if old != nil && old.Status == status && old.Reason == reason && old.Message == message &&
 		(status == metav1.ConditionTrue || old.ObservedGeneration == lv.Generation) {

@@ -34,7 +34,7 @@ func setUsable(bd *v1alpha1.BlockDevice, v verdict) {
 func truncated(message string) string {
 	const limit = 900
 	if len(message) <= limit {
-		return message
+		return strings.ToValidUTF8(message, "\uFFFD") // as the API server would store it
 	}
 	return strings.ToValidUTF8(message[:limit], "") + "…"
 }
