@@ -79,7 +79,10 @@ var _ = Describe("A redundant pool", Label("pools", "raid"), func() {
 		By("having the lost one back, which is nobody's now, and is left as it is")
 		Expect(suite.hosts.PlugDisk(ctx, node, second)).To(Succeed())
 		lost := awaitDisk(ctx, node, second.Serial, "as it was (wipe: none)")
-		Expect(lost.Status.State).To(Equal(v1alpha1.DeviceActive))
+		Eventually(func(g Gomega, ctx context.Context) { // it has said so before it was plugged in
+			g.Expect(suite.client.Get(ctx, client.ObjectKeyFromObject(lost), lost)).To(Succeed())
+			g.Expect(lost.Status.State).To(Equal(v1alpha1.DeviceActive))
+		}).WithContext(ctx).WithTimeout(time.Minute).WithPolling(250 * time.Millisecond).Should(Succeed())
 		Consistently(func(g Gomega, ctx context.Context) {
 			g.Expect(suite.client.Get(ctx, client.ObjectKeyFromObject(pool), pool)).To(Succeed())
 			g.Expect(pool.Status.State).To(Equal(v1alpha1.PoolHealthy))
