@@ -112,6 +112,10 @@ func lacking(g *lvm.Group, d rebuild, state *lvm.RaidState) poolView {
 		"%d of %d disks of volume group %s are missing; its volumes go on without them, and none is made, grown or deleted", g.MissingPVs, len(g.PVs), g.Name))
 	view.state = v1alpha1.PoolDegraded
 	switch {
+	case state.OldVolumes > 0:
+		view.state = v1alpha1.PoolFailed
+		view.message = fmt.Sprintf("%d of %d disks of volume group %s are missing, and %d of %d volumes cannot be used without them: %s",
+			g.MissingPVs, len(g.PVs), g.Name, state.OldVolumes, state.Volumes, state.Old)
 	case d.waits:
 		view.message += fmt.Sprintf(" until they are back, or have been missing for %s and what was on them is built anew on others", d.after)
 		view.again = max(d.left, time.Second)

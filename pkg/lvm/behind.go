@@ -67,6 +67,14 @@ func (l Layout) survivesWithout(images int, without map[int]bool) bool {
 // requireCurrent returns volume.ErrPoolUnavailable for a volume whose legs that are there do
 // not hold all that was written to it, because some of them were away meanwhile.
 func (g *Group) requireCurrent(lv *LogicalVolume) error {
+	if why := g.old(lv); why != "" {
+		return fmt.Errorf("%w: %s", volume.ErrPoolUnavailable, why)
+	}
+	return nil
+}
+
+// old says why a volume is not to be begun from the legs that are there; "" if it may be.
+func (g *Group) old(lv *LogicalVolume) string {
 	parts := []*LogicalVolume{lv}
 	if lv.isPool() || slices.Contains(lv.Role, "thin") || slices.Contains(lv.Layout, "thin") {
 		for i := range g.below {
@@ -89,11 +97,11 @@ func (g *Group) requireCurrent(lv *LogicalVolume) error {
 			}
 		}
 		if len(old) > 0 && !layoutOf(part).survivesWithout(len(images), without) {
-			return fmt.Errorf("%w: the disks of %s/%s that are there were away while it was written to (%s), and the others are not there: attach those, or, if they are lost for good, see docs/limitations.md",
-				volume.ErrPoolUnavailable, g.Name, part.called(), strings.Join(old, ", "))
+			return fmt.Sprintf("the disks of %s in %s that are there were away while it was written to (%s), and the others are missing: attach those, or, if they are lost for good, see docs/guides/redundant-pools.md",
+				part.called(), g.Name, strings.Join(old, ", "))
 		}
 	}
-	return nil
+	return ""
 }
 
 // noteBehind writes down which legs miss what is written now. It is called after devices came

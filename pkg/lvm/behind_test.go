@@ -37,7 +37,7 @@ func (r *raid) wantOld(path string) {
 		if !errors.Is(err, volume.ErrPoolUnavailable) || !strings.Contains(err.Error(), "were away while it was written to ("+path) {
 			r.t.Fatalf("the volume as it was: %+v, %v", loc, err)
 		}
-		if state, err := r.b.Mend(r.t.Context(), lvm.MendOptions{Replace: true}); err == nil && state.Repaired > 0 {
+		if state := r.mend(true); state.Repaired > 0 || state.OldVolumes == 0 || !strings.Contains(state.Old, "("+path) {
 			r.t.Fatalf("made whole from what is old: %+v", state)
 		}
 	}

@@ -33,6 +33,10 @@ type RaidState struct {
 	// RebuiltPercent is how far the rebuilding volume is that has come the least far; 100
 	// when none is rebuilding.
 	RebuiltPercent int
+	// OldVolumes are not to be had, for their disks that are there were away while they were
+	// written to; Old says so of one of them.
+	OldVolumes int
+	Old        string
 	// Waiting says in words why nothing is done about a volume that is degraded.
 	Waiting string
 	// Repaired volumes got new legs in this call, Refreshed ones found a device again, and
@@ -301,7 +305,7 @@ func (b *Backend) nextFor(ctx context.Context, g *Group, lv *LogicalVolume, o Me
 		}
 	}
 	missing := lv.missingLegs()
-	if missing == 0 || !o.Replace {
+	if missing == 0 || !o.Replace || !active && g.old(lv) != "" {
 		return nil, nil
 	}
 	spares, needs := g.spares(lv)
@@ -371,6 +375,10 @@ func (b *Backend) raidState(ctx context.Context, g *Group, done *RaidState) (*Ra
 		status, active, err := b.nodes.Raid(ctx, id)
 		if err != nil {
 			return nil, fmt.Errorf("look at %s: %w", id, err)
+		}
+		if why := g.old(lv); why != "" && !active {
+			done.OldVolumes++
+			done.Old = why
 		}
 		rebuilding := active && status.RebuildingLegs > 0 && status.Action == dm.RaidRecover
 		if lv.missingLegs() > 0 || active && status.DeadLegs > 0 || rebuilding {

@@ -12,7 +12,6 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -146,7 +145,6 @@ var _ = Describe("A redundant pool", Label("pools", "raid"), func() {
 		Expect(err).NotTo(HaveOccurred())
 		volume, err := space.AwaitBound(ctx, "data")
 		Expect(err).NotTo(HaveOccurred())
-		local := volumeOf(ctx, volume)
 
 		By("writing while one disk is away")
 		Expect(suite.hosts.UnplugDisk(ctx, node, old.Serial)).To(Succeed())
@@ -164,13 +162,13 @@ var _ = Describe("A redundant pool", Label("pools", "raid"), func() {
 		awaitAgent(ctx, node)
 		_, err = space.CreatePod(ctx, mirrored.with(workload.Pod{Name: "reader", Node: node, Script: mirrored.readScript("data")}, "data"))
 		Expect(err).NotTo(HaveOccurred())
-		Eventually(func(g Gomega, ctx context.Context) {
-			g.Expect(suite.client.Get(ctx, client.ObjectKeyFromObject(local), local)).To(Succeed())
-			ready := meta.FindStatusCondition(local.Status.Conditions, v1alpha1.LocalVolumeReady)
-			g.Expect(ready).NotTo(BeNil())
-			g.Expect(ready.Status).To(Equal(metav1.ConditionFalse))
-			g.Expect(ready.Message).To(ContainSubstring("were away while it was written to"))
-		}).WithContext(ctx).WithTimeout(patience).WithPolling(time.Second).Should(Succeed())
+		awaitPool(ctx, pool, metav1.ConditionFalse, v1alpha1.ReasonVGPartial, "were away while it was written to")
+		Expect(pool.Status.State).To(Equal(v1alpha1.PoolFailed))
+		waits := &corev1.Pod{}
+		Consistently(func(g Gomega, ctx context.Context) {
+			g.Expect(suite.client.Get(ctx, client.ObjectKey{Namespace: space.Namespace, Name: "reader"}, waits)).To(Succeed())
+			g.Expect(waits.Status.Phase).To(Equal(corev1.PodPending))
+		}).WithContext(ctx).WithTimeout(10 * time.Second).WithPolling(time.Second).Should(Succeed())
 
 		By("giving it the other one back")
 		Expect(suite.hosts.PlugDisk(ctx, node, young)).To(Succeed())
