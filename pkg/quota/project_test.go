@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"unsafe"
@@ -167,6 +168,8 @@ func limits(t *testing.T, root string) {
 // who has it.
 func unlimited(t *testing.T) {
 	t.Helper()
+	runtime.LockOSThread() // a thread has capabilities, not a process
+	t.Cleanup(runtime.UnlockOSThread)
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if err := unix.Capget(&header, &data[0]); err != nil {

@@ -26,7 +26,7 @@ func BuildMachine(ctx context.Context, options UpOptions) (nodeimage.Boot, error
 	if err != nil {
 		return nodeimage.Boot{}, err
 	}
-	const otherSteps = 6 // of build, beside the programs
+	const otherSteps = 7 // of build, beside the programs
 	u := &up{
 		Cluster: &Cluster{dir: options.Dir, state: state{Programs: map[string]string{}}},
 		options: options, repository: repository, printer: progress.New(options.Out, len(kube.Programs)+otherSteps),
