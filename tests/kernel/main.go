@@ -67,7 +67,7 @@ func run(ctx context.Context, arguments []string) error {
 	flags.IntVar(&options.disks, "disks", 7, "how many blank disks the machine has") //nolint:mnd // raid6 with one to spare and one to lose
 	flags.Int64Var(&options.diskMiB, "disk-mib", 2048, "the size of each, in MiB")   //nolint:mnd // as the longest test needs
 	flags.IntVar(&options.memoryMiB, "memory-mib", 2048, "the machine's memory")     //nolint:mnd // as a node has at least
-	flags.IntVar(&options.cpus, "cpus", 2, "the machine's processors")               //nolint:mnd // so that goroutines meet
+	flags.IntVar(&options.cpus, "cpus", 1, "the machine's processors; QEMU was seen to crash where it emulated two")
 	flags.Usage = func() {
 		fmt.Fprintf(os.Stderr, "usage: kernel [flags] [%s]...\n%s", strings.Join(names(), "|"), flags.FlagUsages())
 	}
