@@ -125,20 +125,59 @@ func newNode(t *testing.T, p place) *node {
 // runAgent reconciles as the manager's controllers do.
 func (n *node) runAgent(t *testing.T, r *agent.VolumeReconciler) {
 	t.Helper()
-	queue := workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](5*time.Millisecond, time.Second))
+	const workers = 4
+	queue := drive(t, workers, r.ReconcileLive, r.ReconcileDeleted)
 	n.cluster.Watch(t, func(e watch.Event) {
 		if lv, ok := e.Object.(*berth.LocalVolume); ok {
 			queue.Add(lv.Name)
 		}
 	})
+}
+
+// runSnapshots reconciles LocalSnapshots one after the other.
+func (n *node) runSnapshots(t *testing.T, r *agent.SnapshotReconciler) {
+	t.Helper()
+	// What takes longer than a worker waits for tells the manager's queue of its end, which is
+	// not here.
+	const again = 100 * time.Millisecond
+	queue := drive(t, 1, func(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+		result, err := r.Reconcile(ctx, req)
+		if err != nil && ctx.Err() == nil {
+			t.Errorf("LocalSnapshot %s: %v", req.Name, err)
+		}
+		return reconcile.Result{RequeueAfter: min(result.RequeueAfter, again)}, nil
+	})
+	watcher, err := n.cluster.Backdoor.Watch(context.Background(), &berth.LocalSnapshotList{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for event := range watcher.ResultChan() {
+			if s, ok := event.Object.(*berth.LocalSnapshot); ok {
+				queue.Add(s.Name)
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		watcher.Stop()
+		<-done
+	})
+}
+
+// drive reconciles, in so many goroutines, what is added to the queue that it returns, until
+// the test ends.
+func drive(t *testing.T, workers int, reconcilers ...reconcile.Func) workqueue.TypedRateLimitingInterface[string] {
+	t.Helper()
+	queue := workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](5*time.Millisecond, time.Second))
 	ctx, cancel := context.WithCancel(context.Background())
-	const workers = 4
 	done := make(chan struct{}, workers)
 	for range workers {
 		go func() {
 			defer func() { done <- struct{}{} }()
 			for name, closed := queue.Get(); !closed; name, closed = queue.Get() {
-				reconcileOnce(ctx, r, queue, name)
+				reconcileOnce(ctx, queue, name, reconcilers)
 				queue.Done(name)
 			}
 		}()
@@ -150,39 +189,12 @@ func (n *node) runAgent(t *testing.T, r *agent.VolumeReconciler) {
 			<-done
 		}
 	})
+	return queue
 }
 
-// runSnapshots reconciles LocalSnapshots one after the other.
-func (n *node) runSnapshots(t *testing.T, r *agent.SnapshotReconciler) {
-	t.Helper()
-	watcher, err := n.cluster.Backdoor.Watch(context.Background(), &berth.LocalSnapshotList{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for event := range watcher.ResultChan() {
-			s, ok := event.Object.(*berth.LocalSnapshot)
-			if !ok {
-				continue
-			}
-			if _, err := r.Reconcile(ctx, reconcile.Request{NamespacedName: types.NamespacedName{Name: s.Name}}); err != nil && ctx.Err() == nil {
-				t.Errorf("LocalSnapshot %s: %v", s.Name, err)
-			}
-		}
-	}()
-	t.Cleanup(func() {
-		cancel()
-		watcher.Stop()
-		<-done
-	})
-}
-
-func reconcileOnce(ctx context.Context, r *agent.VolumeReconciler, queue workqueue.TypedRateLimitingInterface[string], name string) {
+func reconcileOnce(ctx context.Context, queue workqueue.TypedRateLimitingInterface[string], name string, reconcilers []reconcile.Func) {
 	req := reconcile.Request{NamespacedName: types.NamespacedName{Name: name}}
-	for _, f := range []reconcile.Func{r.ReconcileLive, r.ReconcileDeleted} {
+	for _, f := range reconcilers {
 		switch result, err := f(ctx, req); {
 		case err != nil:
 			queue.AddRateLimited(name)

@@ -35,18 +35,7 @@ func (lv *LogicalVolume) images() (images []Leg) {
 	return images
 }
 
-// lacks returns the numbers of the legs of which a device is not there.
-func (lv *LogicalVolume) lacks() map[string]bool {
-	lacks := map[string]bool{}
-	for _, leg := range lv.Legs {
-		if leg.Missing {
-			lacks[legNumber(leg.Name)] = true
-		}
-	}
-	return lacks
-}
-
-// survives reports whether a layout has all data without those of so many images, by their
+// survivesWithout reports whether a layout has all data without those of so many images, by their
 // places in order.
 func (l Layout) survivesWithout(images int, without map[int]bool) bool {
 	switch l {

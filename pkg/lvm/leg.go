@@ -41,17 +41,20 @@ func (lv *LogicalVolume) devicesOfLegs() (paths []string) {
 	return paths
 }
 
-// missingLegs returns how many images of a volume have a device that is not there, or
-// have metadata of which it is not.
-func (lv *LogicalVolume) missingLegs() int {
-	missing := map[string]bool{}
+// lacks returns the numbers of those legs of a volume whose image has a device that is not
+// there, or metadata of which it is not.
+func (lv *LogicalVolume) lacks() map[string]bool {
+	lacks := map[string]bool{}
 	for _, leg := range lv.Legs {
 		if leg.Missing {
-			missing[legNumber(leg.Name)] = true
+			lacks[legNumber(leg.Name)] = true
 		}
 	}
-	return len(missing)
+	return lacks
 }
+
+// missingLegs returns how many legs lack a device.
+func (lv *LogicalVolume) missingLegs() int { return len(lv.lacks()) }
 
 var (
 	// The names that lvm gives to what is below a volume with legs, and to what it takes out
