@@ -82,6 +82,11 @@ func run(ctx context.Context, arguments []string) error {
 	if err != nil {
 		return err
 	}
+	alone, err := lock(filepath.Join(dir, "kernel.lock"))
+	if err != nil {
+		return err
+	}
+	defer alone.Close()
 	boot, err := cluster.BuildMachine(ctx, cluster.UpOptions{Dir: dir, Out: os.Stdout})
 	if err != nil {
 		return err
@@ -113,6 +118,22 @@ func run(ctx context.Context, arguments []string) error {
 		return fmt.Errorf("failed: %s", strings.Join(failed, ", "))
 	}
 	return ctx.Err()
+}
+
+// lock makes sure that no other run uses the same folder and logs, as long as the file is open.
+func lock(path string) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = file.Close()
+		return nil, fmt.Errorf("lock %s: %w: tests of the kernel run here already", path, err)
+	}
+	return file, nil
 }
 
 // tests are those that are run.
