@@ -118,6 +118,10 @@ e2e: deps ## Run the end-to-end suite on the testbed
 e2e-kind: ## Run the end-to-end suite on a kind cluster (needs Docker and kind)
 	@hack/e2e-kind.sh
 
+.PHONY: e2e-helm
+e2e-helm: deps ## Install, upgrade, uninstall and take over by the Helm chart on the testbed
+	@hack/e2e-helm.sh
+
 .PHONY: testbed-up
 testbed-up: deps ## Start the testbed: a real cluster of QEMU guests with disks
 	@hack/steps.sh build-testbed
