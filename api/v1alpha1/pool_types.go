@@ -162,6 +162,7 @@ const (
 	ReasonThinPoolMissing = "ThinPoolMissing" // the thin pool that was adopted is not there, or is another one
 	ReasonThinPoolBehind  = "ThinPoolBehind"  // the metadata of the volume group and of the thin pool are of different transactions
 	ReasonRootUnavailable = "RootUnavailable" // the root is not what it was
+	ReasonNoPoolSet       = "NoPoolSet"       // no PoolSet selects the node any more
 	ReasonPoolError       = "Error"           // see the message
 )
 
@@ -185,10 +186,10 @@ type PoolStatus struct {
 	// +optional
 	Type string `json:"type,omitempty"`
 	// +optional
-	VolumeCount int32 `json:"volumeCount,omitempty"`
+	VolumeCount int32 `json:"volumeCount"`
 	// DiskCount is how many disks the volume group has, those that are missing too.
 	// +optional
-	DiskCount int32 `json:"diskCount,omitempty"`
+	DiskCount int32 `json:"diskCount"`
 	// MissingDiskCount is how many of them the node does not show.
 	// +optional
 	MissingDiskCount int32 `json:"missingDiskCount,omitempty"`

@@ -77,7 +77,7 @@ func (r *PoolReconciler) bringUp(ctx context.Context, pool *v1alpha1.Pool, set *
 	}
 	if rec == nil {
 		r.Backends.Forget(name)
-		return failed(v1alpha1.ReasonPoolError, noPoolSet(name)+"; it was never made: delete it"), nil
+		return failed(v1alpha1.ReasonNoPoolSet, noPoolSet(name)+"; it was never made: delete it"), nil
 	}
 	var reserveErr error
 	if set != nil {
@@ -100,7 +100,7 @@ func (r *PoolReconciler) bringUp(ctx context.Context, pool *v1alpha1.Pool, set *
 	if set == nil {
 		b.Closed, b.Reason = true, noPoolSet(name)
 		if view.ready == metav1.ConditionTrue {
-			view.ready, view.reason, view.message = metav1.ConditionFalse, v1alpha1.ReasonPoolError,
+			view.ready, view.reason, view.message = metav1.ConditionFalse, v1alpha1.ReasonNoPoolSet,
 				noPoolSet(name)+"; delete the Pool when it is empty to give its disks back"
 		}
 	} else if p.backend != nil {
@@ -108,6 +108,18 @@ func (r *PoolReconciler) bringUp(ctx context.Context, pool *v1alpha1.Pool, set *
 	}
 	r.Backends.Set(b)
 	return view, err
+}
+
+// takeUp decides about the record of a pool of kind hostpath whose Pool was deleted while nothing
+// was in it: it goes on where the new one is of the same root, and is forgotten, with the root as
+// it is, where it is not.
+func (r *PoolReconciler) takeUp(rec *poolRecord, pool *v1alpha1.Pool, set *v1alpha1.PoolSet) (*poolRecord, error) {
+	if pool.Spec.Kind != rec.Kind || set != nil && set.Spec.Hostpath != nil && set.Spec.Hostpath.Path != rec.Path {
+		r.live(rec.PoolSet).reset()
+		return nil, r.records.remove(rec.PoolSet)
+	}
+	rec.Removal = ""
+	return rec, r.records.save(rec)
 }
 
 // recall finds what is known of a pool: by the node's record, else by the status (the
@@ -125,6 +137,11 @@ func (r *PoolReconciler) recall(pool *v1alpha1.Pool, set *v1alpha1.PoolSet) (rec
 		}
 		r.live(name).reset()
 		rec = nil
+	}
+	if rec != nil && rec.Removal == removalLeft && pool.DeletionTimestamp.IsZero() {
+		if rec, err = r.takeUp(rec, pool, set); err != nil {
+			return nil, false, err
+		}
 	}
 	if rec == nil {
 		if set == nil && pool.Status.VGUUID == "" && pool.Status.RootID == "" {
@@ -158,15 +175,15 @@ func (r *PoolReconciler) recall(pool *v1alpha1.Pool, set *v1alpha1.PoolSet) (rec
 	case rec.Removal == removalBegun && pool.DeletionTimestamp.IsZero():
 		return nil, false, errors.New("the removal of the node's pool of this name was cut short when its object was taken away by force; delete this Pool to finish it")
 	case rec.Kind != pool.Spec.Kind, set != nil && set.Spec.Kind != rec.Kind:
-		return nil, false, fmt.Errorf("the node has a pool %s of kind %s: give the new PoolSet another name", name, rec.Kind)
+		return nil, false, fmt.Errorf("the node has a pool %s of kind %s: give the new PoolSet another name, or delete the Pool when nothing is in it", name, rec.Kind)
 	case rec.Kind == v1alpha1.PoolLVM && set != nil && set.Spec.Layout != "" && lvm.Layout(set.Spec.Layout) != rec.layout():
-		return nil, false, fmt.Errorf("the node has the pool %s with layout %s: give the new PoolSet another name", name, rec.layout())
+		return nil, false, fmt.Errorf("the node has the pool %s with layout %s: give the new PoolSet another name, or delete the Pool when nothing is in it", name, rec.layout())
 	case rec.Kind == v1alpha1.PoolLVM && set != nil && (set.Spec.Thin != nil) != rec.Thin:
-		return nil, false, fmt.Errorf("the node has the pool %s, which is of type %s: give the new PoolSet another name", name, rec.typeName())
+		return nil, false, fmt.Errorf("the node has the pool %s, which is of type %s: give the new PoolSet another name, or delete the Pool when nothing is in it", name, rec.typeName())
 	case rec.Kind == v1alpha1.PoolLVM && set != nil && !rec.follows(set.Spec.Adopt):
-		return nil, false, fmt.Errorf("the node has the pool %s in volume group %s (%s), and spec.adopt says otherwise: give the new PoolSet another name", name, rec.where(), rec.VGUUID)
+		return nil, false, fmt.Errorf("the node has the pool %s in volume group %s (%s), and spec.adopt says otherwise: give the new PoolSet another name, or delete the Pool when nothing is in it", name, rec.where(), rec.VGUUID)
 	case set != nil && set.Spec.Hostpath != nil && set.Spec.Hostpath.Path != rec.Path:
-		return nil, false, fmt.Errorf("the node has the pool %s at %s: give the new PoolSet another name", name, rec.Path)
+		return nil, false, fmt.Errorf("the node has the pool %s at %s: give the new PoolSet another name, or delete the Pool when nothing is in it", name, rec.Path)
 	case rec.VGUUID != "" && pool.Status.VGUUID != "" && rec.VGUUID != pool.Status.VGUUID,
 		rec.RootID != "" && pool.Status.RootID != "" && rec.RootID != pool.Status.RootID:
 		return nil, false, fmt.Errorf("the node's record and the status name different storage (%s%s and %s%s): %w",

@@ -279,7 +279,7 @@ func TestPoolWithoutItsPoolSetServesAndTakesNothingNew(t *testing.T) {
 			h.disks["b"] = &fakeDisk{}
 			h.start()
 			h.settle()
-			h.want(v1alpha1.PoolHealthy, v1alpha1.ReasonPoolError)
+			h.want(v1alpha1.PoolHealthy, v1alpha1.ReasonNoPoolSet)
 			if _, err := h.backends.ForNew(volume.ModeLVM, "fast"); err == nil {
 				t.Error("takes new volumes")
 			}
@@ -340,6 +340,62 @@ func TestHostpathPoolIsTakenUpAgain(t *testing.T) {
 	if h.inits != 1 {
 		t.Errorf("made %d times", h.inits)
 	}
+}
+
+// A name is free again when its Pool was deleted: the root of then stays as it is.
+func TestDeletedHostpathPoolFreesItsName(t *testing.T) {
+	t.Parallel()
+	for name, other := range map[string]func(*v1alpha1.PoolSet){
+		"at another path": func(s *v1alpha1.PoolSet) { hostpathSet(s); s.Spec.Hostpath.Path = "/srv/other" },
+		"as a group":      func(*v1alpha1.PoolSet) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newPoolHost(t, "a")
+			h.apply(poolSet(hostpathSet))
+			h.settle()
+			h.deleteSet()
+			h.settle()
+			h.apply(poolSet(other))
+			h.settle()
+			h.want(v1alpha1.PoolFailed, v1alpha1.ReasonPoolError)
+			if h.inits != 1 || len(h.groups) != 0 {
+				t.Fatalf("%d roots, groups %v while the first Pool is there", h.inits, h.groups)
+			}
+			h.deletePool()
+			h.settle()
+			h.start()
+			h.settle()
+			h.want(v1alpha1.PoolHealthy, v1alpha1.ReasonPoolReady)
+			if len(h.roots) < 1 {
+				t.Error("the first root is gone")
+			}
+		})
+	}
+}
+
+// A Pool that is deleted and has volumes again when it is deleted the next time is not empty.
+func TestHostpathPoolIsDeletedTwice(t *testing.T) {
+	t.Parallel()
+	h := newPoolHost(t)
+	h.apply(poolSet(hostpathSet))
+	h.settle()
+	h.deletePool()
+	h.settle()
+	h.want(v1alpha1.PoolHealthy, v1alpha1.ReasonPoolReady)
+	b, err := h.backends.ForNew(volume.ModeHostpath, "fast")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Create(t.Context(), volume.Spec{ID: "a0000000-0000-4000-8000-000000000001", Name: "pvc-1", SizeBytes: 1 << 20, Access: volume.AccessFilesystem}); err != nil {
+		t.Fatal(err)
+	}
+	h.deletePool()
+	h.settle()
+	if h.pool() == nil {
+		t.Fatal("the Pool is gone, with a volume in it")
+	}
+	h.want(v1alpha1.PoolFailed, v1alpha1.ReasonPoolError)
 }
 
 // New hardware under the old name knows nothing of the pool, which is not made its own.

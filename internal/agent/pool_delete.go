@@ -20,8 +20,8 @@ import (
 // delete gives a pool's disks back when nothing is in it. It is asked for by
 // `kubectl delete pool`, never by the PoolSet's deletion.
 //
-// The root of a hostpath pool is left as it is, and its record too: a PoolSet of the
-// same name takes it up again.
+// The root of a hostpath pool is left as it is, and its record too: a PoolSet of the same
+// name and path takes it up again.
 func (r *PoolReconciler) delete(ctx context.Context, pool *v1alpha1.Pool) (reconcile.Result, error) {
 	if !controllerutil.ContainsFinalizer(pool, v1alpha1.AgentFinalizer) {
 		return reconcile.Result{}, nil
@@ -86,7 +86,7 @@ func (r *PoolReconciler) empty(ctx context.Context, rec *poolRecord, p *livePool
 			return fmt.Errorf("the volume %s is in it, by the node's ledger", e.Name)
 		}
 	}
-	if p.backend == nil || rec.Removal != "" {
+	if p.backend == nil || rec.Kind == v1alpha1.PoolLVM && rec.Removal != "" {
 		return nil
 	}
 	found, err := p.backend.List(ctx)
@@ -131,7 +131,11 @@ func ownPaths(rec *poolRecord, claims []device.Claimed) (paths []string) {
 // it, and gives its disks back. Each volume was wiped as its class asked, so only the
 // disks' heads and tails remain to be cleaned.
 func (r *PoolReconciler) dismantle(ctx context.Context, rec *poolRecord) error {
-	if rec.Kind == v1alpha1.PoolHostpath || rec.Removal == removalDone {
+	switch {
+	case rec.Kind == v1alpha1.PoolHostpath:
+		rec.Removal = removalLeft
+		return r.records.save(rec)
+	case rec.Removal == removalDone:
 		return nil
 	}
 	if rec.Adoption != "" {

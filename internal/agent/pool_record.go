@@ -49,7 +49,7 @@ type poolRecord struct {
 	Path   string `json:"path,omitempty"`
 	RootID string `json:"rootID,omitempty"`
 
-	// Removal is how far the removal of a volume group has come.
+	// Removal is how far the removal of the pool has come.
 	Removal removal `json:"removal,omitempty"`
 }
 
@@ -60,6 +60,9 @@ const (
 	removalBegun removal = "Begun"
 	// removalDone: nothing of it is left; only the Pool object may be.
 	removalDone removal = "Done"
+	// removalLeft: the Pool of kind hostpath was deleted while nothing was in it. The root is
+	// as it was: a PoolSet that names it takes it up again, another one begins anew.
+	removalLeft removal = "Left"
 )
 
 // adoption is how far a volume group that somebody else has made has become a pool.
@@ -74,6 +77,12 @@ const (
 	adoptionDone adoption = "Done"
 )
 
+// removalsOf are how far the removal of a pool can have come, by its kind.
+var removalsOf = map[v1alpha1.PoolKind][]removal{
+	v1alpha1.PoolLVM:      {"", removalBegun, removalDone},
+	v1alpha1.PoolHostpath: {"", removalLeft},
+}
+
 func (r *poolRecord) validate() error {
 	switch {
 	case r.SchemaVersion != poolRecordVersion:
@@ -82,7 +91,7 @@ func (r *poolRecord) validate() error {
 		return fmt.Errorf("poolSet %q is not a PoolSet's name", r.PoolSet)
 	case r.MachineID == "" || r.PoolUID == "":
 		return errors.New("machineID or poolUID is empty")
-	case r.Removal != "" && (r.Kind != v1alpha1.PoolLVM || r.Removal != removalBegun && r.Removal != removalDone):
+	case !slices.Contains(removalsOf[r.Kind], r.Removal):
 		return fmt.Errorf("removal %q of kind %q", r.Removal, r.Kind)
 	case r.Adoption != "" && !slices.Contains([]adoption{adoptionAsked, adoptionSeen, adoptionDone}, r.Adoption),
 		r.Adoption != "" && (r.Kind != v1alpha1.PoolLVM || r.VGUUID == "" || len(r.Disks) > 0 || r.layout().Redundant()):
