@@ -186,9 +186,11 @@ type PoolStatus struct {
 	// +optional
 	Type string `json:"type,omitempty"`
 	// +optional
+	// +kubebuilder:default=0
 	VolumeCount int32 `json:"volumeCount"`
 	// DiskCount is how many disks the volume group has, those that are missing too.
 	// +optional
+	// +kubebuilder:default=0
 	DiskCount int32 `json:"diskCount"`
 	// MissingDiskCount is how many of them the node does not show.
 	// +optional

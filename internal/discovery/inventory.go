@@ -246,9 +246,15 @@ func (inv *Inventory) expectAll() {
 		inv.unjudged[name] = true
 	}
 	if len(inv.unjudged) == 0 {
-		inv.unjudged = nil
-		close(inv.ready)
+		inv.becomeReady()
 	}
+}
+
+// becomeReady tells everybody: who has looked before was told to come back. inv.mu is held.
+func (inv *Inventory) becomeReady() {
+	inv.unjudged = nil
+	close(inv.ready)
+	inv.notify()
 }
 
 // loadObjects reads the node's BlockDevices past every cache, and tries until it
@@ -312,8 +318,8 @@ func (inv *Inventory) Ready() bool {
 	}
 }
 
-// Subscribe returns a channel that gets a value when a disk, its verdict or its
-// claim has changed since the last one was taken. Several changes may be one
+// Subscribe returns a channel that gets a value when the inventory becomes ready, and when a
+// disk, its verdict or its claim has changed since the last one was taken. Several changes may be one
 // value. cancel ends it.
 func (inv *Inventory) Subscribe() (changed <-chan struct{}, cancel func()) {
 	c := make(chan struct{}, 1)

@@ -343,3 +343,43 @@ func TestUnreadableIsNotGone(t *testing.T) {
 		t.Errorf("Resolve while a disk cannot be read: %v, want an error that is not ErrNotFound", err)
 	}
 }
+
+// Who looked too early is not left with that for a minute, also where nothing has changed since
+// the last agent.
+func TestReadinessIsTold(t *testing.T) {
+	t.Parallel()
+	for name, disks := range map[string][]string{"no disk": nil, "disks": {"A", "B"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			host := newFakeHost(t)
+			for i, serial := range disks {
+				host.addDisk("vd"+string(rune('b'+i)), serial, 16*i, 1<<30)
+			}
+			inv := newTestInventory(t, host, newFakeClient(t))
+			if err := inv.rescan(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			changed, cancel := inv.Subscribe()
+			defer cancel()
+			inv.expectAll()
+			for _, serial := range disks {
+				select {
+				case <-changed:
+				default:
+				}
+				if inv.Ready() {
+					t.Fatal("ready too early")
+				}
+				inv.judged(nameOf(serial))
+			}
+			if !inv.Ready() {
+				t.Fatal("not ready")
+			}
+			select {
+			case <-changed:
+			default:
+				t.Error("nobody was told")
+			}
+		})
+	}
+}

@@ -115,8 +115,7 @@ func (inv *Inventory) judged(name string) {
 	}
 	delete(inv.unjudged, name)
 	if len(inv.unjudged) == 0 {
-		inv.unjudged = nil
-		close(inv.ready)
+		inv.becomeReady()
 	}
 }
 
