@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"fmt"
 	mathrand "math/rand/v2"
 	"os"
 	"os/exec"
@@ -53,6 +54,20 @@ func (r *rig) killAtRandom(ctx context.Context) {
 			r.timeout.Store(int64(mathrand.IntN(2)) * int64(time.Millisecond+mathrand.N(2*time.Second)))
 		}
 	}
+}
+
+// laidOut is what lvm says of where everything lies, for a person.
+func laidOut(group string) string {
+	var all strings.Builder
+	for _, command := range [][]string{
+		{"pvs", "--all", "-o", "pv_name,vg_name,pv_attr,pv_size,pv_free,pv_uuid,pv_tags"},
+		{"pvs", "--segments", "-o", "pv_name,pvseg_start,pvseg_size,lv_name,lv_parent,lv_role,segtype"},
+		{"lvs", "--all", "-o", "name,attr,segtype,devices,copy_percent,tags", group},
+	} {
+		out, err := exec.Command(command[0], command[1:]...).CombinedOutput()
+		fmt.Fprintf(&all, "%s: %v\n%s", strings.Join(command, " "), err, out)
+	}
+	return all.String()
 }
 
 func evacuateOnKernel(t *testing.T, layout lvm.Layout, thin, killed bool) {
@@ -154,7 +169,7 @@ func evacuateOnKernel(t *testing.T, layout lvm.Layout, thin, killed bool) {
 			moving++
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("it does not come to the end: %+v, %v", states, err)
+			t.Fatalf("it does not come to the end: %+v, %v\n%s", states, err, laidOut(r.group.Name))
 		}
 		<-time.After(100 * time.Millisecond)
 	}
