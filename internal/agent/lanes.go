@@ -15,13 +15,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
 
-// laneWidth is how many volumes of a pool are worked on at once. The backends batch what
+// laneWidth is how many volumes, or snapshots, of a pool are worked on at once. The backends batch what
 // arrives together, so that many cost little more than one.
 const laneWidth = 16
 
 // lanes gives each pool a lane of its own: a pool whose storage hangs, so that no call to it
 // comes back, fills its lane and stops only itself. The workers of a controller, which all pools
-// share, wait for a volume a while and go on with others then. The zero value is ready to use.
+// share, wait for a volume a while and go on with others then. The zero value is ready to use. It
+// is a Runnable of the controller's manager.
 type lanes struct {
 	mu sync.Mutex
 	// runs are what goes on now, by the name of the volume: one at a time for each.
@@ -84,6 +85,29 @@ func (l *lanes) through(f reconcile.Func, poolOf func(ctx context.Context, name 
 		}
 		return job.result, job.err
 	}
+}
+
+// Start implements manager.Runnable: a manager that stops waits for what goes on, as it does for its
+// workers, so that what a command has held up is let go.
+func (l *lanes) Start(ctx context.Context) error {
+	<-ctx.Done()
+	for {
+		job := l.any()
+		if job == nil {
+			return nil
+		}
+		<-job.done
+	}
+}
+
+// any returns one of the runs; nil when there is none.
+func (l *lanes) any() *run {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, job := range l.runs {
+		return job
+	}
+	return nil
 }
 
 // guarded turns a panic of f into an error, as the controller does for its own workers.

@@ -83,7 +83,8 @@ func TestAPoolThatHangsStopsOnlyItself(t *testing.T) {
 		right, hung := make(chan struct{}), &atomic.Int32{}
 		h.backends.Set(PoolBackend{Name: "others", Mode: volume.ModeHostpath, Backend: h.memory})
 		h.backends.Set(PoolBackend{Name: "dirs", Mode: volume.ModeHostpath, Backend: hanging{h.memory, right, hung}})
-		stop := workers(t, h.agent.inLanes(h.agent.ReconcileLive, &h.agent.live), &h.agent.live)
+		byPool := &lanes{}
+		stop := workers(t, byPool.through(h.agent.ReconcileLive, h.agent.poolOf, &h.agent.live), &h.agent.live)
 		ready := func(name string) bool {
 			lv := &v1alpha1.LocalVolume{}
 			if err := h.api.Get(t.Context(), client.ObjectKey{Name: name}, lv); err != nil {
@@ -107,8 +108,21 @@ func TestAPoolThatHangsStopsOnlyItself(t *testing.T) {
 		if n := hung.Load(); n != laneWidth {
 			t.Errorf("after an hour %d calls hang, want %d", n, laneWidth)
 		}
+		ended := make(chan error)
+		stopped, cancel := context.WithCancel(t.Context())
+		cancel()
+		go func() { ended <- byPool.Start(stopped) }()
+		synctest.Wait()
+		select {
+		case <-ended:
+			t.Error("the manager does not wait for what goes on")
+		default:
+		}
 
 		close(right)
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
 		<-time.After(time.Minute)
 		for i := range dirs {
 			if name := fmt.Sprintf("dir-%d", i); !ready(name) {

@@ -47,11 +47,15 @@ func (r *VolumeReconciler) SetupWithManager(mgr manager.Manager) error {
 		queue     *queueHandle
 		deleted   bool
 	}{
-		{"volume", r.inLanes(r.ReconcileLive, &r.live), &r.live, false},
-		{"volume-deletion", r.inLanes(r.ReconcileDeleted, &r.deleted), &r.deleted, true},
+		{"volume", r.ReconcileLive, &r.live, false},
+		{"volume-deletion", r.ReconcileDeleted, &r.deleted, true},
 	} {
+		byPool := &lanes{}
+		if err := mgr.Add(byPool); err != nil {
+			return fmt.Errorf("add the lanes of controller %s: %w", c.name, err)
+		}
 		ctrl, err := controller.New(c.name, mgr, controller.Options{
-			Reconciler:              c.reconcile,
+			Reconciler:              byPool.through(c.reconcile, r.poolOf, c.queue),
 			MaxConcurrentReconciles: volumeWorkers,
 			NeedLeaderElection:      new(false),
 			NewQueue:                quietqueue.New,
@@ -74,11 +78,6 @@ func (r *VolumeReconciler) SetupWithManager(mgr manager.Manager) error {
 		}
 	}
 	return nil
-}
-
-// inLanes has each pool worked on by itself; see lanes.
-func (r *VolumeReconciler) inLanes(f reconcile.Func, queue *queueHandle) reconcile.Func {
-	return new(lanes).through(f, r.poolOf, queue)
 }
 
 // poolOf returns the pool of a volume that has an object or an entry in the ledger, "" for none:
