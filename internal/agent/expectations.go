@@ -103,6 +103,24 @@ func (q *queueHandle) addAfter(name string, delay time.Duration) {
 	}
 }
 
+// ended does for a call whose controller did not wait for its end what the controller would have
+// done.
+func (q *queueHandle) ended(name string, result reconcile.Result, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.queue == nil {
+		return
+	}
+	if err != nil {
+		q.queue.AddRateLimited(requestFor(name))
+		return
+	}
+	q.queue.Forget(requestFor(name))
+	if result.RequeueAfter > 0 {
+		q.queue.AddAfter(requestFor(name), result.RequeueAfter)
+	}
+}
+
 func requestFor(name string) reconcile.Request {
 	return reconcile.Request{NamespacedName: types.NamespacedName{Name: name}}
 }

@@ -23,8 +23,8 @@ import (
 )
 
 const (
-	// poolWorkers is how many pools are looked at together, so that a volume group on a
-	// dying disk holds up no other pool.
+	// poolWorkers is how many pools are looked at together, before the workers go on with others:
+	// a volume group on a dying disk holds up no other pool.
 	poolWorkers = 4
 	// touchDelay is how long a pool waits for more volumes before it counts again.
 	touchDelay = time.Second
@@ -42,8 +42,13 @@ func (r *PoolReconciler) SetupWithManager(mgr manager.Manager, disksChanged <-ch
 	})
 	r.Backends.OnOrphan(r.lookThrough)
 	r.queue.add("") // so that a node without any PoolSet is known to have none
+	byPool := &lanes{}
+	if err := mgr.Add(byPool); err != nil {
+		return fmt.Errorf("add the lanes of controller pool: %w", err)
+	}
+	itself := func(_ context.Context, name string) string { return name }
 	ctrl, err := controller.New("pool", mgr, controller.Options{
-		Reconciler:              r,
+		Reconciler:              byPool.through(r.Reconcile, itself, &r.queue),
 		MaxConcurrentReconciles: poolWorkers,
 		NeedLeaderElection:      new(false),
 		NewQueue:                quietqueue.New,

@@ -33,6 +33,8 @@ type Cryptsetup interface {
 	Open(ctx context.Context, m luks.Mapping, key luks.Key) (luks.Opened, error)
 	Resize(ctx context.Context, m luks.Mapping, key luks.Key) (luks.Opened, error)
 	Close(ctx context.Context, id string) error
+	// Node returns where the volume is open, whatever that lies on; "" when it is not.
+	Node(id string) (path string, err error)
 	Suspend(m luks.Mapping) error
 	Resume(m luks.Mapping) error
 	Slot(ctx context.Context, device string, key luks.Key) (int, error)
@@ -345,6 +347,41 @@ func (s *Sealer) Grow(ctx context.Context, v csi.Volume, secrets map[string]stri
 
 // Close implements csi.Encryption.
 func (s *Sealer) Close(ctx context.Context, name string) error {
+	return s.close(ctx, name, s.Cryptsetup.Close)
+}
+
+// CloseGone implements csi.Encryption.
+func (s *Sealer) CloseGone(ctx context.Context, name string) error {
+	return s.close(ctx, name, func(ctx context.Context, id string) error {
+		err := s.requireUnpublished(ctx, id)
+		if err == nil {
+			err = s.Cryptsetup.Close(ctx, id)
+		}
+		if errors.Is(err, volume.ErrInUse) {
+			return fmt.Errorf("the disk was pulled out while the volume was used, and what is open on it is still held: the pod that had the volume then must be gone before it can be used again (kubectl delete pod, with --force if it does not end; restart the node if its processes stay): %w", err)
+		}
+		return err
+	})
+}
+
+// requireUnpublished returns volume.ErrInUse when the open device of a volume's ID is mounted, or its
+// node published. A node keeps nothing open, and another volume could get its number.
+func (s *Sealer) requireUnpublished(ctx context.Context, id string) error {
+	path, err := s.Cryptsetup.Node(id)
+	if err != nil || path == "" {
+		return err
+	}
+	mounts, err := s.Filesystems.MountsOf(ctx, path)
+	if err != nil {
+		return fmt.Errorf("look for who has %s: %w", path, err)
+	}
+	if len(mounts) > 0 {
+		return fmt.Errorf("%s is published at %s: %w", path, mounts[0], volume.ErrInUse)
+	}
+	return nil
+}
+
+func (s *Sealer) close(ctx context.Context, name string, closeID func(ctx context.Context, id string) error) error {
 	e, err := s.Ledger.ByName(name)
 	switch {
 	case errors.Is(err, ledger.ErrNotFound), err == nil && e.Encryption == nil:
@@ -355,26 +392,18 @@ func (s *Sealer) Close(ctx context.Context, name string) error {
 		s.Log.WarnContext(ctx, "A volume is not closed, for the ledger cannot be read", "volume", name, "error", err)
 		return nil
 	}
-	return s.Cryptsetup.Close(ctx, e.UID)
+	return closeID(ctx, e.UID)
 }
 
 // ProveClosed implements Encrypted. A device that is published and that nobody happens to
 // read is seen in the mount table alone.
 func (s *Sealer) ProveClosed(ctx context.Context, e ledger.Entry, device string) error {
-	opened, ok, err := s.Cryptsetup.Find(ctx, mappingOf(e, device))
-	switch {
-	case errors.Is(err, volume.ErrIdentity):
-		// It lies on a device that the volume is not on any more: closing proves the rest.
-	case err != nil:
+	if _, _, err := s.Cryptsetup.Find(ctx, mappingOf(e, device)); err != nil && !errors.Is(err, volume.ErrIdentity) {
+		// ErrIdentity: it lies on a device that the volume is not on any more.
 		return err
-	case ok:
-		mounts, err := s.Filesystems.MountsOf(ctx, opened.Path)
-		if err != nil {
-			return fmt.Errorf("look for who has %s: %w", opened.Path, err)
-		}
-		if len(mounts) > 0 {
-			return fmt.Errorf("%s is published at %s: %w", opened.Path, mounts[0], volume.ErrInUse)
-		}
+	}
+	if err := s.requireUnpublished(ctx, e.UID); err != nil {
+		return err
 	}
 	return s.Cryptsetup.Close(ctx, e.UID)
 }

@@ -6,12 +6,14 @@ package agent
 import (
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/ledger"
+	"github.com/berth-dev/berth/pkg/luks"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -118,4 +120,60 @@ func TestCopiesOfEncrypted(t *testing.T) {
 	if _, err := sourceOf(e, machine); !errors.Is(err, volume.ErrBusy) {
 		t.Errorf("a source that no pod had: %v, want ErrBusy", err)
 	}
+}
+
+// The disk of a volume that is open is pulled out and put back: what is open leads nowhere. It is
+// not used, and closed as soon as nobody has it.
+func TestOpenOnADiskThatIsGone(t *testing.T) {
+	t.Parallel()
+	for name, mutate := range encryptedKinds() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := encryptedHost(t, mutate)
+			if err := h.stage(oldSecret); err != nil {
+				t.Fatal(err)
+			}
+			h.writeMarker()
+			h.vault.gone[lvUID] = true
+			if _, err := h.known.Locate(t.Context(), lvName); !errors.Is(err, luks.ErrGone) || !errors.Is(err, volume.ErrIdentity) {
+				t.Fatalf("located: %v, want luks.ErrGone", err)
+			}
+			h.mounts = []string{"/var/lib/kubelet/pods/x/volumes/kubernetes.io~csi/pvc-1/mount"}
+			err := h.sealer.CloseGone(t.Context(), lvName)
+			if !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), h.mounts[0]) || !strings.Contains(err.Error(), "kubectl delete pod") {
+				t.Errorf("closed while a pod has it: %v, want ErrInUse", err)
+			}
+			if h.vault.open[lvUID] == "" {
+				t.Fatal("it was closed under a pod")
+			}
+			h.mounts = nil
+			if err := h.sealer.CloseGone(t.Context(), lvName); err != nil {
+				t.Fatal(err)
+			}
+			if err := h.stage(oldSecret); err != nil {
+				t.Fatal(err)
+			}
+			h.wantMarker("after the disk was put back")
+		})
+	}
+}
+
+// A deletion does not take it from under a pod, either.
+func TestDeletedWhileOpenOnADiskThatIsGone(t *testing.T) {
+	t.Parallel()
+	h := encryptedHost(t, encrypted)
+	if err := h.stage(oldSecret); err != nil {
+		t.Fatal(err)
+	}
+	h.vault.gone[lvUID] = true
+	h.mounts = []string{"/var/lib/kubelet/plugins/kubernetes.io/csi/volumeDevices/publish/pvc-1/x"}
+	h.delete()
+	_ = h.reconcile()
+	h.wantCondition(metav1.ConditionUnknown, v1alpha1.ReasonInProgress)
+	if h.vault.open[lvUID] == "" {
+		t.Fatal("it was closed while its node was published")
+	}
+	h.mounts = nil
+	h.settle()
+	h.wantNothing()
 }

@@ -29,6 +29,7 @@ type vault struct {
 	headers map[string]*vaultHeader // by the file that is the device
 	open    map[string]string       // device by volume's ID
 	stopped map[string]bool         // suspended, by volume's ID
+	gone    map[string]bool         // on a disk that was pulled out, by volume's ID
 	made    int
 	ran     []string
 }
@@ -42,10 +43,10 @@ type vaultHeader struct {
 var _ Cryptsetup = (*vault)(nil)
 
 func newVault(t *testing.T, k *killer) *vault {
-	return &vault{t: t, k: k, headers: map[string]*vaultHeader{}, open: map[string]string{}, stopped: map[string]bool{}}
+	return &vault{t: t, k: k, headers: map[string]*vaultHeader{}, open: map[string]string{}, stopped: map[string]bool{}, gone: map[string]bool{}}
 }
 
-func (f *vault) reboot() { clear(f.open); clear(f.stopped) }
+func (f *vault) reboot() { clear(f.open); clear(f.stopped); clear(f.gone) }
 
 func (f *vault) store(device string) string {
 	f.t.Helper()
@@ -106,6 +107,9 @@ func (f *vault) Find(_ context.Context, m luks.Mapping) (luks.Opened, bool, erro
 	if !ok {
 		return luks.Opened{}, false, nil
 	}
+	if f.gone[m.ID] {
+		return luks.Opened{}, false, luks.ErrGone
+	}
 	if device != f.store(m.Device) {
 		return luks.Opened{}, false, volume.ErrIdentity
 	}
@@ -158,7 +162,14 @@ func (f *vault) Close(_ context.Context, id string) error {
 	if _, open := f.open[id]; !open {
 		return nil
 	}
-	return f.step("close", func() { delete(f.open, id); delete(f.stopped, id) })
+	return f.step("close", func() { delete(f.open, id); delete(f.stopped, id); delete(f.gone, id) })
+}
+
+func (f *vault) Node(id string) (string, error) {
+	if device, open := f.open[id]; open {
+		return f.headers[device].plain, nil
+	}
+	return "", nil
 }
 
 func (f *vault) Suspend(m luks.Mapping) error {

@@ -33,9 +33,9 @@ import (
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
-// snapshotWorkers is how many snapshots are taken or deleted at once; the backends batch
-// what arrives together.
-const snapshotWorkers = 8
+// snapshotWorkers is how many snapshots are taken or deleted at once, before the workers go on
+// with others. More than one pool's, which may hang.
+const snapshotWorkers = 2 * laneWidth
 
 // SnapshotReconciler keeps the LocalSnapshots of this node. A snapshot is known on the disk
 // by its UID, and is handed to nobody before its status says that it stands, so it needs
@@ -73,8 +73,12 @@ type SnapshotReconciler struct {
 func (r *SnapshotReconciler) SetupWithManager(mgr manager.Manager) error {
 	r.Backends.OnChange(r.poolsChanged)
 	r.Backends.OnTouch(func(string) { r.poolsChanged() })
+	byPool := &lanes{}
+	if err := mgr.Add(byPool); err != nil {
+		return fmt.Errorf("add the lanes of controller snapshot: %w", err)
+	}
 	ctrl, err := controller.New("snapshot", mgr, controller.Options{
-		Reconciler:              r,
+		Reconciler:              byPool.through(r.Reconcile, r.poolOf, &r.queue),
 		MaxConcurrentReconciles: snapshotWorkers,
 		NeedLeaderElection:      new(false),
 		NewQueue:                quietqueue.New,
@@ -92,6 +96,15 @@ func (r *SnapshotReconciler) SetupWithManager(mgr manager.Manager) error {
 		}
 	}
 	return nil
+}
+
+// poolOf returns the pool of a snapshot, "" for one that is gone.
+func (r *SnapshotReconciler) poolOf(ctx context.Context, name string) string {
+	s := &v1alpha1.LocalSnapshot{}
+	if err := r.Client.Get(ctx, client.ObjectKey{Name: name}, s); err != nil {
+		return ""
+	}
+	return s.Spec.Pool
 }
 
 // Reconcile takes a snapshot that is wanted, and removes one whose deletion was asked for.

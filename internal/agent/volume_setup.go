@@ -4,10 +4,12 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"time"
 
 	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
@@ -20,9 +22,9 @@ import (
 )
 
 const (
-	// volumeWorkers is how many volumes are made at once, and how many deleted. The
-	// backends batch what arrives together, so that many cost little more than one.
-	volumeWorkers = 16
+	// volumeWorkers is how many volumes are made at once, and how many deleted, before the
+	// workers go on with others. More than one pool's, which may hang.
+	volumeWorkers = 2 * laneWidth
 
 	firstRetry = 500 * time.Millisecond
 	lastRetry  = 2 * time.Minute
@@ -48,8 +50,12 @@ func (r *VolumeReconciler) SetupWithManager(mgr manager.Manager) error {
 		{"volume", r.ReconcileLive, &r.live, false},
 		{"volume-deletion", r.ReconcileDeleted, &r.deleted, true},
 	} {
+		byPool := &lanes{}
+		if err := mgr.Add(byPool); err != nil {
+			return fmt.Errorf("add the lanes of controller %s: %w", c.name, err)
+		}
 		ctrl, err := controller.New(c.name, mgr, controller.Options{
-			Reconciler:              c.reconcile,
+			Reconciler:              byPool.through(c.reconcile, r.poolOf, c.queue),
 			MaxConcurrentReconciles: volumeWorkers,
 			NeedLeaderElection:      new(false),
 			NewQueue:                quietqueue.New,
@@ -72,4 +78,15 @@ func (r *VolumeReconciler) SetupWithManager(mgr manager.Manager) error {
 		}
 	}
 	return nil
+}
+
+// poolOf returns the pool of a volume that has an object or an entry in the ledger, "" for none:
+// whole disks are none of a pool.
+func (r *VolumeReconciler) poolOf(ctx context.Context, name string) string {
+	lv := &v1alpha1.LocalVolume{}
+	if err := r.Client.Get(ctx, client.ObjectKey{Name: name}, lv); err == nil {
+		return lv.Spec.Pool
+	}
+	e, _ := r.Ledger.ByName(name)
+	return e.Pool
 }

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/berth-dev/berth/internal/csi"
+	"github.com/berth-dev/berth/pkg/luks"
 	"github.com/berth-dev/berth/pkg/mount"
 	"github.com/berth-dev/berth/pkg/mount/mounttest"
 	"github.com/berth-dev/berth/pkg/volume"
@@ -66,6 +67,16 @@ func (s *safe) Close(context.Context, string) error {
 		return volume.ErrInUse
 	}
 	s.set(volume.Location{})
+	return nil
+}
+
+func (s *safe) CloseGone(context.Context, string) error {
+	s.did = append(s.did, "close what is gone")
+	if s.held {
+		return volume.ErrInUse
+	}
+	s.set(volume.Location{})
+	s.volumes.fail(nil)
 	return nil
 }
 
@@ -199,5 +210,40 @@ func TestNodeEncryptedBlock(t *testing.T) {
 	}
 	if got := fmt.Sprint(s.did); got != "[open grow close]" {
 		t.Errorf("did %s", got)
+	}
+}
+
+// The disk was pulled out and put back while the last pod was there: what is open on the one that
+// is gone is neither mounted nor published, and closed when nobody has it.
+func TestNodeEncryptedDiskIsGone(t *testing.T) {
+	v, _ := filesystemVolume(t, mount.Ext4)
+	b, s := encrypt(t, v)
+	good := mountCapability(writer)
+	if err := b.stageWith(good, right); err != nil {
+		t.Fatal(err)
+	}
+	s.did, s.held = nil, true
+	b.volumes.fail(fmt.Errorf("volume: %w", luks.ErrGone))
+	if err := b.stageWith(good, right); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("staged while a pod has what is gone: %v, want FailedPrecondition", err)
+	}
+	if mounted, err := b.Mounter.Mounted(t.Context(), b.staging); mounted || err != nil {
+		t.Errorf("the filesystem that is gone is mounted: %v, %v", mounted, err)
+	}
+	if err := b.publish(t.Context(), good, b.target, false); err == nil {
+		t.Error("it was published")
+	}
+	s.held = false
+	if err := b.stageWith(good, right); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(s.did); got != "[close what is gone close what is gone open]" {
+		t.Errorf("did %s", got)
+	}
+	if mounted, err := b.Mounter.Mounted(t.Context(), b.staging); !mounted || err != nil {
+		t.Errorf("mounted: %v, %v", mounted, err)
+	}
+	if err := b.unstage(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 }

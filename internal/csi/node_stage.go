@@ -12,6 +12,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
+	"github.com/berth-dev/berth/pkg/luks"
 	"github.com/berth-dev/berth/pkg/mount"
 	"github.com/berth-dev/berth/pkg/volume"
 )
@@ -36,6 +37,9 @@ func (n *Node) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequ
 	defer unlock()
 
 	v, err := n.Volumes.Locate(ctx, req.GetVolumeId())
+	if errors.Is(err, luks.ErrGone) && n.Encryption != nil {
+		v, err = n.locateAnew(ctx, req)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("stage volume %s: %w", req.GetVolumeId(), err)
 	}
@@ -46,6 +50,19 @@ func (n *Node) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequ
 		return nil, fmt.Errorf("stage volume %s: %w", v.Name, err)
 	}
 	return &csi.NodeStageVolumeResponse{}, nil
+}
+
+// locateAnew is Locate of an encrypted volume that is open on a disk that was pulled out. As with a
+// filesystem of such a disk (UnmountGone), kubelet has not unstaged it. All that can be mounted
+// at the staging path is what was behind the open device.
+func (n *Node) locateAnew(ctx context.Context, req *csi.NodeStageVolumeRequest) (Volume, error) {
+	if err := n.Mounter.UnmountOnly(ctx, req.GetStagingTargetPath()); err != nil {
+		return Volume{}, err
+	}
+	if err := n.Encryption.CloseGone(ctx, req.GetVolumeId()); err != nil {
+		return Volume{}, err
+	}
+	return n.Volumes.Locate(ctx, req.GetVolumeId())
 }
 
 // stage opens and mounts a volume. Where it fails it leaves nothing open or mounted that was

@@ -57,6 +57,13 @@ func (f *fakeVolumes) Locate(_ context.Context, name string) (csi.Volume, error)
 	return v, nil
 }
 
+// fail has all that is asked for fail; nil ends it.
+func (f *fakeVolumes) fail(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = err
+}
+
 type runCounter struct {
 	mount.Host
 	mu  sync.Mutex

@@ -18,7 +18,8 @@ type Volumes interface {
 	// volume.ErrNotFound: this node has no such volume, or its storage was proven
 	// absent. volume.ErrIdentity: the storage is not what was recorded.
 	// volume.ErrBusy: it is not ready yet, or is being deleted.
-	// volume.ErrPoolUnavailable: its pool cannot be used now.
+	// volume.ErrPoolUnavailable: its pool cannot be used now. luks.ErrGone: it is encrypted,
+	// and open on a disk that was pulled out; see Encryption.CloseGone.
 	Locate(ctx context.Context, name string) (Volume, error)
 }
 
@@ -71,6 +72,9 @@ type Encryption interface {
 	// Close ends what Open began. It returns nil for a volume that is not encrypted, not open
 	// or not known. volume.ErrInUse: somebody has it.
 	Close(ctx context.Context, name string) error
+	// CloseGone is Close of a volume that is open on a disk that was pulled out, whose pods may
+	// be there still. volume.ErrInUse says who has it and what is to be done; nothing was changed.
+	CloseGone(ctx context.Context, name string) error
 }
 
 // Locks keeps operations on one volume apart, by the volume's name. The node

@@ -137,7 +137,7 @@ func TestNamesShuffledByAReboot(t *testing.T) {
 	if err := after.loadObjects(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := after.rescan(t.Context()); err != nil {
+	if _, err := after.rescan(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	close(after.ready) // not one object was brought up to date

@@ -22,6 +22,9 @@ const (
 	// weakPatience is the same for a disk that says nothing of itself: its name may
 	// depend on what udev finds out.
 	weakPatience = 3 * time.Second
+	// udevRetry is when a device is looked at again that has waited longer than that, and waits
+	// on; udev's record of it is seen before, unless that was missed.
+	udevRetry = 10 * time.Second
 	// restFactor is how many times longer than the last look the next one waits, and
 	// longestRest the most it waits for that: events of volumes that are made and
 	// deleted must not have a slow node look at its disks all the time.
@@ -33,12 +36,52 @@ const (
 )
 
 // follow takes the hints of the watcher, collects those of one moment, and looks
-// again at what they name. tables says that the mounts or the swap areas may be others.
-func (inv *Inventory) follow(ctx context.Context, watcher *block.Watcher, tables <-chan struct{}) error {
-	var timer, tableTimer <-chan time.Time
+// again at what they name. tables says that the mounts or the swap areas may be others. again is
+// when to come back for devices that udev had not finished with so far, 0 if there are none.
+func (inv *Inventory) follow(ctx context.Context, watcher *block.Watcher, tables <-chan struct{}, again time.Duration) error {
+	// back is for what waits for udev. It holds nothing else up.
+	var timer, back, tableTimer <-chan time.Time
 	var rested time.Time
 	dirty := map[string]bool{} // kernel name to "content may be new"
 	all := false
+	told := map[string]bool{}
+	comeBack := func(again time.Duration) {
+		if again == 0 {
+			return
+		}
+		back = time.After(again)
+		for name := range inv.unsettled() {
+			dirty[name] = dirty[name] || false
+			if again == udevRetry && !told[name] {
+				told[name] = true
+				inv.log.Info("A disk is not shown before udev has finished with it, which may give it another name", "device", name)
+			}
+		}
+	}
+	look := func() {
+		timer, back = nil, nil
+		began := time.Now()
+		var again time.Duration
+		var err error
+		if all {
+			again, err = inv.rescan(ctx)
+		} else {
+			again, err = inv.refresh(ctx, dirty)
+		}
+		if err != nil && ctx.Err() == nil {
+			inv.log.Error(err, "cannot look at the block devices; trying again")
+			all, again = true, time.Second
+		} else {
+			all = false
+			clear(dirty)
+			if again == 0 {
+				clear(told)
+			}
+		}
+		rested = time.Now().Add(min(restFactor*time.Since(began), longestRest))
+		comeBack(again)
+	}
+	comeBack(again)
 	for {
 		select {
 		case change, open := <-watcher.Changes():
@@ -70,45 +113,31 @@ func (inv *Inventory) follow(ctx context.Context, watcher *block.Watcher, tables
 			}
 			rested = time.Now().Add(min(restFactor*time.Since(began), longestRest))
 		case <-timer:
-			timer = nil
-			began := time.Now()
-			var again time.Duration
-			var err error
-			if all {
-				err = inv.rescan(ctx)
-			} else {
-				again, err = inv.refresh(ctx, dirty)
-			}
-			if err != nil && ctx.Err() == nil {
-				inv.log.Error(err, "cannot look at the block devices; trying again")
-				all, again = true, time.Second
-			} else {
-				all = false
-				clear(dirty)
-			}
-			rested = time.Now().Add(min(restFactor*time.Since(began), longestRest))
-			if again > 0 {
-				timer = time.After(again)
-				for name := range inv.unsettled() {
-					dirty[name] = dirty[name] || false
-				}
-			}
+			look()
+		case <-back:
+			look()
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-// rescan reads every device.
-func (inv *Inventory) rescan(ctx context.Context) error {
+// rescan reads every device. It returns when to come back for devices that udev has not finished
+// with, 0 if there are none.
+func (inv *Inventory) rescan(ctx context.Context) (again time.Duration, err error) {
 	began := time.Now()
 	devices, err := inv.sysfs.Devices(ctx)
 	inv.metrics.scanned(time.Since(began), err)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	inv.mu.Lock()
 	defer inv.mu.Unlock()
+	came := began
+	if len(inv.devices) == 0 {
+		// What was there before us has had its time with udev.
+		came = began.Add(-weakPatience)
+	}
 	mirror := block.NewTopology(devices)
 	for name := range mirror {
 		inv.generation[name]++
@@ -118,18 +147,17 @@ func (inv *Inventory) rescan(ctx context.Context) error {
 			inv.forget(name)
 		}
 	}
-	for name := range mirror {
-		if _, found := inv.seen[name]; !found {
-			// What was there before us has had its time with udev.
-			inv.seen[name] = began.Add(-weakPatience)
+	for name, d := range mirror {
+		if old := inv.devices[name]; old == nil || old.DiskSeq != d.DiskSeq {
+			inv.seen[name] = came
 		}
 	}
 	inv.mirror(mirror)
-	inv.reindex(nil)
+	again = inv.reindex(nil)
 	for name := range inv.disks {
 		inv.queue.Add(name)
 	}
-	return nil
+	return again, nil
 }
 
 // refresh reads the devices that are named and their parents and parts, and of those
@@ -287,7 +315,10 @@ func (inv *Inventory) reindex(read map[string]*block.Device) (again time.Duratio
 	return again
 }
 
-// patience is how long a device still waits for udev.
+// patience is how long a device still waits for udev: without end where udev runs and may know
+// something that gives the device another identity. Under the one that it has before that, a disk
+// that holds data of Berth's would be shown as a new one. A disk that is claimed by that name is
+// shown all the same, though not at once.
 func (inv *Inventory) patience(d *block.Device, identity block.Identity, now time.Time) time.Duration {
 	if d.UdevInitialized || !inv.hasUdev() {
 		return 0
@@ -296,7 +327,19 @@ func (inv *Inventory) patience(d *block.Device, identity block.Identity, now tim
 	if identity.Weak {
 		limit = weakPatience
 	}
-	return max(0, limit-now.Sub(inv.seen[d.KernelName]))
+	if left := limit - now.Sub(inv.seen[d.KernelName]); left > 0 {
+		return left
+	}
+	if block.MayChange(d, identity) && inv.udevRuns() && !inv.isClaimed(block.Name(inv.opts.NodeName, identity)) {
+		return udevRetry
+	}
+	return 0
+}
+
+// isClaimed reports whether somebody holds, or held, the disk of a name. inv.mu is held.
+func (inv *Inventory) isClaimed(name string) bool {
+	d := inv.disks[name]
+	return d != nil && d.object != nil && d.object.Spec.ClaimRef != nil
 }
 
 // unsettled are the devices that still wait for udev.

@@ -217,7 +217,7 @@ func (inv *testInventory) start(t testing.TB) {
 // walk looks at all devices and brings all objects up to date.
 func (inv *testInventory) walk(t testing.TB) {
 	t.Helper()
-	if err := inv.rescan(t.Context()); err != nil {
+	if _, err := inv.rescan(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	inv.settleAll(t)

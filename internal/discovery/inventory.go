@@ -219,7 +219,8 @@ func (inv *Inventory) Start(ctx context.Context) error {
 	if err := inv.listen(ctx); err != nil {
 		return err
 	}
-	if err := inv.rescan(ctx); err != nil {
+	again, err := inv.rescan(ctx)
+	if err != nil {
 		return err
 	}
 	inv.expectAll()
@@ -229,7 +230,7 @@ func (inv *Inventory) Start(ctx context.Context) error {
 	}
 	tables := make(chan struct{}, 1)
 	workers.Go(func() { inv.watchTables(ctx, tables) })
-	err = inv.follow(ctx, watcher, tables)
+	err = inv.follow(ctx, watcher, tables, again)
 	inv.queue.ShutDown()
 	workers.Wait()
 	return err

@@ -356,7 +356,7 @@ func TestReadinessIsTold(t *testing.T) {
 				host.addDisk("vd"+string(rune('b'+i)), serial, 16*i, 1<<30)
 			}
 			inv := newTestInventory(t, host, newFakeClient(t))
-			if err := inv.rescan(t.Context()); err != nil {
+			if _, err := inv.rescan(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			changed, cancel := inv.Subscribe()

@@ -333,7 +333,7 @@ func TestDiscoveryWritesNothing(t *testing.T) {
 	inv := startLive(t, newFakeClient(t))
 	await(t, inv, disk.name(), "attached", reasonIs(v1alpha1.ReasonHasContent))
 	for range 20 {
-		if err := inv.rescan(t.Context()); err != nil {
+		if _, err := inv.rescan(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := inv.Resolve(t.Context(), disk.name()); err != nil {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -291,5 +292,12 @@ func (inv *Inventory) report(old, bd *v1alpha1.BlockDevice) {
 // hasUdev tells whether the host runs udev at all.
 func (inv *Inventory) hasUdev() bool {
 	_, err := os.Stat(inv.sysfs.UdevDirectory())
+	return err == nil
+}
+
+// udevRuns tells whether somebody answers where udev's daemon does, so that it will come to a
+// device with which it has not finished.
+func (inv *Inventory) udevRuns() bool {
+	_, err := os.Stat(filepath.Join(filepath.Dir(inv.sysfs.UdevDirectory()), "control"))
 	return err == nil
 }

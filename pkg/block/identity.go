@@ -84,6 +84,22 @@ func IdentifyPartition(partition, disk *Device) Identity {
 	return identity
 }
 
+// MayChange reports whether the identity that a device has now can be another one when udev has
+// finished with it: udev may know a serial number, a WWN, a vendor or the UUID of a partition that
+// the kernel does not. What the kernel itself says first is left as it is.
+func MayChange(d *Device, identity Identity) bool {
+	if d.UdevInitialized {
+		return false
+	}
+	switch identity.Scheme {
+	case SchemeNGUID, SchemeEUI64, SchemeWWN:
+		return d.Type == TypePartition || identity.Scheme == SchemeWWN && genuine(d.Serial) == ""
+	case SchemeDMUUID, SchemeMDUUID, SchemeLoopFile, SchemePartUUID:
+		return d.Type == TypePartition && identity.Scheme != SchemePartUUID
+	}
+	return true
+}
+
 // placeOf names the slot, not the disk: what is in it may be another one after
 // the next boot.
 func placeOf(d *Device) Identity {

@@ -43,9 +43,6 @@ func (b *Backend) adopt(ctx context.Context, spec volume.Spec, dir string) (prom
 	}
 	root, p, err := b.find(ctx, spec.ID, nil)
 	if errors.Is(err, volume.ErrNotFound) {
-		if err := b.requireAdoptable(dir); err != nil {
-			return promise{}, err
-		}
 		p = newPromise(spec)
 		p.AdoptedFrom = dir
 		root, err = b.open(ctx)
@@ -65,6 +62,10 @@ func (b *Backend) adopt(ctx context.Context, spec volume.Spec, dir string) (prom
 			return promise{}, err
 		}
 	case errors.Is(err, volume.ErrNotFound):
+		// Also of one that was promised before: somebody may have made a root in it since.
+		if err := b.requireAdoptable(dir); err != nil {
+			return promise{}, err
+		}
 		p.SizeBytes = max(p.SizeBytes, spec.SizeBytes)
 		p, release, err = b.takeIn(ctx, root, p, spec.Limited)
 		if err != nil {
@@ -87,6 +88,9 @@ func (p promise) origin() string {
 // takeUp goes on with a volume whose directory an earlier call has moved. The project is
 // nobody else's until release is called.
 func (b *Backend) takeUp(root *os.Root, p promise) (_ promise, release func(), err error) {
+	if err := b.syncPlace(root, p); err != nil {
+		return p, func() {}, err
+	}
 	if !p.counted() {
 		return p, func() {}, nil // the root enforced nothing when it was promised
 	}

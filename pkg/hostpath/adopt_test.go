@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -174,6 +175,58 @@ func TestAdoptKilledAtEveryStep(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Killed between the renaming and what makes that durable, the next call makes it so before it says
+// that the volume is there.
+func TestAdoptMakesDurableWhatWasMoved(t *testing.T) {
+	t.Parallel()
+	for name, newPool := range map[string]func(*testing.T) *pool{"limited": limitedBeside, "unlimited": newPool} {
+		for n := 0; ; n++ {
+			p := newPool(t)
+			dir := handed(t, p)
+			p.taken()
+			dead := p.crashAt(t, n)
+			_, _ = adopt(t, p, 1, dir, mib)
+			if !dead() {
+				t.Fatalf("%s: it was not killed where it should have been", name)
+			}
+			if steps := p.taken(); len(steps) == 0 || steps[len(steps)-1] != "move in" {
+				continue
+			}
+			p.restart(t)
+			_, err := adopt(t, p, 1, dir, mib)
+			must(t, err)
+			if steps := p.taken(); !slices.Contains(steps, "sync the place") {
+				t.Errorf("%s: the steps are %q", name, steps)
+			}
+			break
+		}
+	}
+}
+
+// Between the promise and the renaming somebody has made a root in the directory: it stays where it is.
+func TestAdoptWithARootInIt(t *testing.T) {
+	t.Parallel()
+	for n := 0; ; n++ {
+		p := newPool(t)
+		dir := handed(t, p)
+		p.taken()
+		p.crashAt(t, n)
+		_, err := adopt(t, p, 1, dir, mib)
+		if err == nil {
+			t.Fatal("it was not killed where it should have been")
+		}
+		if steps := p.taken(); len(steps) == 0 || steps[len(steps)-1] != "sync promise" {
+			continue
+		}
+		p.restart(t)
+		p.roots = []string{path.Join(dir, "a/b")}
+		if _, err := adopt(t, p, 1, dir, mib); !errors.Is(err, volume.ErrNotAdoptable) || !exists(t, dir) {
+			t.Errorf("got %v, want ErrNotAdoptable", err)
+		}
+		return
 	}
 }
 

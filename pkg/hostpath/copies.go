@@ -371,7 +371,7 @@ func (b *Backend) place(root *os.Root, work string, p promise) error {
 	return b.move(root, work, treeName, parent, name)
 }
 
-// syncPlace makes durable that a copy is in its place: a killed call may have renamed it.
+// syncPlace makes durable that a directory is in its place: a killed call may have renamed it.
 func (b *Backend) syncPlace(root *os.Root, p promise) error {
 	if err := b.step("sync the place"); err != nil {
 		return err

@@ -96,6 +96,9 @@ func (b *Backend) moveAway(root *os.Root, p promise) error {
 			return b.retain(root, p)
 		}
 	}
+	if err := b.unlimit(root, parent, name, p); err != nil {
+		return fmt.Errorf("give up the limit of project %d: %w", p.Project, err)
+	}
 	if err := b.step("move to trash"); err != nil {
 		return err
 	}

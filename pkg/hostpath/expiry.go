@@ -91,6 +91,9 @@ func (b *Backend) tend(root *os.Root, entry string, counted time.Duration) (left
 	if err := b.requireUnused(path.Join(retainedDir, r.Entry)); err != nil {
 		return 0, err
 	}
+	if err := b.unlimit(root, retainedDir, r.Entry, r.Volume); err != nil {
+		return 0, fmt.Errorf("give up the limit of project %d: %w", r.Volume.Project, err)
+	}
 	if err := b.step("expire"); err != nil {
 		return 0, err
 	}

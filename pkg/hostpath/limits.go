@@ -154,8 +154,9 @@ func (b *Backend) takeProject(root *os.Root, p promise) (_ promise, release func
 	}, nil
 }
 
-// freeProject finds a project that nothing is counted by, nobody is about to use, and no other
-// volume of the root has, and takes it.
+// freeProject finds a project that nothing is counted by, nobody is about to use, no other
+// volume of the root has, and nothing is limited by, and takes it. What is limited may be the
+// project of a volume of another root, whose pod has taken its files out of the count.
 func (b *Backend) freeProject(root *os.Root, dir int, p promise, others map[uint32]bool) (uint32, error) {
 	b.projects.mu.Lock()
 	defer b.projects.mu.Unlock()
@@ -166,7 +167,7 @@ func (b *Backend) freeProject(root *os.Root, dir int, p promise, others map[uint
 			return false, nil
 		}
 		u, err := b.Quotas.Usage(dir, project)
-		if err != nil || u.Inodes > 0 || u.UsedBytes > 0 {
+		if err != nil || u.Inodes > 0 || u.UsedBytes > 0 || u.LimitBytes > 0 {
 			return false, err
 		}
 		taken.projects[project] = true
@@ -349,11 +350,45 @@ func (b *Backend) assign(fd int, p promise) error {
 	return b.Quotas.Assign(fd, p.Project)
 }
 
-// unlimit gives up the limit of a deleted volume, before it is removed: as long as files are
-// counted by its project nobody else gets that.
-func (b *Backend) unlimit(trash int, name string) error {
+// unlimit gives up the limit of a volume that lies at a place, before it goes into the trash: as
+// long as files are counted by its project nobody else gets that. It is the project that is
+// written down, and only where the directory has it, too: a pod may give its directory that of
+// another volume, whose limit it is then, and may have taken all it had out of its own, which
+// then can be somebody else's. For subvolumes see
+// unlimitSubvolume.
+func (b *Backend) unlimit(root *os.Root, parent, name string, p promise) error {
+	if p.Project == 0 {
+		return nil
+	}
+	return withRealDir(root, parent, func(parentFD int) error {
+		if b.Quotas.Check(parentFD) != nil {
+			return nil // nothing is limited there
+		}
+		fd, err := openDir(parentFD, name)
+		if err != nil {
+			return nil // whoever moves it says what is wrong
+		}
+		defer closeFD(fd)
+		project, _, err := b.Quotas.ProjectOf(fd)
+		if err != nil {
+			return err
+		}
+		if project != p.Project {
+			b.Log.Warn("The directory of a deleted volume has another project than it was given; the limits of both are left", "root", b.Root,
+				"volume", p.Name, "project", p.Project, "found", project)
+			return nil
+		}
+		if err := b.step("unlimit"); err != nil {
+			return err
+		}
+		return b.Quotas.SetLimit(parentFD, p.Project, 0)
+	})
+}
+
+// unlimitSubvolume gives up the limit of a subvolume in the trash, before it is removed.
+func (b *Backend) unlimitSubvolume(trash int, name string) error {
 	entry, err := b.countedIn(trash, name)
-	if err != nil || !entry.counted() {
+	if err != nil || entry.subvolume == 0 {
 		return err
 	}
 	u, err := b.trashUsage(trash, entry)
@@ -363,10 +398,7 @@ func (b *Backend) unlimit(trash int, name string) error {
 	if err := b.step("unlimit"); err != nil {
 		return err
 	}
-	if entry.subvolume != 0 {
-		return b.Groups.SetLimit(trash, entry.subvolume, 0)
-	}
-	return b.Quotas.SetLimit(trash, entry.project, 0)
+	return b.Groups.SetLimit(trash, entry.subvolume, 0)
 }
 
 // countedIn returns what a directory in an open one, such as a deleted volume, is counted by,

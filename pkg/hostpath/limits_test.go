@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -282,6 +283,77 @@ func TestLimitIsDurable(t *testing.T) {
 		if durable := slices.Index(steps, "write behind the limit"); durable < 0 || durable > slices.Index(steps, "limit") {
 			t.Errorf("%s: nothing is made durable after the limit; the steps, the last one first, are %q", name, steps)
 		}
+	}
+}
+
+// A pod that is root may give its directory whatever project, and it is another volume's. That
+// keeps its limit when the pod's volume is deleted, and its project.
+func TestLimitOfAnotherStays(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		retainFor time.Duration
+		deep      bool
+	}{
+		"deleted":  {},
+		"retained": {retainFor: time.Hour},
+		"deep":     {deep: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			q := newQuotas(t.TempDir())
+			p := startPool(t, &pool{root: path.Join(q.top, "pool"), used: map[string]bool{}, quotas: q, retainFor: tc.retainFor})
+			victim := create(t, p, 1, mib)
+			theirs, _ := q.of(t, p, victim)
+			rec, err := p.backend.Create(t.Context(), volume.Spec{
+				ID: volumetest.ID(2), Name: "pvc", SizeBytes: mib, Access: volume.AccessFilesystem, Limited: true, RetainFor: tc.retainFor,
+			})
+			must(t, err)
+			own, _ := q.of(t, p, rec)
+			dir := path.Join(p.root, rec.Hostpath.Directory)
+			if tc.deep {
+				dir += strings.Repeat("/deep", 600)
+			}
+			must(t, os.MkdirAll(path.Join(dir, "some"), 0o755))
+			if tc.deep {
+				must(t, filepath.WalkDir(path.Join(p.root, rec.Hostpath.Directory), func(name string, _ fs.DirEntry, err error) error {
+					var st unix.Stat_t
+					must(t, errors.Join(err, unix.Lstat(name, &st)))
+					if name != path.Join(p.root, rec.Hostpath.Directory) {
+						q.projects[st.Ino] = theirs
+					}
+					return nil
+				}))
+			} else {
+				var st unix.Stat_t
+				must(t, unix.Stat(dir, &st))
+				q.projects[st.Ino] = theirs
+			}
+			must(t, p.backend.Delete(t.Context(), volumetest.ID(2), &rec, volume.WipeNone))
+			p.settle(t)
+			if project, limitBytes := q.of(t, p, victim); project != theirs || limitBytes != mib {
+				t.Fatalf("the other volume, of project %d, is limited to %d bytes", project, limitBytes)
+			}
+			if u, err := q.Usage(0, own); err != nil || tc.deep && u.LimitBytes != 0 {
+				t.Fatalf("its own project: %+v, %v", u, err)
+			}
+		})
+	}
+}
+
+// A volume that has taken all it has out of its project keeps it: no volume of another root on
+// the filesystem gets it.
+func TestProjectThatNothingIsCountedBy(t *testing.T) {
+	t.Parallel()
+	q := newQuotas(t.TempDir())
+	one := startPool(t, &pool{root: path.Join(q.top, "one"), used: map[string]bool{}, quotas: q})
+	two := startPool(t, &pool{root: path.Join(q.top, "two"), used: map[string]bool{}, quotas: q})
+	rec := create(t, one, 1, mib)
+	own, _ := q.of(t, one, rec)
+	var st unix.Stat_t
+	must(t, unix.Stat(path.Join(one.root, rec.Hostpath.Directory), &st))
+	q.projects[st.Ino] = 0
+	if other, _ := q.of(t, two, create(t, two, 2, mib)); other == own {
+		t.Fatalf("both have project %d", own)
 	}
 }
 

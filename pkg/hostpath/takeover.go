@@ -182,6 +182,11 @@ func (b *Backend) endTakeOver(root *os.Root, p promise) error {
 	case !errors.Is(err, volume.ErrNotFound):
 		return err
 	}
+	// It must be durable that the directory was moved: after a loss of power it could be where only
+	// the old promise leads.
+	if err := b.syncPlace(root, p); err != nil {
+		return err
+	}
 	if old.Path != "" {
 		if err := b.removeParents(root, old.Path); err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"testing"
 
@@ -92,6 +93,34 @@ func TestTakeOver(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The old promise does not end before it is durable that the directory was moved, also where a killed
+// call has moved it.
+func TestTakeOverMakesDurableWhatWasMoved(t *testing.T) {
+	t.Parallel()
+	for n := 0; ; n++ {
+		p := newPool(t)
+		create1(t, p)
+		identity := identityOf(t, p)
+		p.taken()
+		dead := p.crashAt(t, n)
+		_, _ = takeOver(t, p, 2, identity)
+		if !dead() {
+			t.Fatal("it was not killed where it should have been")
+		}
+		if steps := p.taken(); len(steps) == 0 || steps[len(steps)-1] != "take over" || !exists(t, path.Join(p.root, "volumes", volumetest.ID(2))) {
+			continue
+		}
+		p.restart(t)
+		_, err := takeOver(t, p, 2, identity)
+		must(t, err)
+		steps := p.taken()
+		if durable := slices.Index(steps, "sync the place"); durable < 0 || durable > slices.Index(steps, "remove promise") {
+			t.Errorf("the steps are %q", steps)
+		}
+		return
 	}
 }
 

@@ -161,7 +161,7 @@ func (b *Backend) emptyTrash(ctx context.Context) error {
 
 func (b *Backend) removeFromTrash(ctx context.Context, root *os.Root, name string, pace *pace) error {
 	return withDir(root, trashDir, func(trash int) error {
-		if err := b.unlimit(trash, name); err != nil {
+		if err := b.unlimitSubvolume(trash, name); err != nil {
 			return fmt.Errorf("remove %s: %w", path.Join(b.Root, trashDir, name), err)
 		}
 		r := remover{

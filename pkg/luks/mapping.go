@@ -36,6 +36,11 @@ type Mapping struct {
 	Device string
 }
 
+// ErrGone: the open device lies on one that the kernel does not have any more, a disk that was
+// pulled out. What is read from it or written to it fails, and a disk that is put back is another
+// device, whatever its number. It is a volume.ErrIdentity.
+var ErrGone = fmt.Errorf("%w: what it lies on is gone", volume.ErrIdentity)
+
 // Name of the device in /dev/mapper.
 func (m Mapping) Name() string { return namePrefix + m.ID }
 
@@ -67,7 +72,7 @@ type Opened struct {
 // is not. It starts no program.
 //
 // volume.ErrIdentity: a device of that name is of another header, or lies on another
-// device.
+// device. ErrGone: it lies on one that is gone; see Close.
 func (c *Client) Find(ctx context.Context, m Mapping) (opened Opened, ok bool, err error) {
 	if err := m.validate(); err != nil {
 		return Opened{}, false, err
@@ -119,16 +124,47 @@ func (c *Client) describe(m Mapping, device dm.Device) (Opened, error) {
 	if !slices.Equal(below, []string{on}) {
 		return Opened{}, fmt.Errorf("%w: %s lies on the devices %v, and the volume is on %s (%s)", volume.ErrIdentity, m.Name(), below, on, m.Device)
 	}
-	// The name holds the volume's ID, so it cannot come to mean another volume between now
-	// and its use. /dev/dm-N is made by the kernel itself and stands in while udev is late.
-	path := "/dev/mapper/" + m.Name()
-	if at, err := c.number(path); err != nil || at != number {
-		path = fmt.Sprintf("/dev/dm-%d", device.Minor)
+	// A disk that was put back and got the number and the name of before knows nothing of what
+	// lies on the one that is gone.
+	holder := filepath.Join(c.path("/sys/dev/block", on), "holders", fmt.Sprintf("dm-%d", device.Minor))
+	if _, err := os.Lstat(holder); errors.Is(err, fs.ErrNotExist) {
+		return Opened{}, fmt.Errorf("%s was opened on %s, which has another disk now: %w", m.Name(), m.Device, ErrGone)
+	} else if err != nil {
+		return Opened{}, fmt.Errorf("find what lies on %s: %w", m.Device, err)
 	}
-	return Opened{Path: path, SizeBytes: sectors * sectorBytes, Suspended: device.Suspended}, nil
+	return Opened{Path: c.node(m, device), SizeBytes: sectors * sectorBytes, Suspended: device.Suspended}, nil
 }
 
-// below returns the numbers of the devices that a device lies on.
+// node is the path of an open device. Its name holds the volume's ID, so it cannot come to mean
+// another volume between now and its use. /dev/dm-N is made by the kernel itself and stands in
+// while udev is late.
+func (c *Client) node(m Mapping, device dm.Device) string {
+	path := "/dev/mapper/" + m.Name()
+	if at, err := c.number(path); err != nil || at != fmt.Sprintf("%d:%d", device.Major, device.Minor) {
+		path = fmt.Sprintf("/dev/dm-%d", device.Minor)
+	}
+	return path
+}
+
+// Node returns the path of the open device of a volume's ID, whatever it lies on; "" when it is
+// not open.
+func (c *Client) Node(id string) (string, error) {
+	if err := volume.ValidateID(id); err != nil {
+		return "", err
+	}
+	m := Mapping{ID: id}
+	device, err := c.control().Device(m.Name())
+	if errors.Is(err, volume.ErrNotFound) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return c.node(m, device), nil
+}
+
+// below returns the numbers of the devices that a device lies on, ErrGone where the kernel does
+// not have one of them any more: then the link to it leads nowhere.
 func (c *Client) below(directory string) ([]string, error) {
 	entries, err := os.ReadDir(filepath.Join(directory, "slaves"))
 	if err != nil {
@@ -136,7 +172,13 @@ func (c *Client) below(directory string) ([]string, error) {
 	}
 	var numbers []string
 	for _, entry := range entries {
-		number, err := readText(filepath.Join(directory, "slaves", entry.Name(), "dev"))
+		link := filepath.Join(directory, "slaves", entry.Name())
+		number, err := readText(filepath.Join(link, "dev"))
+		if errors.Is(err, fs.ErrNotExist) {
+			if _, linkErr := os.Lstat(link); linkErr == nil {
+				return nil, fmt.Errorf("%s: %w", entry.Name(), ErrGone)
+			}
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -185,7 +185,8 @@ func examine(req FormatRequest) (found state, err error) {
 }
 
 // eraseRemains zeroes head and tail after a mkfs that was killed, so that the next
-// one does not take its leavings for somebody's filesystem and refuse.
+// one does not take its leavings for somebody's filesystem and refuse, as those of xfs
+// and btrfs do.
 //
 // What the record calls remains is looked at once more, by libblkid, which knows
 // more signatures than this package: mkfs leaves none but its own, so that any

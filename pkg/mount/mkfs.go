@@ -22,8 +22,11 @@ const (
 
 var uuidPattern = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 
-// mkfs is the command that makes the filesystem. No option forces it: mkfs looks at
-// the device once more by itself and refuses what it takes for content.
+// mkfs is the command that makes the filesystem. No option forces it: each mkfs refuses a device
+// that is mounted or held by somebody, and mkfs.xfs and mkfs.btrfs refuse what they take for
+// content. mke2fs does not: it asks about what it finds, and only somebody at a terminal
+// (misc/mke2fs.c: CHECK_FS_EXIST needs isatty), otherwise it overwrites it without a word. For
+// ext4, what Format has seen is all that there is.
 func mkfs(req FormatRequest) (hostexec.Command, error) {
 	if err := requirePath(req.Device); err != nil {
 		return hostexec.Command{}, err
