@@ -60,8 +60,7 @@ func (l *lanes) through(f reconcile.Func, poolOf func(ctx context.Context, name 
 		}
 		go func() {
 			job.result, job.err = guarded(ctx, f, req)
-			next := l.leave(pool, req.Name, job)
-			if next != "" {
+			for _, next := range l.leave(pool, req.Name, job) {
 				queue.add(next)
 			}
 			if job.left {
@@ -148,20 +147,22 @@ func (l *lanes) enter(pool, name string) *run {
 	return job
 }
 
-// leave ends a run, and returns the volume that waits for its place, "" for none.
-func (l *lanes) leave(pool, name string, job *run) (next string) {
+// leave ends a run, and returns the volumes that may come in now. One that is gone meanwhile, or
+// has nothing to do any more, does not come: so all are called when the lane is empty, for then
+// nobody else would call them.
+func (l *lanes) leave(pool, name string, job *run) (next []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.runs, name)
 	close(job.done)
 	in := l.pools[pool]
 	in.running--
-	if len(in.waiting) > 0 {
-		next, in.waiting = in.waiting[0], in.waiting[1:]
-	}
-	if in.running == 0 && len(in.waiting) == 0 {
+	called := min(len(in.waiting), laneWidth-in.running)
+	if in.running == 0 {
+		called = len(in.waiting)
 		delete(l.pools, pool)
 	}
+	next, in.waiting = slices.Clone(in.waiting[:called]), in.waiting[called:]
 	return next
 }
 

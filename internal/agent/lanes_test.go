@@ -187,3 +187,45 @@ func TestLanesTellTheQueueWhatCameLate(t *testing.T) {
 		})
 	}
 }
+
+// Volumes that wait for a place and are gone when they are called leave it to those behind them.
+func TestLaneDoesNotWaitForWhoIsGone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var gone atomic.Bool
+		var calls atomic.Int32
+		right := make(chan struct{})
+		queue := &queueHandle{}
+		poolOf := func(_ context.Context, name string) string {
+			if gone.Load() && name[0] == 'w' {
+				return ""
+			}
+			return "dirs"
+		}
+		stop := workers(t, new(lanes).through(func(_ context.Context, req reconcile.Request) (reconcile.Result, error) {
+			<-right
+			if req.Name[0] == 'b' {
+				calls.Add(1)
+			}
+			return reconcile.Result{}, nil
+		}, poolOf, queue), queue)
+		add := func(kind string, n int) {
+			for i := range n {
+				queue.add(fmt.Sprintf("%s-%d", kind, i))
+			}
+			<-time.After(time.Minute)
+		}
+		const behind = 3 * laneWidth
+		add("first", laneWidth)
+		add("waits", 2*laneWidth)
+		add("behind", behind)
+		gone.Store(true)
+		close(right)
+		<-time.After(time.Minute)
+		if n := calls.Load(); n != behind {
+			t.Errorf("%d of %d were called", n, behind)
+		}
+		stop()
+		<-time.After(time.Minute)
+	})
+}
