@@ -215,8 +215,8 @@ func (b *Backend) Locate(ctx context.Context, id string, rec volume.Record) (vol
 	if err != nil {
 		return volume.Location{}, fmt.Errorf("locate %s/%s: %w", b.group.GroupName, id, err)
 	}
-	// A thick one that has another name may be a volume that was deleted.
-	if ok && loc.SizeBytes >= rec.SizeBytes && (b.queue.thin != nil || strings.HasSuffix(loc.Device, dmName(rec.LVM.VGName, rec.LVM.LVName))) {
+	// One that has another name was deleted, or is somebody else's by now.
+	if ok && loc.SizeBytes >= rec.SizeBytes && strings.HasSuffix(loc.Device, dmName(rec.LVM.VGName, rec.LVM.LVName)) {
 		return loc, nil
 	}
 	g, lv, err := b.look(ctx, id, id, &rec)
