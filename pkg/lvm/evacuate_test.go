@@ -222,6 +222,14 @@ func TestChangesOfWhatIsMoved(t *testing.T) {
 		t.Errorf("grow: %v", err)
 	}
 	other := r.create(2, 2*raidMiB)
+	r.vg.Edit(r.vg.Name, func(e *lvmtest.Editor) { e.Deactivate(volumetest.ID(2)) })
+	if _, err := r.b.Locate(t.Context(), volumetest.ID(2), other); err != nil {
+		t.Errorf("activate another one: %v", err)
+	}
+	processes := r.vg.Processes()
+	if s := r.evacuate(lvm.EvacuateOptions{Empty: []string{emptied}})[0]; !s.Moving || r.vg.Processes() != processes {
+		t.Errorf("after that %+v, seen by %d processes", s, r.vg.Processes()-processes)
+	}
 	if err := r.b.Delete(t.Context(), volumetest.ID(2), &other, volume.WipeZero); err != nil {
 		t.Errorf("delete another one: %v", err)
 	}

@@ -252,6 +252,12 @@ func (q *queue) act(ctx context.Context, settings []string, commands [][]string)
 			return nil, stderr, err
 		}
 		q.known = g
+		if q.segmented.Load() && !g.withSegments {
+			// What was done is known all the same.
+			if whole, err := q.observe(ctx); err == nil {
+				g = whole
+			}
+		}
 		return g, stderr, nil
 	}
 	if errors.Is(actErr, volume.ErrToolMissing) || errors.Is(actErr, volume.ErrInvalid) {
