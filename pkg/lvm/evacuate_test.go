@@ -346,6 +346,21 @@ func TestEvacuateManyVolumes(t *testing.T) {
 	r.reads("here")
 }
 
+// While a thin pool is moved the kernel tells of it in time.
+func TestEvacuateThinPoolKeepsItsLowWaterMark(t *testing.T) {
+	t.Parallel()
+	r := evacuations["thin"](t)
+	tend(t, r.b)
+	r.vg.SetSlowCopy(true)
+	if s := r.evacuate(lvm.EvacuateOptions{Empty: []string{emptied}})[0]; !s.Moving {
+		t.Fatalf("got %+v", s)
+	}
+	before := len(r.vg.Commands())
+	if state := tend(t, r.b); state.Usage.LowWaterBlocks == 0 || len(r.vg.Commands()) != before {
+		t.Errorf("got %+v, after %q", state, r.vg.Commands()[before:])
+	}
+}
+
 // A thin pool takes all the room there is, but for what a disk needs that is being emptied.
 func TestEvacuateThinPoolThatTakesAll(t *testing.T) {
 	t.Parallel()
