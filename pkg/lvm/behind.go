@@ -80,7 +80,7 @@ func (g *Group) old(lv *LogicalVolume) string {
 			switch {
 			case lacks[legNumber(image.Name)]:
 				without[i] = true
-			case slices.Contains(g.behind, image.UUID):
+			case slices.Contains(g.imagesBehind(), image.UUID):
 				without[i] = true
 				old = append(old, strings.Join(image.Devices, " and "))
 			}
@@ -101,7 +101,7 @@ func (b *Backend) noteBehind(ctx context.Context, g *Group) error {
 		return nil
 	}
 	behind := map[string]bool{}
-	for _, uuid := range g.behind {
+	for _, uuid := range g.imagesBehind() {
 		behind[uuid] = true
 	}
 	before := maps.Clone(behind)
@@ -121,8 +121,7 @@ func (b *Backend) noteBehind(ctx context.Context, g *Group) error {
 	if maps.Equal(before, behind) {
 		return nil
 	}
-	g.behind = slices.Sorted(maps.Keys(behind))
-	return b.queue.keepBehind(g)
+	return b.queue.keepBehind(g, slices.Sorted(maps.Keys(behind)))
 }
 
 // judgeBehind changes which legs of an active volume are behind.
@@ -162,18 +161,28 @@ func (lv *LogicalVolume) judgeBehind(status dm.Raid, behind map[string]bool) {
 	}
 }
 
-// keepBehind changes which legs are behind in what the journal holds of a group, once it
-// holds anything.
-func (q *queue) keepBehind(g *Group) error {
+// keepBehind changes which legs are behind in what the journal holds of a group. Where it
+// holds nothing, as after an operator has taken it away, it gets no generation by that: there is
+// no way back to one, and none is older.
+func (q *queue) keepBehind(g *Group, behind []string) error {
 	q.keeping.Lock()
 	defer q.keeping.Unlock()
-	kept, found, err := q.journal.Kept(g.UUID)
-	if err == nil && found {
-		kept.Behind = g.behind
+	kept, _, err := q.journal.Kept(g.UUID)
+	if err == nil {
+		kept.GroupUUID, kept.Behind = g.UUID, behind
 		err = q.journal.Keep(kept)
 	}
 	if err != nil {
 		return fmt.Errorf("write down which disks of %s miss what is written now: %w", g.Name, err)
 	}
+	q.behind.Store(&behind)
 	return nil
+}
+
+// imagesBehind are the UUIDs of the images that are behind.
+func (g *Group) imagesBehind() []string {
+	if g.behind == nil {
+		return nil
+	}
+	return *g.behind.Load()
 }

@@ -115,6 +115,29 @@ func TestNewLegIsNotTheVolume(t *testing.T) {
 	r.reads("here")
 }
 
+// Also where the journal holds nothing: an operator who has decided that an old disk is to be used
+// has taken away what it held, and no change of the group was made since.
+func TestOldLegsAreKnownWithoutAGeneration(t *testing.T) {
+	t.Parallel()
+	r := newRaid(t, lvm.LayoutMirror, 2)
+	r.vg.Journal().Forget(r.vg.UUID)
+	r.restart()
+	r.locate()
+	r.missing(true, "/dev/vdb")
+	r.mend(false)
+	r.write("then")
+	r.missing(false, "/dev/vdb")
+	r.missing(true, "/dev/vdc")
+	r.restart()
+	r.wantOld("/dev/vdb")
+	r.missing(false, "/dev/vdc")
+	r.reads("then")
+	r.rec = r.create(2, raidMiB)
+	if kept, found, err := r.vg.Journal().Kept(r.vg.UUID); err != nil || !found || kept.Seqno == 0 {
+		t.Errorf("after a change the journal holds %+v, %v, %v", kept, found, err)
+	}
+}
+
 // What is known of a leg ends with it.
 func TestOldLegsAreReplaced(t *testing.T) {
 	t.Parallel()
