@@ -115,6 +115,28 @@ func TestNewLegIsNotTheVolume(t *testing.T) {
 	r.reads("here")
 }
 
+// Nor is a new leg made of it, where the whole one has been away for so long that it is given up.
+func TestNothingIsMadeOfOldLegs(t *testing.T) {
+	t.Parallel()
+	r := newRaid(t, lvm.LayoutMirror, 2)
+	r.missing(true, "/dev/vdb")
+	r.mend(false)
+	r.write("then")
+	r.missing(false, "/dev/vdb")
+	r.vg.SetSlowRebuild(true)
+	r.join("/dev/vdz")
+	if state := r.mend(false); state.RebuildingVolumes != 1 {
+		t.Fatalf("got %+v", state)
+	}
+	r.missing(true, "/dev/vdc")
+	if state := r.mend(true); state.Repaired+state.DroppedDevices > 0 || !strings.Contains(state.Old, "(/dev/vdb)") {
+		t.Errorf("made whole from what is old: %+v", state)
+	}
+	r.missing(false, "/dev/vdc")
+	r.vg.SetSlowRebuild(false)
+	r.reads("then")
+}
+
 // Also where the journal holds nothing: an operator who has decided that an old disk is to be used
 // has taken away what it held, and no change of the group was made since.
 func TestOldLegsAreKnownWithoutAGeneration(t *testing.T) {
