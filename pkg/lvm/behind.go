@@ -144,7 +144,7 @@ func (lv *LogicalVolume) judgeBehind(status dm.Raid, behind map[string]bool) {
 		case dm.LegDead, dm.LegAbsent:
 			misses = true
 		case dm.LegRebuilding:
-			misses = misses || status.Action == dm.RaidRecover
+			misses = misses || status.Recovering()
 		}
 		if misses {
 			gone = append(gone, image.UUID)

@@ -11,7 +11,6 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/berth-dev/berth/pkg/dm"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -385,7 +384,7 @@ func (b *Backend) raidState(ctx context.Context, g *Group, done *RaidState) (*Ra
 			done.OldVolumes++
 			done.Old = why
 		}
-		rebuilding := active && status.RebuildingLegs > 0 && status.Action == dm.RaidRecover
+		rebuilding := active && status.Recovering()
 		if lv.missingLegs() > 0 || active && status.DeadLegs > 0 || rebuilding {
 			done.DegradedVolumes++
 		}
