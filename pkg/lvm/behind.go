@@ -179,6 +179,15 @@ func (q *queue) keepBehind(g *Group, behind []string) error {
 	return nil
 }
 
+// mayBeBehind reports whether legs of the group's volumes are behind, or that is not known.
+func (q *queue) mayBeBehind() bool {
+	if q.journal == nil || !q.layout.Redundant() {
+		return false
+	}
+	kept, _, err := q.journal.Kept(q.groupUUID)
+	return err != nil || len(kept.Behind) > 0
+}
+
 // imagesBehind are the UUIDs of the images that are behind.
 func (g *Group) imagesBehind() []string {
 	if g.behind == nil {
