@@ -49,8 +49,13 @@ func (l Layout) survivesWithout(images int, without map[int]bool) bool {
 		}
 		return true
 	default:
-		return len(without) <= shapes[l].survives
+		return l.survivesAny(images, without)
 	}
+}
+
+// survivesAny is survivesWithout whatever the order is.
+func (l Layout) survivesAny(_ int, without map[int]bool) bool {
+	return len(without) <= shapes[l].survives
 }
 
 // requireCurrent returns volume.ErrPoolUnavailable for a volume whose legs that are there do
@@ -73,8 +78,10 @@ func (g *Group) old(lv *LogicalVolume) string {
 	for _, part := range parts {
 		var old []string
 		without, lacks, images := map[int]bool{}, part.lacks(), part.images()
+		survives := layoutOf(part).survivesWithout
 		if images == nil {
 			images = slices.DeleteFunc(slices.Clone(part.Legs), func(leg Leg) bool { return leg.Metadata })
+			survives = layoutOf(part).survivesAny
 		}
 		for i, image := range images {
 			switch {
@@ -85,7 +92,7 @@ func (g *Group) old(lv *LogicalVolume) string {
 				old = append(old, strings.Join(image.Devices, " and "))
 			}
 		}
-		if len(old) > 0 && !layoutOf(part).survivesWithout(len(images), without) {
+		if len(old) > 0 && !survives(len(images), without) {
 			return fmt.Sprintf("the disks of %s in %s that are there were away while it was written to (%s), and the others are missing: attach those, or, if they are lost for good, see docs/guides/redundant-pools.md",
 				part.called(), g.Name, strings.Join(old, ", "))
 		}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/berth-dev/berth/pkg/dm"
@@ -45,6 +46,31 @@ func TestJudgeBehind(t *testing.T) {
 		mirrored(tt.missing).judgeBehind(status, behind)
 		if got := strings.Join(slices.Sorted(maps.Keys(behind)), ","); got != tt.want {
 			t.Errorf("%s: behind are %q", name, got)
+		}
+	}
+}
+
+// The images of a raid10 that hold the same are told by their order alone.
+func TestOldOfUnknownOrder(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		order  []string
+		behind []string
+		old    bool
+	}{
+		"one of each pair":              {[]string{"v_rimage_4", "v_rimage_1", "v_rimage_2", "v_rimage_3"}, []string{"1", "3"}, false},
+		"both of a pair":                {[]string{"v_rimage_4", "v_rimage_1", "v_rimage_2", "v_rimage_3"}, []string{"1", "4"}, true},
+		"a pair, and the order unknown": {[]string{"v_rimage_9", "v_rimage_1", "v_rimage_2", "v_rimage_3"}, []string{"1", "4"}, true},
+		"one, and the order unknown":    {[]string{"v_rimage_9", "v_rimage_1", "v_rimage_2", "v_rimage_3"}, []string{"1"}, false},
+	} {
+		lv := &LogicalVolume{Name: "v", UUID: "v", Layout: []string{"raid", "raid10"}, onVolumes: tt.order}
+		for _, number := range []string{"1", "2", "3", "4"} {
+			lv.Legs = append(lv.Legs, Leg{Name: "v_rimage_" + number, UUID: number})
+		}
+		g := &Group{behind: &atomic.Pointer[[]string]{}}
+		g.behind.Store(&tt.behind)
+		if why := g.old(lv); (why != "") != tt.old {
+			t.Errorf("%s: %q", name, why)
 		}
 	}
 }
