@@ -119,6 +119,8 @@ func lacking(g *lvm.Group, d rebuild, state *lvm.RaidState) poolView {
 	case d.waits:
 		view.message += fmt.Sprintf(" until they are back, or have been missing for %s and what was on them is built anew on others", d.after)
 		view.again = max(d.left, time.Second)
+	case state.Old != "":
+		view.message += ", nor built anew on others: " + state.Old
 	case state.Waiting != "":
 		view.message += ": " + state.Waiting + "; add a disk that matches spec.deviceSelector"
 	default:

@@ -91,6 +91,14 @@ func parseRaid(status string) (Raid, error) {
 	return r, nil
 }
 
+// Recovering reports whether legs are written anew from others that have all. The kernel says
+// that it is idle before it has begun, and when it was kept from going on; while it brings
+// all legs in step with each other, it says of all that they are not.
+func (r Raid) Recovering() bool {
+	begins := r.Action != RaidResync && r.RebuildingLegs+r.DeadLegs < r.Legs
+	return r.RebuildingLegs > 0 && (r.Action == RaidRecover || begins)
+}
+
 // SyncedPercent is how much is in step, rounded down, so that only what is whole shows
 // 100.
 func (r Raid) SyncedPercent() int {

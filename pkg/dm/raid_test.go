@@ -73,6 +73,27 @@ func TestRaidOf(t *testing.T) {
 	}
 }
 
+func TestRaidRecovering(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[string]bool{
+		"raid1 2 AA 81920/81920 idle 0 0 -":         false,
+		"raid1 2 Aa 81920/81920 idle 0 0 -":         true, // it is about to begin
+		"raid1 2 Aa 46152/81920 recover 0 0 -":      true,
+		"raid1 2 Aa 46152/81920 frozen 0 0 -":       true,
+		"raid1 2 Aa 46152/81920":                    true,
+		"raid1 2 aa 46152/81920 resync 0 0 -":       false,
+		"raid1 2 aa 0/81920 idle 0 0 -":             false,
+		"raid1 2 Da 46152/81920 idle 0 0 -":         false, // there is nothing to write it from
+		"raid5_ls 3 ADA 81920/81920 idle 0 0 -":     false,
+		"raid6_zr 5 AAADa 46152/81920 idle 0 0 -":   true,
+		"raid6_zr 5 aaaDa 46152/81920 resync 0 0 -": false,
+	} {
+		if r, err := parseRaid(status); err != nil || r.Recovering() != want {
+			t.Errorf("%q: %v (%v)", status, r.Recovering(), err)
+		}
+	}
+}
+
 func FuzzRaid(f *testing.F) {
 	f.Add("raid1 2 AA 81920/81920 idle 0 0 -")
 	f.Add("raid10 4 AAA- 0/0")

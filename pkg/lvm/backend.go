@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/berth-dev/berth/pkg/volume"
 )
@@ -64,6 +65,8 @@ type Backend struct {
 	queue *queue
 	// grouping has room for the one group snapshot that is being taken.
 	grouping chan struct{}
+	// current are the UUIDs of active volumes that were seen not to have begun from old legs.
+	current sync.Map
 	// fills are how full thick snapshots were when TendSnapshots was called last.
 	fills map[string]fill
 }
@@ -215,10 +218,13 @@ func (b *Backend) Locate(ctx context.Context, id string, rec volume.Record) (vol
 	if err != nil {
 		return volume.Location{}, fmt.Errorf("locate %s/%s: %w", b.group.GroupName, id, err)
 	}
-	// A thick one that has another name may be a volume that was deleted.
-	if ok && loc.SizeBytes >= rec.SizeBytes && (b.queue.thin != nil || strings.HasSuffix(loc.Device, dmName(rec.LVM.VGName, rec.LVM.LVName))) {
+	// One that has another name was deleted, or is somebody else's by now. One that has old legs
+	// may have been activated from them by the host's own lvm.
+	_, current := b.current.Load(rec.LVM.LVUUID)
+	if ok && loc.SizeBytes >= rec.SizeBytes && strings.HasSuffix(loc.Device, dmName(rec.LVM.VGName, rec.LVM.LVName)) && (current || !b.queue.mayBeBehind()) {
 		return loc, nil
 	}
+	b.current.Delete(rec.LVM.LVUUID)
 	g, lv, err := b.look(ctx, id, id, &rec)
 	if err != nil {
 		return volume.Location{}, err
@@ -230,7 +236,13 @@ func (b *Backend) Locate(ctx context.Context, id string, rec volume.Record) (vol
 		return volume.Location{}, fmt.Errorf("locate %s/%s: %w: it has %d bytes, recorded are %d",
 			b.group.GroupName, id, volume.ErrIdentity, lv.SizeBytes, rec.SizeBytes)
 	}
-	return b.node(ctx, g, lv)
+	if err := g.requireCurrent(lv); err != nil {
+		return volume.Location{}, fmt.Errorf("locate %s/%s: %w", b.group.GroupName, id, err)
+	}
+	if loc, err = b.node(ctx, g, lv); err == nil {
+		b.current.Store(rec.LVM.LVUUID, true)
+	}
+	return loc, err
 }
 
 // Grow implements volume.Backend.

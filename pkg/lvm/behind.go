@@ -49,8 +49,13 @@ func (l Layout) survivesWithout(images int, without map[int]bool) bool {
 		}
 		return true
 	default:
-		return len(without) <= shapes[l].survives
+		return l.survivesAny(images, without)
 	}
+}
+
+// survivesAny is survivesWithout whatever the order is.
+func (l Layout) survivesAny(_ int, without map[int]bool) bool {
+	return len(without) <= shapes[l].survives
 }
 
 // requireCurrent returns volume.ErrPoolUnavailable for a volume whose legs that are there do
@@ -73,19 +78,21 @@ func (g *Group) old(lv *LogicalVolume) string {
 	for _, part := range parts {
 		var old []string
 		without, lacks, images := map[int]bool{}, part.lacks(), part.images()
+		survives := layoutOf(part).survivesWithout
 		if images == nil {
 			images = slices.DeleteFunc(slices.Clone(part.Legs), func(leg Leg) bool { return leg.Metadata })
+			survives = layoutOf(part).survivesAny
 		}
 		for i, image := range images {
 			switch {
 			case lacks[legNumber(image.Name)]:
 				without[i] = true
-			case slices.Contains(g.behind, image.UUID):
+			case slices.Contains(g.imagesBehind(), image.UUID):
 				without[i] = true
 				old = append(old, strings.Join(image.Devices, " and "))
 			}
 		}
-		if len(old) > 0 && !layoutOf(part).survivesWithout(len(images), without) {
+		if len(old) > 0 && !survives(len(images), without) {
 			return fmt.Sprintf("the disks of %s in %s that are there were away while it was written to (%s), and the others are missing: attach those, or, if they are lost for good, see docs/guides/redundant-pools.md",
 				part.called(), g.Name, strings.Join(old, ", "))
 		}
@@ -101,7 +108,7 @@ func (b *Backend) noteBehind(ctx context.Context, g *Group) error {
 		return nil
 	}
 	behind := map[string]bool{}
-	for _, uuid := range g.behind {
+	for _, uuid := range g.imagesBehind() {
 		behind[uuid] = true
 	}
 	before := maps.Clone(behind)
@@ -121,8 +128,7 @@ func (b *Backend) noteBehind(ctx context.Context, g *Group) error {
 	if maps.Equal(before, behind) {
 		return nil
 	}
-	g.behind = slices.Sorted(maps.Keys(behind))
-	return b.queue.keepBehind(g)
+	return b.queue.keepBehind(g, slices.Sorted(maps.Keys(behind)))
 }
 
 // judgeBehind changes which legs of an active volume are behind.
@@ -145,7 +151,7 @@ func (lv *LogicalVolume) judgeBehind(status dm.Raid, behind map[string]bool) {
 		case dm.LegDead, dm.LegAbsent:
 			misses = true
 		case dm.LegRebuilding:
-			misses = misses || status.Action == dm.RaidRecover
+			misses = misses || status.Recovering()
 		}
 		if misses {
 			gone = append(gone, image.UUID)
@@ -162,18 +168,37 @@ func (lv *LogicalVolume) judgeBehind(status dm.Raid, behind map[string]bool) {
 	}
 }
 
-// keepBehind changes which legs are behind in what the journal holds of a group, once it
-// holds anything.
-func (q *queue) keepBehind(g *Group) error {
+// keepBehind changes which legs are behind in what the journal holds of a group. Where it
+// holds nothing, as after an operator has taken it away, it gets no generation by that: there is
+// no way back to one, and none is older.
+func (q *queue) keepBehind(g *Group, behind []string) error {
 	q.keeping.Lock()
 	defer q.keeping.Unlock()
-	kept, found, err := q.journal.Kept(g.UUID)
-	if err == nil && found {
-		kept.Behind = g.behind
+	kept, _, err := q.journal.Kept(g.UUID)
+	if err == nil {
+		kept.GroupUUID, kept.Behind = g.UUID, behind
 		err = q.journal.Keep(kept)
 	}
 	if err != nil {
 		return fmt.Errorf("write down which disks of %s miss what is written now: %w", g.Name, err)
 	}
+	q.behind.Store(&behind)
 	return nil
+}
+
+// mayBeBehind reports whether legs of the group's volumes are behind, or that is not known.
+func (q *queue) mayBeBehind() bool {
+	if q.journal == nil || !q.layout.Redundant() {
+		return false
+	}
+	kept, _, err := q.journal.Kept(q.groupUUID)
+	return err != nil || len(kept.Behind) > 0
+}
+
+// imagesBehind are the UUIDs of the images that are behind.
+func (g *Group) imagesBehind() []string {
+	if g.behind == nil {
+		return nil
+	}
+	return *g.behind.Load()
 }

@@ -60,6 +60,10 @@ func TestOldLegsAreNotTheVolume(t *testing.T) {
 			r.restart()
 			r.mend(false)
 			r.locate() // on the others it is served
+			before := r.vg.Processes()
+			if r.locate(); r.vg.Processes() != before {
+				t.Errorf("to locate it again took %d processes", r.vg.Processes()-before)
+			}
 			r.missing(false, old...)
 			r.missing(true, other)
 			r.restart()
@@ -113,6 +117,71 @@ func TestNewLegIsNotTheVolume(t *testing.T) {
 	r.missing(false, "/dev/vdc")
 	r.restart()
 	r.reads("here")
+}
+
+// Nor when the host's own lvm has activated it so, as it may when it boots.
+func TestOldLegsThatTheHostActivates(t *testing.T) {
+	t.Parallel()
+	for name, r := range map[string]*raid{"thick": newRaid(t, lvm.LayoutMirror, 2), "thin": newThinRaid(t, lvm.LayoutMirror, 2)} {
+		t.Log(name)
+		r.missing(true, "/dev/vdb")
+		r.mend(false)
+		r.write("then")
+		r.missing(false, "/dev/vdb")
+		r.missing(true, "/dev/vdc")
+		r.restart()
+		r.vg.Activate(r.vg.Name, volumetest.ID(1))
+		if loc, err := r.b.Locate(t.Context(), volumetest.ID(1), r.rec); !errors.Is(err, volume.ErrPoolUnavailable) || !strings.Contains(err.Error(), "(/dev/vdb)") {
+			t.Errorf("it is served: %+v, %v", loc, err)
+		}
+		r.missing(false, "/dev/vdc")
+		r.reads("then")
+	}
+}
+
+// Nor is a new leg made of it, where the whole one has been away for so long that it is given up.
+func TestNothingIsMadeOfOldLegs(t *testing.T) {
+	t.Parallel()
+	r := newRaid(t, lvm.LayoutMirror, 2)
+	r.missing(true, "/dev/vdb")
+	r.mend(false)
+	r.write("then")
+	r.missing(false, "/dev/vdb")
+	r.vg.SetSlowRebuild(true)
+	r.join("/dev/vdz")
+	if state := r.mend(false); state.RebuildingVolumes != 1 {
+		t.Fatalf("got %+v", state)
+	}
+	r.missing(true, "/dev/vdc")
+	if state := r.mend(true); state.Repaired+state.DroppedDevices > 0 || !strings.Contains(state.Old, "(/dev/vdb)") {
+		t.Errorf("made whole from what is old: %+v", state)
+	}
+	r.missing(false, "/dev/vdc")
+	r.vg.SetSlowRebuild(false)
+	r.reads("then")
+}
+
+// Also where the journal holds nothing: an operator who has decided that an old disk is to be used
+// has taken away what it held, and no change of the group was made since.
+func TestOldLegsAreKnownWithoutAGeneration(t *testing.T) {
+	t.Parallel()
+	r := newRaid(t, lvm.LayoutMirror, 2)
+	r.vg.Journal().Forget(r.vg.UUID)
+	r.restart()
+	r.locate()
+	r.missing(true, "/dev/vdb")
+	r.mend(false)
+	r.write("then")
+	r.missing(false, "/dev/vdb")
+	r.missing(true, "/dev/vdc")
+	r.restart()
+	r.wantOld("/dev/vdb")
+	r.missing(false, "/dev/vdc")
+	r.reads("then")
+	r.rec = r.create(2, raidMiB)
+	if kept, found, err := r.vg.Journal().Kept(r.vg.UUID); err != nil || !found || kept.Seqno == 0 {
+		t.Errorf("after a change the journal holds %+v, %v, %v", kept, found, err)
+	}
 }
 
 // What is known of a leg ends with it.

@@ -65,7 +65,7 @@ type session struct {
 	thin bool
 	// foreignPool: what lies below thin pools is reported too, and how they are.
 	foreignPool bool
-	// segments are reported in addition.
+	// segments are reported in addition, but after a command with --select.
 	segments bool
 }
 
@@ -127,7 +127,7 @@ func script(s session, commands [][]string) ([]byte, error) {
 		// --foreign, --shared: show groups that other hosts own as what they are.
 		append(append([]string{devicesReport(commands), "--foreign", "--shared"}, report...), "-o", deviceFields),
 	)
-	if s.segments {
+	if s.segments && !selects(commands) { // else a process of its own looks at them
 		lines = append(lines, append(append([]string{"pvs", "--segments"}, report...), "-o", segmentFields))
 	}
 	var input bytes.Buffer
@@ -158,14 +158,17 @@ func script(s session, commands [][]string) ([]byte, error) {
 // would read memory that was freed: lvm 2.03.31 crashes of it in most cases where a group has a
 // hundred volumes (the log report of the shell keeps a pointer to the ID of what was selected;
 // id_write_format from report_current_object_cmdlog in tools/toollib.c). vgs prints the same
-// rows (_report in tools/reporter.c), but for those of devices without a group.
+// rows (_report in tools/reporter.c), but for those of devices without a group. Segments it
+// does not print: it reports nothing of volumes beside devices.
 func devicesReport(commands [][]string) string {
-	for _, words := range commands {
-		if slices.Contains(words, "--select") {
-			return "vgs"
-		}
+	if selects(commands) {
+		return "vgs"
 	}
 	return "pvs"
+}
+
+func selects(commands [][]string) bool {
+	return slices.ContainsFunc(commands, func(words []string) bool { return slices.Contains(words, "--select") })
 }
 
 // withoutUdev are settings with which lvm makes the nodes of its volumes itself

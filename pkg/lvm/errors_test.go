@@ -5,6 +5,7 @@ package lvm
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/berth-dev/berth/pkg/volume"
@@ -104,6 +105,24 @@ func TestScriptRefuses(t *testing.T) {
 	for _, path := range []string{"/dev/vdb,/dev/vdc", "vdb", "/etc/passwd", "/dev/../etc/passwd", "/dev/v b", "--force"} {
 		if input, err := script(session{devices: []string{path}}, nil); !errors.Is(err, volume.ErrInvalid) {
 			t.Errorf("script with device %q = %q, %v, want ErrInvalid", path, input, err)
+		}
+	}
+}
+
+// pvs crashes in a process that was given --select, whatever it is asked for.
+func TestNoDevicesReportAfterSelect(t *testing.T) {
+	t.Parallel()
+	selecting := [][]string{changeCommand("g", "v", "--activate", "y"), {"lvcreate", "--yes"}}
+	for _, s := range []session{{}, {segments: true}, {segments: true, legs: true}, {segments: true, thin: true, foreignPool: true}} {
+		input, err := script(s, selecting)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text := "\n" + string(input); strings.Contains(text, "\npvs") || !strings.Contains(text, "\nvgs") {
+			t.Errorf("%+v: lvm is told %s", s, input)
+		}
+		if input, err = script(s, selecting[1:]); err != nil || strings.Contains(string(input), " --segments ") != s.segments {
+			t.Errorf("%+v: lvm is told %s, %v", s, input, err)
 		}
 	}
 }

@@ -86,6 +86,9 @@ func (b *Backend) Evacuate(ctx context.Context, o EvacuateOptions) ([]Evacuation
 		if err != nil {
 			return nil, err
 		}
+		if !g.withSegments {
+			return nil, fmt.Errorf("evacuate devices of %s: %w: what lies on them was not seen", g.Name, volume.ErrBusy)
+		}
 		step, err = b.nextEvacuation(ctx, g, o, states)
 		if err != nil {
 			return nil, fmt.Errorf("evacuate devices of %s: %w", g.Name, err)

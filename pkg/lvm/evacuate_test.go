@@ -222,6 +222,14 @@ func TestChangesOfWhatIsMoved(t *testing.T) {
 		t.Errorf("grow: %v", err)
 	}
 	other := r.create(2, 2*raidMiB)
+	r.vg.Edit(r.vg.Name, func(e *lvmtest.Editor) { e.Deactivate(volumetest.ID(2)) })
+	if _, err := r.b.Locate(t.Context(), volumetest.ID(2), other); err != nil {
+		t.Errorf("activate another one: %v", err)
+	}
+	processes := r.vg.Processes()
+	if s := r.evacuate(lvm.EvacuateOptions{Empty: []string{emptied}})[0]; !s.Moving || r.vg.Processes() != processes {
+		t.Errorf("after that %+v, seen by %d processes", s, r.vg.Processes()-processes)
+	}
 	if err := r.b.Delete(t.Context(), volumetest.ID(2), &other, volume.WipeZero); err != nil {
 		t.Errorf("delete another one: %v", err)
 	}
@@ -336,6 +344,21 @@ func TestEvacuateManyVolumes(t *testing.T) {
 	}
 	r.out()
 	r.reads("here")
+}
+
+// While a thin pool is moved the kernel tells of it in time.
+func TestEvacuateThinPoolKeepsItsLowWaterMark(t *testing.T) {
+	t.Parallel()
+	r := evacuations["thin"](t)
+	tend(t, r.b)
+	r.vg.SetSlowCopy(true)
+	if s := r.evacuate(lvm.EvacuateOptions{Empty: []string{emptied}})[0]; !s.Moving {
+		t.Fatalf("got %+v", s)
+	}
+	before := len(r.vg.Commands())
+	if state := tend(t, r.b); state.Usage.LowWaterBlocks == 0 || len(r.vg.Commands()) != before {
+		t.Errorf("got %+v, after %q", state, r.vg.Commands()[before:])
+	}
 }
 
 // A thin pool takes all the room there is, but for what a disk needs that is being emptied.

@@ -18,7 +18,8 @@ import "fmt"
 // if it had never begun; nobody was told that it was made.
 type Generation struct {
 	GroupUUID string `json:"groupUUID"`
-	Seqno     uint64 `json:"seqno"`
+	// Seqno is 0, and there are no headers, where only Behind is known.
+	Seqno uint64 `json:"seqno"`
 	// Acting is true while several changes are made in one process: then each of the
 	// generations after this one is of that process, until the next one is kept.
 	Acting bool `json:"acting,omitempty"`

@@ -74,7 +74,7 @@ func raidProblems(status dm.Raid) []volume.Problem {
 	switch {
 	case status.DeadLegs > 0:
 		return []volume.Problem{{Reason: ReasonNotRedundant, Message: fmt.Sprintf("%d of its %d disks have failed or are missing", status.DeadLegs, status.Legs)}}
-	case status.RebuildingLegs > 0 && status.Action == dm.RaidRecover:
+	case status.Recovering():
 		// In steps, for who reads it is told of each change.
 		const step = 10
 		return []volume.Problem{{Reason: ReasonRebuilding, Message: fmt.Sprintf("it is being rebuilt on %d of its %d disks, and at least %d %% of that is done",

@@ -11,7 +11,6 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/berth-dev/berth/pkg/dm"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -34,7 +33,7 @@ type RaidState struct {
 	// when none is rebuilding.
 	RebuiltPercent int
 	// OldVolumes are not to be had, for their disks that are there were away while they were
-	// written to; Old says so of one of them.
+	// written to; Old says so of one of them, or of one that is active and not to be repaired.
 	OldVolumes int
 	Old        string
 	// Waiting says in words why nothing is done about a volume that is degraded.
@@ -177,7 +176,7 @@ func (b *Backend) nextMend(ctx context.Context, g *Group, o MendOptions, done *R
 			}
 		}
 	}
-	done.Waiting = ""
+	done.Waiting, done.Old = "", ""
 	needed := false
 	for lv := range g.each() {
 		if extracted(lv) {
@@ -305,7 +304,12 @@ func (b *Backend) nextFor(ctx context.Context, g *Group, lv *LogicalVolume, o Me
 		}
 	}
 	missing := lv.missingLegs()
-	if missing == 0 || !o.Replace || !active && g.old(lv) != "" {
+	if missing == 0 || !o.Replace {
+		return nil, nil
+	}
+	if why := g.old(lv); why != "" {
+		// A new leg would be made of what is not all there, and the whole one given up.
+		done.Old = why
 		return nil, nil
 	}
 	spares, needs := g.spares(lv)
@@ -380,7 +384,7 @@ func (b *Backend) raidState(ctx context.Context, g *Group, done *RaidState) (*Ra
 			done.OldVolumes++
 			done.Old = why
 		}
-		rebuilding := active && status.RebuildingLegs > 0 && status.Action == dm.RaidRecover
+		rebuilding := active && status.Recovering()
 		if lv.missingLegs() > 0 || active && status.DeadLegs > 0 || rebuilding {
 			done.DegradedVolumes++
 		}

@@ -46,6 +46,10 @@ func (q *queue) beginMove(ctx context.Context, op *operation) {
 		op.answer(before, nil) // what was to be gone on with has come to its end
 		return
 	}
+	var t terms
+	if err == nil {
+		t, err = q.terms(ctx, before)
+	}
 	if err == nil {
 		err = q.resume(ctx, before)
 	}
@@ -57,7 +61,7 @@ func (q *queue) beginMove(ctx context.Context, op *operation) {
 		return
 	}
 	q.unflushed, q.known = true, nil
-	stderr, actErr := q.startMove(ctx, before, op)
+	stderr, actErr := q.startMove(ctx, &plan{group: before, terms: t}, op)
 	if actErr != nil {
 		q.mayHang = true
 	}
@@ -83,10 +87,10 @@ func (q *queue) beginMove(ctx context.Context, op *operation) {
 }
 
 // startMove runs pvmove until it has begun. The error is nil when it was ended then.
-func (q *queue) startMove(ctx context.Context, before *Group, op *operation) (stderr []byte, err error) {
+func (q *queue) startMove(ctx context.Context, p *plan, op *operation) (stderr []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, baseTimeout)
 	defer cancel()
-	command, err := moveCommand(q.session(q.moveSettings()), before, op)
+	command, err := moveCommand(q.session(p.settings()), p.group, op)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +112,7 @@ func (q *queue) startMove(ctx context.Context, before *Group, op *operation) (st
 		}
 		begun := false
 		err := q.nodes.WhileStill(ctx, q.groupName, func() error {
-			if !q.hasBegun(ctx, before) {
+			if !q.hasBegun(ctx, p.group) {
 				return nil
 			}
 			begun = true
@@ -140,14 +144,6 @@ func (q *queue) hasBegun(ctx context.Context, before *Group) bool {
 		}
 	}
 	return false
-}
-
-// moveSettings are those of a plan: nobody watches the group but Berth.
-func (q *queue) moveSettings() []string {
-	if q.thin == nil && !q.layout.Redundant() {
-		return nil
-	}
-	return []string{"monitoring=0"}
 }
 
 // moveCommand moves all or nothing (--atomic), so that what is moved is copied at once, and

@@ -64,6 +64,8 @@ type queue struct {
 	looked, concluded bool
 	// keeping guards what the journal holds from being read, changed and written by two.
 	keeping sync.Mutex
+	// behind is what the journal says of images; all that know the group see it change.
+	behind atomic.Pointer[[]string]
 }
 
 // mostPerProcess bounds a batch, and with it how long one process may take.
@@ -252,6 +254,12 @@ func (q *queue) act(ctx context.Context, settings []string, commands [][]string)
 			return nil, stderr, err
 		}
 		q.known = g
+		if q.segmented.Load() && !g.withSegments {
+			// What was done is known all the same.
+			if whole, err := q.observe(ctx); err == nil {
+				g = whole
+			}
+		}
 		return g, stderr, nil
 	}
 	if errors.Is(actErr, volume.ErrToolMissing) || errors.Is(actErr, volume.ErrInvalid) {
@@ -362,11 +370,14 @@ func (q *queue) isLatest(g *Group) error {
 	if q.journal == nil {
 		return nil
 	}
+	q.keeping.Lock()
+	defer q.keeping.Unlock()
 	kept, found, err := q.journal.Kept(q.groupUUID)
 	if err != nil {
 		return fmt.Errorf("volume group %s: %w: which generation of its metadata is the latest is not known: %w", g.Name, volume.ErrPoolUnavailable, err)
 	}
-	g.behind = kept.Behind
+	q.behind.Store(&kept.Behind)
+	g.behind = &q.behind
 	if found && g.Seqno < kept.Seqno {
 		return fmt.Errorf("volume group %s (%s): %w: generation %d of its metadata is there, and %d was the latest, so that one of its disks that was lost earlier is there, and the others are not: attach those, or, if an older generation was restored on purpose, see docs/limitations.md",
 			g.Name, g.UUID, volume.ErrPoolUnavailable, g.Seqno, kept.Seqno)

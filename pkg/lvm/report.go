@@ -10,6 +10,7 @@ import (
 	"iter"
 	"slices"
 	"strings"
+	"sync/atomic"
 )
 
 // errReport: what lvm printed is no complete report. It proves nothing, neither
@@ -70,8 +71,8 @@ type Group struct {
 	// adopted is the thin pool of somebody else that is used; nil for one of ours.
 	adopted *ThinPoolID
 	// behind are the images that miss what was written while their device was away, by the
-	// node's journal.
-	behind []string
+	// node's journal, as it is now; nil when nobody keeps one.
+	behind *atomic.Pointer[[]string]
 }
 
 // PhysicalVolume is a device of a volume group.

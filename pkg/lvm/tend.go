@@ -68,7 +68,7 @@ func (b *Backend) Tend(ctx context.Context) (*ThinState, error) {
 		if err != nil {
 			return nil, err
 		}
-		if u := t.thin.usage; op == nil && !refreshed && (u.LowWaterBlocks == 0 && u.Mode == dm.ThinPoolWritable || pool.lags(u)) {
+		if u := t.thin.usage; op == nil && !refreshed && (u.LowWaterBlocks == 0 && u.Mode == dm.ThinPoolWritable && g.marks(pool, *t.thin) || pool.lags(u)) {
 			// The host activated it, by its own lvm.conf, which does not let the kernel tell of
 			// anything before the pool is full; or lvm was killed after it had extended it, and
 			// before the kernel had that.

@@ -200,6 +200,34 @@ func TestThinPoolGetsItsLowWaterMark(t *testing.T) {
 	}
 }
 
+// One that cannot grow, and into which volumes are let until it is full, gets none: lvm would
+// give it none, however often it is asked. When it can grow again, it gets one.
+func TestThinPoolWithoutLowWaterMark(t *testing.T) {
+	t.Parallel()
+	vg := lvmtest.NewThinVG(t, 100*thinMiB)
+	vg.Thin = &lvm.ThinPolicy{OverprovisionPercent: 100, InitialPercent: 1, ThresholdPercent: 80, ExtendPercent: 20, HighWaterPercent: 100}
+	vg.Edit(vg.Name, func(e *lvmtest.Editor) { e.Unmark("thin") })
+	b := vg.Backend()
+	before := len(vg.Commands())
+	tend(t, b)
+	if said := vg.Commands()[before:]; len(said) > 0 {
+		t.Errorf("lvm was told %q", said)
+	}
+	vg.AddDisk("/dev/vdz", 101*thinMiB, "")
+	vg.Devices = append(vg.Devices, "/dev/vdz")
+	client := lvm.NewClient(vg.Runner(), vg.Flush)
+	if _, err := client.ExtendGroup(t.Context(), vg.UUID, lvm.GroupSpec{Name: vg.Name, PoolUID: lvmtest.PoolUID, Devices: []string{"/dev/vdz"}}); err != nil {
+		t.Fatal(err)
+	}
+	before = len(vg.Commands())
+	if state := tend(t, b); state.Usage.LowWaterBlocks == 0 {
+		t.Errorf("got %+v", state)
+	}
+	if said := vg.Commands()[before:]; len(said) != 1 || !strings.Contains(said[0], "--refresh") || !strings.Contains(said[0], "thin_pool_autoextend_threshold=80") {
+		t.Errorf("lvm was told %q", said)
+	}
+}
+
 // A pool that was extended by an lvm that was killed before the kernel had that has in the end
 // what lvm's metadata say.
 func TestThinPoolThatLags(t *testing.T) {

@@ -4,6 +4,7 @@
 package lvm_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -293,6 +294,104 @@ func TestThickCopyHoldsUpNobody(t *testing.T) {
 	}
 	if all, _, err := w.backend.Deleted(t.Context()); all != 0 || err != nil {
 		t.Fatalf("after the sweep there are %d (%v)", all, err)
+	}
+}
+
+// halfCopies fail with the power when they have written half of something else.
+type halfCopies struct {
+	lvm.Nodes
+
+	cut func()
+}
+
+func (h halfCopies) Copy(ctx context.Context, from, to volume.Location, progress func(doneBytes int64)) error {
+	f, err := os.OpenFile(to.Device, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(slices.Repeat([]byte{'h'}, int(from.SizeBytes/2)))
+	h.cut()
+	return errors.Join(err, f.Close(), h.Nodes.Copy(ctx, from, to, progress))
+}
+
+// The power fails while a copy is made, and the host activates all that there is when it boots.
+// Half a copy is nobody's volume, and the copy begins anew: it holds what its source held when
+// it was first asked for, whatever was written to that since.
+func TestPowerLossInThickCopy(t *testing.T) {
+	t.Parallel()
+	for kind, restore := range map[string]bool{"clone": false, "restore": true} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			w := newThickWorld(t, 96)
+			w.write(t, 4096, 's')
+			source := volume.Source{ID: id(1), Record: w.rec}
+			if restore {
+				source = volume.Source{ID: id(5), Record: w.snapshot(t, 5), Snapshot: true}
+				w.write(t, 4, 'x')
+			}
+			half, err := lvm.NewBackend(lvm.NewClient(w.Runner(), w.Flush), lvm.Options{
+				GroupName: w.Name, GroupUUID: w.UUID, Devices: func() []string { return w.Devices },
+				Nodes: halfCopies{w.Nodes(), w.LoseCaches}, Seqno: w.Seqno, Journal: w.Journal(), Metadata: w.Metadata(),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			wish := copySpec(2, 16*extent, source)
+			if rec, err := half.Create(t.Context(), wish); err == nil {
+				t.Fatalf("without power: %+v", rec)
+			}
+			w.Reboot()
+			w.backend = w.Backend()
+			for _, name := range []string{id(1), id(2)} {
+				w.Activate(w.Name, name)
+			}
+			w.write(t, 4, 'y')
+			w.noVolume(t, 2)
+			rec, err := w.backend.Create(t.Context(), wish)
+			if err != nil {
+				t.Fatal(err)
+			}
+			loc, err := w.backend.Locate(t.Context(), id(2), rec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			content, err := os.ReadFile(loc.Device)
+			if err != nil || len(content) != 16*extent || slices.ContainsFunc(content, func(b byte) bool { return b != 's' }) {
+				t.Errorf("the copy has %d bytes and begins with %q (%v)", len(content), content[0], err)
+			}
+		})
+	}
+}
+
+// noVolume fails the test if anybody can have what is under the ID. By its record it could be
+// found, which nobody has before it is handed out.
+func (w *thickWorld) noVolume(t *testing.T, n int) {
+	t.Helper()
+	found, err := w.backend.List(t.Context())
+	if err != nil || slices.ContainsFunc(found, func(f volume.Found) bool { return f.ID == id(n) }) {
+		t.Errorf("it is shown: %+v (%v)", found, err)
+	}
+	if rec, err := w.backend.Create(t.Context(), spec(n, 16*extent)); !errors.Is(err, volume.ErrExists) {
+		t.Errorf("it is handed out as a volume that begins blank: %+v (%v)", rec, err)
+	}
+	if x, err := w.backend.Examine(t.Context(), id(n)); !errors.Is(err, volume.ErrExists) {
+		t.Errorf("it can be a left-over: %+v (%v)", x, err)
+	}
+	g, err := w.backend.Group(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lv := g.Volume(id(n))
+	if lv == nil {
+		t.Fatal("nothing is there")
+	}
+	rec := volume.Record{Mode: volume.ModeLVM, SizeBytes: lv.SizeBytes, LVM: &volume.LVMRecord{VGName: g.Name, VGUUID: g.UUID, LVName: lv.Name, LVUUID: lv.UUID}}
+	from := volume.LeftOver{ID: id(n), Identity: g.UUID + "/" + lv.UUID}
+	if _, err := w.backend.TakeOver(t.Context(), spec(3, 16*extent), from, func(context.Context) error { return nil }); !errors.Is(err, volume.ErrNotAdoptable) {
+		t.Errorf("it can be adopted: %v", err)
+	}
+	if _, err := w.backend.Snapshot(t.Context(), volume.SnapshotSpec{ID: id(6), Name: "half", VolumeID: id(n), Volume: rec, Wipe: volume.WipeZero}); err == nil {
+		t.Error("it can be snapshotted")
 	}
 }
 

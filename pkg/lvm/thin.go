@@ -215,6 +215,13 @@ func (g *Group) threshold(pool *LogicalVolume, t thinTerms) int64 {
 	return t.HighWaterPercent
 }
 
+// marks reports whether lvm would give an active pool a low-water mark
+// (_thin_pool_add_target_line in lib/thin/thin.c): at a threshold of 100 it gives none, nor one
+// of less than a block.
+func (g *Group) marks(pool *LogicalVolume, t thinTerms) bool {
+	return t.usage.DataBlocks*uint64(wholePercent-g.threshold(pool, t))/wholePercent > 0
+}
+
 func yesOrNo(b bool) string {
 	if b {
 		return "y"

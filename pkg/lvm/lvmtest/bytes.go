@@ -6,6 +6,7 @@ package lvmtest
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -50,6 +51,14 @@ func (h *Host) activate(g *group, lv *logicalVolume) {
 func (h *Host) nodeFile(g *group, lv *logicalVolume) string {
 	double := func(s string) string { return strings.ReplaceAll(s, "-", "--") }
 	return filepath.Join(h.dir, "node-"+lv.uuid+"-"+double(g.name)+"-"+double(lv.name))
+}
+
+// link makes a node of what has the bytes of a volume also while it is not active.
+func (h *Host) link(file, node string) {
+	if err := os.Remove(node); !errors.Is(err, fs.ErrNotExist) {
+		h.must(err)
+	}
+	h.must(os.Link(file, node))
 }
 
 // resizeNode brings extents that the volume has got into its node.

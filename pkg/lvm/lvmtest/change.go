@@ -73,7 +73,7 @@ func (p *process) change(c command, within func() error) (said string, err error
 				return "", within()
 			}
 			if c.has("--refresh") {
-				lv.unmarked = false
+				lv.unmarked = p.threshold(c) == 100
 			}
 			if c.value("--activate") == "n" {
 				if lv.node != "" && p.h.held[lv.node] {

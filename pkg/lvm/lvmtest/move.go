@@ -170,6 +170,9 @@ func (p *process) beginMove(c command, within func() error) (string, error) {
 	}
 	m.to = slices.Clone(free[:len(m.from)])
 	g.moving = m
+	for _, lv := range g.volumes {
+		lv.unmarked = lv.unmarked || lv.isThinPool() && p.threshold(c) == 100 // it is loaded anew
+	}
 	g.seqno++
 	p.waits = true
 	return "", within()

@@ -86,10 +86,7 @@ func (h *Host) activateRaid(g *group, lv *logicalVolume) {
 	h.must(err)
 	h.close(f)
 	lv.node, lv.suspended = h.nodeFile(g, lv), false
-	if err := os.Remove(lv.node); !errors.Is(err, fs.ErrNotExist) {
-		h.must(err)
-	}
-	h.must(os.Link(h.raidFile(lv), lv.node))
+	h.link(h.raidFile(lv), lv.node)
 	h.resizeNode(g, lv)
 	lv.follow()
 }

@@ -148,6 +148,13 @@ func (j *Journal) Kept(groupUUID string) (lvm.Generation, bool, error) {
 	return g, ok, nil
 }
 
+// Forget is what an operator does who takes away what is kept.
+func (j *Journal) Forget(groupUUID string) {
+	j.h.mu.Lock()
+	defer j.h.mu.Unlock()
+	delete(j.kept, groupUUID)
+}
+
 // Writes returns how often something was kept.
 func (j *Journal) Writes() int {
 	j.h.mu.Lock()

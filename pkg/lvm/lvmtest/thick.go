@@ -251,7 +251,7 @@ func (p *process) rename(c command, within func() error) (string, error) {
 	if err := within(); err != nil {
 		return "", err
 	}
-	if lv.node != "" && lv.thin == nil { // whose file has its UUID alone for a name
+	if lv.node != "" {
 		node := p.h.nodeFile(g, lv)
 		p.h.must(os.Rename(lv.node, node))
 		p.h.held[node] = p.h.held[lv.node]

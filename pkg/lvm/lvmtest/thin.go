@@ -141,11 +141,12 @@ func (h *Host) activateThin(g *group, lv *logicalVolume) {
 		return
 	}
 	h.activateThin(g, lv.thin)
-	lv.node = h.thinFile(lv)
-	f, err := os.OpenFile(lv.node, os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(h.thinFile(lv), os.O_CREATE|os.O_RDWR, 0o600)
 	h.must(err)
 	defer h.close(f)
 	h.truncate(f, lv.virtual*g.extent)
+	lv.node = h.nodeFile(g, lv)
+	h.link(h.thinFile(lv), lv.node)
 }
 
 func (h *Host) forgetThin(lv *logicalVolume) {

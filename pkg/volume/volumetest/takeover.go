@@ -50,6 +50,7 @@ func (s suite) testTakeOver(t *testing.T) {
 	x := b.taker(t)
 	empty := b.capacity(t)
 	from := b.leave(t, 3)
+	former := b.list(t)[ID(3)]
 	refuse := func(what string, to int, from volume.LeftOver, sure error, want ...error) {
 		t.Helper()
 		b.unchanged(t, func() {
@@ -71,7 +72,14 @@ func (s suite) testTakeOver(t *testing.T) {
 	b.delete(t, 2, &other)
 
 	rec := b.takeOver(t, 1, from)
+	// Whoever has the former record would share it with its new owner.
+	b.unchanged(t, func() {
+		_, err := b.Backend.Locate(t.Context(), from.ID, former)
+		wantError(t, "Locate by the former record", err, volume.ErrIdentity, volume.ErrNotFound)
+	})
 	b.reboot(t)
+	_, err := b.Backend.Locate(t.Context(), from.ID, former)
+	wantError(t, "Locate by the former record after a reboot", err, volume.ErrIdentity, volume.ErrNotFound)
 	x = b.taker(t)
 	again, err := x.TakeOver(t.Context(), b.spec(1), from, func(context.Context) error { return unsure })
 	if err != nil {
