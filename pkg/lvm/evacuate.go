@@ -230,7 +230,7 @@ func (g *Group) nextMove(pv *PhysicalVolume, state *Evacuation) *operation {
 			continue
 		}
 		state.Waiting = ""
-		return &operation{verb: verbMove, pv: pv.UUID, runs: runs, devices: to}
+		return &operation{verb: verbMove, pv: pv.UUID, runs: runs, volume: s.whole(), devices: to}
 	}
 	return nil
 }
@@ -294,6 +294,14 @@ func (g *Group) at(pvUUID string, runs []run) segment {
 
 // isLeg reports whether a segment is of a part of a redundant volume.
 func (s segment) isLeg() bool { return s.parent != "" && slices.Contains(s.role, "raid") }
+
+// whole is the name of what a segment is moved with: of a leg the volume that it is a leg of.
+func (s segment) whole() string {
+	if s.isLeg() {
+		return s.parent
+	}
+	return s.name
+}
 
 // deviceAt returns the device with that path, or nil.
 func (g *Group) deviceAt(path string) *PhysicalVolume {

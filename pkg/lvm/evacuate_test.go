@@ -117,6 +117,32 @@ func TestEvacuateKeepsLegsApart(t *testing.T) {
 	}
 }
 
+// Legs of several volumes, of which the others are on all other disks between them.
+func TestEvacuateOfManyRedundantVolumes(t *testing.T) {
+	t.Parallel()
+	r := evacuations["mirror"](t)
+	for n := 2; n < 8; n++ {
+		r.create(n, raidMiB)
+	}
+	others := map[string]bool{}
+	for _, lv := range r.group().LVs {
+		var on []string
+		for _, leg := range lv.Legs {
+			on = append(on, leg.Devices...)
+		}
+		if slices.Contains(on, emptied) {
+			for _, path := range on {
+				others[path] = true
+			}
+		}
+	}
+	if len(others) != len(r.vg.Devices) {
+		t.Fatalf("the volumes on %s have their other legs on %v only", emptied, others)
+	}
+	r.out()
+	r.reads("here")
+}
+
 func TestEvacuateWaitsForRoom(t *testing.T) {
 	t.Parallel()
 	for kind, want := range map[string]string{"linear": "no other disk of the pool has room for", "mirror": "nothing else of its volume on it"} {

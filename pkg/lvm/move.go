@@ -158,6 +158,12 @@ func moveCommand(s session, g *Group, op *operation) (hostexec.Command, error) {
 	}
 	words := []string{pvmove, "--yes", "--atomic", "--interval", "+" + strconv.Itoa(neverLooks)}
 	words = append(words, "--config", configFor(words, s))
+	if op.volume != "" {
+		// Else lvm keeps away from each disk that has a leg of any redundant volume of which
+		// another leg is on the disk that is emptied, whatever is moved (tools/pvmove.c,
+		// _set_up_pvmove_lv): two of them are enough to leave no disk.
+		words = append(words, "--name", op.volume)
+	}
 	for _, r := range op.runs {
 		from += fmt.Sprintf(":%d-%d", r.start, r.start+r.extents-1)
 	}

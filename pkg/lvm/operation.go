@@ -102,9 +102,11 @@ type operation struct {
 	// moves to.
 	devices []string
 	// pv is the device of verbClose, verbOpen, verbMove and verbTakeOut, by its UUID, and runs
-	// are the extents that verbMove moves; without any it goes on with what was begun.
-	pv   string
-	runs []run
+	// are the extents that verbMove moves, which are of the volume; without any it goes on with
+	// what was begun.
+	pv     string
+	runs   []run
+	volume string
 	// mostMissing legs are left by verbRepair.
 	mostMissing int
 	// tag is set at creation, and by verbMark, verbHandOut, verbQuarantine and verbTakeOver; wipe is what

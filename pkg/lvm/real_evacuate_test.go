@@ -139,11 +139,9 @@ func evacuateOnKernel(t *testing.T, layout lvm.Layout, thin, killed bool) {
 		}
 	})
 
-	if killed {
-		for n := 2; n < 8; n++ {
-			if _, err := b.Create(t.Context(), spec(n, 8*mib)); err != nil {
-				t.Fatal(err)
-			}
+	for n := 2; n < 8; n++ {
+		if _, err := b.Create(t.Context(), spec(n, 8*mib)); err != nil {
+			t.Fatal(err)
 		}
 	}
 	killing, mercy := context.WithCancel(t.Context())

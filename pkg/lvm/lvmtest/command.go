@@ -39,7 +39,7 @@ var commands = map[string]syntax{
 	"lvchange":  {true, true, "--autobackup= --config= --yes --activationmode= --activate= --refresh --errorwhenfull= --addtag= --deltag= --permission= --select="},
 	"pvcreate":  {true, true, "--config= --uuid= --norestorefile --metadatasize= --dataalignment="},
 	"pvchange":  {true, true, "--autobackup= --config= --yes --allocatable="},
-	"pvmove":    {true, true, "--autobackup= --config= --yes --atomic --interval= --abort"},
+	"pvmove":    {true, true, "--autobackup= --config= --yes --atomic --interval= --abort --name="},
 	"pvremove":  {true, true, "--config="},
 	"vgcreate":  {true, true, "--physicalextentsize= --addtag="},
 	"vgextend":  {true, true, "--autobackup= --config= --yes --restoremissing"},

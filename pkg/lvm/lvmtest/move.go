@@ -130,7 +130,8 @@ func (p *process) beginMove(c command, within func() error) (string, error) {
 		return "lvmtest: it would move all that is on the disk", nil
 	}
 	m := &movement{active: true}
-	owners, parents := g.owners(), map[string]bool{}
+	owners, name := g.owners(), c.value("--name")
+	known := false
 	for span := range strings.SplitSeq(ranges, ":") {
 		first, last, _ := strings.Cut(span, "-")
 		from, _ := strconv.ParseInt(first, 10, 64)
@@ -140,11 +141,22 @@ func (p *process) beginMove(c command, within func() error) (string, error) {
 			if !used {
 				continue
 			}
-			m.from = append(m.from, extent{d, i})
-			if strings.Contains(o.role, "raid") {
-				parents[o.parent] = true
+			if name == "" || o.isOf(name) {
+				m.from = append(m.from, extent{d, i})
 			}
 		}
+	}
+	// Redundant volumes of which a leg is on the disk keep lvm away from those of the other
+	// legs, whether they are moved or not, where no volume is named.
+	apart := map[string]bool{}
+	for e, o := range owners {
+		known = known || o.isOf(name)
+		if e.disk == d && o.isLeg() && (name == "" || o.isOf(name)) {
+			apart[o.parent] = true
+		}
+	}
+	if name != "" && !known {
+		return fmt.Sprintf("Logical volume %s not found.", name), nil
 	}
 	var free []extent
 	for _, to := range c.args[1:] {
@@ -155,11 +167,12 @@ func (p *process) beginMove(c command, within func() error) (string, error) {
 		case g.closed[t]:
 			return fmt.Sprintf("Physical volume %s is not allocatable.", to), nil
 		}
-		free = append(free, g.freeOn(t)...)
+		trimmed := false
 		for e, o := range owners {
-			if e.disk == t && parents[o.parent] {
-				return "Failed to convert pvmove LV to mirrored.", nil
-			}
+			trimmed = trimmed || e.disk == t && o.isLeg() && apart[o.parent]
+		}
+		if !trimmed {
+			free = append(free, g.freeOn(t)...)
 		}
 	}
 	switch {
@@ -231,6 +244,13 @@ func (g *group) isMoving(lv *logicalVolume) bool {
 
 // owner is what lies on an extent.
 type owner struct{ name, parent, role, layout string }
+
+func (o owner) isLeg() bool { return strings.Contains(o.role, "raid") }
+
+// isOf reports whether it is a volume of that name, or a part of it.
+func (o owner) isOf(name string) bool {
+	return strings.Trim(o.name, "[]") == name || strings.Trim(o.parent, "[]") == name
+}
 
 func (g *group) owners() map[extent]owner {
 	owners := map[extent]owner{}
