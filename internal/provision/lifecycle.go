@@ -79,7 +79,11 @@ func (v *Volumes) remove(ctx context.Context, sub *Subscription, lv *berth.Local
 			return err
 		}
 	}
-	return sub.UntilGone(ctx, lv.UID)
+	if err := sub.UntilGone(ctx, lv.UID); err != nil {
+		return err
+	}
+	v.forgetUnused(lv)
+	return nil
 }
 
 // Grow asks for at least sizeBytes and waits until the agent has made them. It

@@ -164,6 +164,33 @@ func TestEnsureGivesUpOnlyWhenAsked(t *testing.T) {
 	}
 }
 
+// What another process has made may have been used, whatever its status says: etcd may have been
+// restored to a moment before it was ready.
+func TestEnsureGivesUpOnlyWhatItMade(t *testing.T) {
+	t.Parallel()
+	c := provisiontest.New(t, nodeObject(node))
+	agent := c.NewAgent(t, node, 10*gib)
+	agent.Answer(func(*berth.LocalVolume) (string, string) { return berth.ReasonPoolNotReady, "a disk is missing" })
+	req := request("pvc-1", gib)
+	if _, err := c.Volumes.Ensure(within(t, 2*time.Second), req); err == nil {
+		t.Fatal("a volume without its pool")
+	}
+	tracker := provision.NewTracker()
+	c.Feed(t, tracker)
+	req.GiveUp = true
+	_, err := provision.NewVolumes(c.Client, c.Client, tracker).Ensure(within(t, 2*time.Second), req)
+	if _, ok := errors.AsType[*provision.Pending](err); !ok || !strings.Contains(err.Error(), "a disk is missing") {
+		t.Errorf("got %#v", err)
+	}
+	lv := &berth.LocalVolume{}
+	if err := c.Backdoor.Get(t.Context(), types.NamespacedName{Name: "pvc-1"}, lv); err != nil || lv.DeletionTimestamp != nil {
+		t.Errorf("it was taken back: %v", err)
+	}
+	if _, err := c.Volumes.Ensure(within(t, 2*time.Second), req); !errors.Is(err, volume.ErrPoolUnavailable) {
+		t.Errorf("by who made it: %#v", err)
+	}
+}
+
 func TestEnsureInBackgroundThenDone(t *testing.T) {
 	t.Parallel()
 	c := provisiontest.New(t, nodeObject(node))
