@@ -12,6 +12,7 @@ import (
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -182,7 +183,8 @@ func (r *VolumeReconciler) conclude(ctx context.Context, lv, base *v1alpha1.Loca
 // nor the API server need be asked.
 func (r *VolumeReconciler) isSettled(lv *v1alpha1.LocalVolume) bool {
 	if !isReady(lv) || lv.Status.MachineID != r.Carver.MachineID ||
-		lv.Status.Capacity == nil || lv.Status.Capacity.Value() < lv.Spec.SizeBytes {
+		lv.Status.Capacity == nil || lv.Status.Capacity.Value() < lv.Spec.SizeBytes ||
+		meta.FindStatusCondition(lv.Status.Conditions, v1alpha1.LocalVolumeResized) != nil {
 		return false
 	}
 	e, err := r.Ledger.Get(string(lv.UID))
