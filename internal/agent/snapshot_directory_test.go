@@ -157,6 +157,41 @@ func TestDirectoryIsCopied(t *testing.T) {
 	}
 }
 
+// A tree that is whole when the agent is killed is a volume, whatever became of its source.
+func TestCopiedDirectoryOutlivesItsSource(t *testing.T) {
+	t.Parallel()
+	for n := 0; ; n++ {
+		h := newCopiedDirectoryHost(t, localVolume(inDirectory))
+		h.settleCopies()
+		if err := os.WriteFile(h.file("volumes/"+lvUID), []byte("before"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		h.create(copyVolume(v1alpha1.SourceVolume, inDirectory))
+		h.killer.arm(n)
+		for range 6 {
+			_ = h.reconcileCopies()
+		}
+		died := h.killer.died()
+		if err := h.api.Delete(t.Context(), h.get()); err != nil {
+			t.Fatal(err)
+		}
+		h.startDirectories()
+		h.settleCopies()
+		switch lv := h.copied(); {
+		case isReady(lv):
+			h.wantContent("volumes/"+copyUID, "before")
+		case !isFinal(lv):
+			t.Fatalf("step %d: it is neither made nor refused: %+v", n, lv.Status)
+		}
+		if !died {
+			if n < 2 {
+				t.Fatalf("only %d steps", n)
+			}
+			return
+		}
+	}
+}
+
 // What cannot be copied is refused for good, with what is to be done, and leaves nothing.
 func TestDirectoryIsNotCopied(t *testing.T) {
 	t.Parallel()

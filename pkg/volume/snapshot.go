@@ -93,7 +93,8 @@ type SnapshotSpec struct {
 // Source is what a new volume begins as a copy of. The volume has its bytes and at least
 // its size, and stands for itself as soon as it was made.
 type Source struct {
-	// ID of the snapshot, or of the volume, and the record it is known by.
+	// ID of the snapshot, or of the volume, and the record it is known by. A call that finds the
+	// copy whole needs no record: what it was made of may be gone.
 	ID     string
 	Record Record
 	// Snapshot is true for a snapshot.
