@@ -304,8 +304,20 @@ func (c *Carver) putIfChanged(e ledger.Entry) error {
 	return c.Journal.Put(e)
 }
 
-// carve asks the backend for the volume. The ledger is written first.
+// carve asks the backend for the volume. The source of a copy that waits for others is not
+// locked meanwhile.
 func (c *Carver) carve(ctx context.Context, b volume.Backend, e ledger.Entry, w Wish, begun bool) (ledger.Entry, error) {
+	return inTurn(ctx, func() (ledger.Entry, error) {
+		made, err := c.carveNow(ctx, b, e, w, begun)
+		if _, waits := errors.AsType[*volume.NoTurn](err); waits {
+			e, begun = made, true
+		}
+		return made, err
+	})
+}
+
+// carveNow writes the ledger first.
+func (c *Carver) carveNow(ctx context.Context, b volume.Backend, e ledger.Entry, w Wish, begun bool) (ledger.Entry, error) {
 	var from *volume.Source
 	var source copySource
 	release := func() {}
@@ -323,7 +335,7 @@ func (c *Carver) carve(ctx context.Context, b volume.Backend, e ledger.Entry, w 
 		}
 		defer release()
 		from = &source.Source
-		from.Wipe, from.Progress = cmp.Or(from.Wipe, e.Wipe), w.Progress
+		from.Wipe, from.Progress, from.NoWait = cmp.Or(from.Wipe, e.Wipe), w.Progress, true
 	} else if err := c.requireMkfs(ctx, e.FSType); err != nil {
 		return e, c.refuse(ctx, b, e, begun, fmt.Errorf("make volume %s: %w", w.Name, err))
 	}
