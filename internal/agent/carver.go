@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -303,21 +304,38 @@ func (c *Carver) putIfChanged(e ledger.Entry) error {
 	return c.Journal.Put(e)
 }
 
-// carve asks the backend for the volume. The ledger is written first.
+// carve asks the backend for the volume. The source of a copy that waits for others is not
+// locked meanwhile.
 func (c *Carver) carve(ctx context.Context, b volume.Backend, e ledger.Entry, w Wish, begun bool) (ledger.Entry, error) {
+	return inTurn(ctx, func() (ledger.Entry, error) {
+		made, err := c.carveNow(ctx, b, e, w, begun)
+		if _, waits := errors.AsType[*volume.NoTurn](err); waits {
+			e, begun = made, true
+		}
+		return made, err
+	})
+}
+
+// carveNow writes the ledger first.
+func (c *Carver) carveNow(ctx context.Context, b volume.Backend, e ledger.Entry, w Wish, begun bool) (ledger.Entry, error) {
 	var from *volume.Source
 	var source copySource
 	release := func() {}
 	if w.CopyOf != nil {
-		var err error
-		source, release, err = c.Copies.open(ctx, w)
-		if err != nil {
+		opened, unlock, err := c.Copies.open(ctx, w)
+		switch {
+		case err == nil:
+			source, release = opened, unlock
+			e.FSUUID, e.Encryption = source.FSUUID, source.copiedEncryption()
+		case errors.Is(err, volume.ErrInvalid) && begun && isCopied(ctx, b, e):
+			// The ledger has the rest.
+			source.ID, source.Snapshot = w.CopyOf.UID, w.CopyOf.Snapshot
+		default:
 			return e, c.refuse(ctx, b, e, begun, fmt.Errorf("make volume %s: %w", w.Name, err))
 		}
 		defer release()
-		from, e.FSUUID = &source.Source, source.FSUUID
-		from.Wipe, from.Progress = cmp.Or(from.Wipe, e.Wipe), w.Progress
-		e.Encryption = source.copiedEncryption()
+		from = &source.Source
+		from.Wipe, from.Progress, from.NoWait = cmp.Or(from.Wipe, e.Wipe), w.Progress, true
 	} else if err := c.requireMkfs(ctx, e.FSType); err != nil {
 		return e, c.refuse(ctx, b, e, begun, fmt.Errorf("make volume %s: %w", w.Name, err))
 	}
@@ -358,6 +376,17 @@ func (c *Carver) carve(ctx context.Context, b volume.Backend, e ledger.Entry, w 
 	c.Backends.Touch(e.Pool)
 	e.Record, e.State = &rec, ledger.Carved
 	return e, nil
+}
+
+// isCopied reports whether a copy that was begun is whole, so that what it was made of may be
+// gone: the agent was killed before the ledger could say so. What is not whole is removed.
+func isCopied(ctx context.Context, b volume.Backend, e ledger.Entry) bool {
+	s, ok := b.(volume.Snapshotter)
+	if !ok || s.AbandonCopy(ctx, e.UID) != nil {
+		return false // whoever refuses it looks again, and says what is wrong
+	}
+	found, err := b.List(ctx)
+	return err == nil && slices.ContainsFunc(found, func(f volume.Found) bool { return f.ID == e.UID })
 }
 
 // absent reports whether the backend's place is seen to hold no volume of that ID. False

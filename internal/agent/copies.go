@@ -124,6 +124,21 @@ func sourceOf(e ledger.Entry, machineID string) (copySource, error) {
 	}, nil
 }
 
+// inTurn copies something that may have to wait for others, and begins anew after it has: what
+// copies locks its source itself, which pods want meanwhile.
+func inTurn[T any](ctx context.Context, copies func() (T, error)) (T, error) {
+	for {
+		made, err := copies()
+		waits, ok := errors.AsType[*volume.NoTurn](err)
+		if !ok {
+			return made, err
+		}
+		if err := waits.Await(ctx); err != nil {
+			return made, err
+		}
+	}
+}
+
 // fits returns volume.ErrInvalid for a volume that cannot be a copy of the source.
 func (s copySource) fits(w Wish) error {
 	switch {

@@ -219,31 +219,38 @@ func (r *SnapshotReconciler) makeOfDirectory(ctx context.Context, s *v1alpha1.Lo
 	name := s.Name
 	e, err := r.works.do(ctx, string(s.UID), "copying", func() { r.queue.add(name) },
 		func(ctx context.Context, _ func(doneBytes, totalBytes int64)) (ledger.Entry, error) {
-			// Until it is done no pod gets the volume.
-			unlock, err := r.Locks.Lock(ctx, s.Spec.VolumeName)
-			if err != nil {
-				return ledger.Entry{}, err
-			}
-			defer unlock()
-			from, err := r.sourceOf(s)
-			if err != nil {
-				return ledger.Entry{}, err
-			}
-			snapshots, err := r.snapshotter(volume.ModeHostpath, from.Pool)
-			if err != nil {
-				return ledger.Entry{}, refusedIf(err, volume.ErrInvalid)
-			}
-			rec, err := snapshots.Snapshot(ctx, specOf(s, from))
-			if err != nil {
-				return ledger.Entry{}, refusedIf(fmt.Errorf("take snapshot %s: %w", s.Name, err), volume.ErrInvalid, volume.ErrNoSpace)
-			}
-			return ledger.Entry{Pool: from.Pool, Access: from.Access, Record: &rec}, nil
+			return inTurn(ctx, func() (ledger.Entry, error) { return r.copyDirectory(ctx, s) })
 		})
 	if err != nil {
 		return takenSnapshot{}, err
 	}
 	r.Backends.Touch(e.Pool)
 	return takenSnapshot{record: *e.Record, source: copySource{Pool: e.Pool, Access: e.Access}, at: metav1.Now()}, nil
+}
+
+// copyDirectory makes the copy that is the snapshot of a directory. Until it is done no pod gets
+// the volume.
+func (r *SnapshotReconciler) copyDirectory(ctx context.Context, s *v1alpha1.LocalSnapshot) (ledger.Entry, error) {
+	unlock, err := r.Locks.Lock(ctx, s.Spec.VolumeName)
+	if err != nil {
+		return ledger.Entry{}, err
+	}
+	defer unlock()
+	from, err := r.sourceOf(s)
+	if err != nil {
+		return ledger.Entry{}, err
+	}
+	snapshots, err := r.snapshotter(volume.ModeHostpath, from.Pool)
+	if err != nil {
+		return ledger.Entry{}, refusedIf(err, volume.ErrInvalid)
+	}
+	spec := specOf(s, from)
+	spec.NoWait = true
+	rec, err := snapshots.Snapshot(ctx, spec)
+	if err != nil {
+		return ledger.Entry{}, refusedIf(fmt.Errorf("take snapshot %s: %w", s.Name, err), volume.ErrInvalid, volume.ErrNoSpace)
+	}
+	return ledger.Entry{Pool: from.Pool, Access: from.Access, Record: &rec}, nil
 }
 
 // takeOne takes a snapshot. What uses an encrypted volume is held up meanwhile: lvm freezes

@@ -6,6 +6,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -157,6 +158,41 @@ func TestDirectoryIsCopied(t *testing.T) {
 	}
 }
 
+// A tree that is whole when the agent is killed is a volume, whatever became of its source.
+func TestCopiedDirectoryOutlivesItsSource(t *testing.T) {
+	t.Parallel()
+	for n := 0; ; n++ {
+		h := newCopiedDirectoryHost(t, localVolume(inDirectory))
+		h.settleCopies()
+		if err := os.WriteFile(h.file("volumes/"+lvUID), []byte("before"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		h.create(copyVolume(v1alpha1.SourceVolume, inDirectory))
+		h.killer.arm(n)
+		for range 6 {
+			_ = h.reconcileCopies()
+		}
+		died := h.killer.died()
+		if err := h.api.Delete(t.Context(), h.get()); err != nil {
+			t.Fatal(err)
+		}
+		h.startDirectories()
+		h.settleCopies()
+		switch lv := h.copied(); {
+		case isReady(lv):
+			h.wantContent("volumes/"+copyUID, "before")
+		case !isFinal(lv):
+			t.Fatalf("step %d: it is neither made nor refused: %+v", n, lv.Status)
+		}
+		if !died {
+			if n < 2 {
+				t.Fatalf("only %d steps", n)
+			}
+			return
+		}
+	}
+}
+
 // What cannot be copied is refused for good, with what is to be done, and leaves nothing.
 func TestDirectoryIsNotCopied(t *testing.T) {
 	t.Parallel()
@@ -250,4 +286,66 @@ func TestDirectoryIsHeldWhileItIsCopied(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.wantContent("snapshots/"+snapUID, "before")
+}
+
+// fullQueue has others copy first, each time that something asks for a turn.
+type fullQueue struct {
+	*hostpath.Backend
+
+	await func(ctx context.Context) error
+	asked map[string]bool
+}
+
+func (q *fullQueue) turn(id string, noWait bool) error {
+	if !noWait || q.asked[id] {
+		return nil
+	}
+	q.asked[id] = true
+	return fmt.Errorf("copy: %w", &volume.NoTurn{Await: q.await})
+}
+
+func (q *fullQueue) Create(ctx context.Context, spec volume.Spec) (volume.Record, error) {
+	if spec.Source != nil {
+		if err := q.turn(spec.ID, spec.Source.NoWait); err != nil {
+			return volume.Record{}, err
+		}
+	}
+	return q.Backend.Create(ctx, spec)
+}
+
+func (q *fullQueue) Snapshot(ctx context.Context, spec volume.SnapshotSpec) (volume.Record, error) {
+	if err := q.turn(spec.ID, spec.NoWait); err != nil {
+		return volume.Record{}, err
+	}
+	return q.Backend.Snapshot(ctx, spec)
+}
+
+// Pods get a volume while a copy of it waits for other copies.
+func TestDirectoryIsNotHeldWhileItsCopyWaits(t *testing.T) {
+	t.Parallel()
+	h := newCopiedDirectoryHost(t, localVolume(inDirectory))
+	h.settleCopies()
+	waits := 0
+	queue := &fullQueue{Backend: h.directories, asked: map[string]bool{}, await: func(context.Context) error {
+		waits++
+		unlock, free := h.agent.Carver.Locks.TryLock(lvName)
+		if !free {
+			t.Error("the source is locked")
+			return nil
+		}
+		unlock()
+		return nil
+	}}
+	h.backends.Set(PoolBackend{Name: "dirs", Mode: volume.ModeHostpath, Backend: queue})
+	if err := os.WriteFile(h.file("volumes/"+lvUID), []byte("before"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.create(localSnapshot(ofDirectory))
+	h.create(copyVolume(v1alpha1.SourceVolume, inDirectory))
+	h.settleCopies()
+	h.wantContent("snapshots/"+snapUID, "before")
+	h.wantContent("volumes/"+copyUID, "before")
+	if waits != 2 || !isReady(h.copied()) || !isTaken(h.snapshot()) {
+		t.Errorf("waited %d times: %+v, %+v", waits, h.copied().Status, h.snapshot().Status)
+	}
 }

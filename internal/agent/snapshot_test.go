@@ -294,6 +294,57 @@ func TestClone(t *testing.T) {
 	})
 }
 
+// The agent is killed while it makes a copy, and what that is made of is gone when it is back: the
+// copy is whole, or it is refused and nothing is left of it.
+func TestCopyKilledAtEachStepOutlivesItsSource(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []v1alpha1.SourceKind{v1alpha1.SourceSnapshot, v1alpha1.SourceVolume} {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			eachKind(t, func(t *testing.T, newHost newCopies) {
+				whole, refused := 0, 0
+				for n := 0; ; n++ {
+					h := newHost(t, localVolume(), localSnapshot())
+					h.settleCopies()
+					h.create(copyVolume(kind))
+					h.killer.arm(n)
+					for range 6 {
+						_ = h.reconcileCopies()
+					}
+					died := h.killer.died()
+					for _, source := range []client.Object{h.snapshot(), h.get()} {
+						if err := h.api.Delete(t.Context(), source); err != nil {
+							t.Fatal(err)
+						}
+					}
+					h.startCopies()
+					h.settleCopies()
+					if isReady(h.copied()) {
+						whole++
+						h.wantCopyReady()
+						h.wantOnDisk([]string{copyUID}, nil)
+					} else {
+						refused++
+						if !isFinal(h.copied()) {
+							t.Fatalf("step %d: it is neither made nor refused: %+v", n, h.copied().Status)
+						}
+						h.wantOnDisk(nil, nil)
+						if all := h.agent.Ledger.All(); len(all) > 0 {
+							t.Fatalf("step %d: the ledger has %+v", n, all)
+						}
+					}
+					if !died {
+						break
+					}
+				}
+				if whole < 2 || refused < 1 {
+					t.Errorf("it was whole %d times and refused %d times", whole, refused)
+				}
+			})
+		})
+	}
+}
+
 func TestDeleteSnapshotKilledAtEachStep(t *testing.T) {
 	t.Parallel()
 	eachKind(t, func(t *testing.T, newHost newCopies) {

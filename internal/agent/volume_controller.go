@@ -12,6 +12,7 @@ import (
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -126,6 +127,7 @@ func (r *VolumeReconciler) bringUp(ctx context.Context, lv *v1alpha1.LocalVolume
 		e, err = r.make(ctx, w)
 	}
 	if err != nil {
+		r.recallStatus(lv)
 		f := classify(err)
 		setCondition(lv, v1alpha1.LocalVolumeReady, f.status, f.reason, err.Error())
 		return err
@@ -135,6 +137,16 @@ func (r *VolumeReconciler) bringUp(ctx context.Context, lv *v1alpha1.LocalVolume
 	}
 	setMade(lv, e)
 	return errors.Join(r.grow(ctx, lv, w, e), r.limit(ctx, lv, e))
+}
+
+// recallStatus writes what the ledger has of a volume that was handed out into a status that is
+// older, also where its storage cannot be looked at: who reads that it never stood may take it
+// for one without data.
+func (r *VolumeReconciler) recallStatus(lv *v1alpha1.LocalVolume) {
+	e, err := r.Ledger.Get(string(lv.UID))
+	if err == nil && e.State == ledger.Ready && e.MachineID == r.Carver.MachineID && recordOf(lv) == nil {
+		setMade(lv, e)
+	}
 }
 
 // conclude writes the status if it changed and decides when to look again.
@@ -182,7 +194,8 @@ func (r *VolumeReconciler) conclude(ctx context.Context, lv, base *v1alpha1.Loca
 // nor the API server need be asked.
 func (r *VolumeReconciler) isSettled(lv *v1alpha1.LocalVolume) bool {
 	if !isReady(lv) || lv.Status.MachineID != r.Carver.MachineID ||
-		lv.Status.Capacity == nil || lv.Status.Capacity.Value() < lv.Spec.SizeBytes {
+		lv.Status.Capacity == nil || lv.Status.Capacity.Value() < lv.Spec.SizeBytes ||
+		meta.FindStatusCondition(lv.Status.Conditions, v1alpha1.LocalVolumeResized) != nil {
 		return false
 	}
 	e, err := r.Ledger.Get(string(lv.UID))

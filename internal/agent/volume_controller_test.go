@@ -279,6 +279,15 @@ func TestGrowth(t *testing.T) {
 	if lv.Status.Capacity.Value() != 16*mib || h.writes != 1 {
 		t.Errorf("capacity %v after %d writes", lv.Status.Capacity, h.writes)
 	}
+
+	// The wish is taken back in part, and then as a whole.
+	for _, size := range []int64{32 * mib, 1 << 40, 32 * mib} {
+		grow(size)
+		lv = h.get()
+		if refused := meta.FindStatusCondition(lv.Status.Conditions, v1alpha1.LocalVolumeResized) != nil; refused != (size == 1<<40) || lv.Status.Capacity.Value() != 32*mib || h.writes != 1 {
+			t.Errorf("%d bytes asked for: refused %v, capacity %v after %d writes", size, refused, lv.Status.Capacity, h.writes)
+		}
+	}
 }
 
 func TestObjectWithoutFinalizerGetsItFirst(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -40,6 +41,24 @@ func TestRolledBackObjectIsNeverFormattedAgain(t *testing.T) {
 	}
 	if lv.Status.LVM == nil || *lv.Status.LVM != *was.Status.LVM {
 		t.Errorf("the status came back as %+v, was %+v", lv.Status.LVM, was.Status.LVM)
+	}
+}
+
+// TestRolledBackObjectSaysWhatWasMade: the provisioner deletes what never stood when its claim is
+// gone, and the pool is not there to be asked.
+func TestRolledBackObjectSaysWhatWasMade(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, volume.ModeLVM, localVolume())
+	h.settle()
+	was := h.wantReady()
+	h.rollBack()
+	h.backends.Set(PoolBackend{Name: "fast", Mode: volume.ModeLVM, Reason: "a disk is missing"})
+	h.settle()
+	h.wantCondition(metav1.ConditionUnknown, v1alpha1.ReasonPoolNotReady)
+	lv := h.get()
+	lv.Status.Conditions, was.Status.Conditions = nil, nil
+	if !equality.Semantic.DeepEqual(lv.Status, was.Status) {
+		t.Errorf("the status is %+v, was %+v", lv.Status, was.Status)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -346,6 +347,45 @@ func TestStatus(t *testing.T) {
 	code, out, _ = c.run(t, "status")
 	if code != exitTrouble || !strings.Contains(out, "not installed") || !strings.Contains(out, "--berth-namespace") {
 		t.Errorf("nothing is installed: exit code %d\n%s", code, out)
+	}
+}
+
+// While the agent of a node is replaced, or was evicted, there is more than one pod of it: the one
+// that does the work, or is about to, says how it is.
+func TestAgentsOfOneNode(t *testing.T) {
+	t.Parallel()
+	waits := corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{{Name: "node-agent", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}}}}
+	going := func(pod *corev1.Pod) {
+		pod.DeletionTimestamp, pod.Finalizers = &metav1.Time{Time: time.Unix(1000, 0)}, []string{"foregroundDeletion"}
+	}
+	notReady := func(pod *corev1.Pod) { pod.Status = waits }
+	for name, tc := range map[string]struct {
+		pod, other func(*corev1.Pod)
+		want       string // the pod that is said not to be ready
+	}{
+		"the old one goes, the new one is ready":      {func(*corev1.Pod) {}, func(p *corev1.Pod) { going(p); notReady(p) }, ""},
+		"the old one goes, the new one fails":         {notReady, func(p *corev1.Pod) { going(p); notReady(p) }, "agent-node2"},
+		"the old one is ready for a moment":           {notReady, going, ""},
+		"it was evicted, and the new one fails":       {notReady, func(p *corev1.Pod) { p.Status = corev1.PodStatus{Phase: corev1.PodFailed} }, "agent-node2"},
+		"it was evicted, and the new one is ready":    {func(*corev1.Pod) {}, func(p *corev1.Pod) { p.Status = corev1.PodStatus{Phase: corev1.PodFailed} }, ""},
+		"both fail, and the other one is the younger": {notReady, func(p *corev1.Pod) { notReady(p); p.CreationTimestamp = metav1.Unix(1000, 0) }, "other"},
+	} {
+		for _, other := range []string{"a-other", "z-other"} { // before it and after it in the list
+			t.Run(name+", "+other, func(t *testing.T) {
+				t.Parallel()
+				c := newCluster()
+				tc.pod(get[*corev1.Pod](c, "Pod/berth-system/agent-node2"))
+				pod := agentPod("node2")
+				pod.Name = other
+				tc.other(pod)
+				c.add(pod)
+				want := strings.Replace(tc.want, "other", other, 1)
+				_, out, _ := c.run(t, "status")
+				if want == "" && strings.Contains(out, "AgentNotReady") || want != "" && (!strings.Contains(out, "pod "+want+":") || strings.Count(out, "AgentNotReady") != 1) {
+					t.Errorf("it does not say of %q that it is not ready:\n%s", want, out)
+				}
+			})
+		}
 	}
 }
 

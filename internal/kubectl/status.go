@@ -139,7 +139,8 @@ func (p *plugin) lookAtComponents(ctx context.Context, o *overview) error {
 	return nil
 }
 
-// agents returns the agent's pod of each node that has one.
+// agents returns the agent's pod of each node that has one. While one is replaced there are two,
+// and more where some were evicted.
 func (p *plugin) agents(ctx context.Context) (map[string]*corev1.Pod, error) {
 	pods := &corev1.PodList{}
 	if err := p.list(ctx, pods, "the agents' pods", client.InNamespace(p.o.SystemNamespace), client.MatchingLabels{nameLabel: agentName}); err != nil {
@@ -147,11 +148,29 @@ func (p *plugin) agents(ctx context.Context) (map[string]*corev1.Pod, error) {
 	}
 	agents := map[string]*corev1.Pod{}
 	for i := range pods.Items {
-		if node := pods.Items[i].Spec.NodeName; node != "" {
-			agents[node] = &pods.Items[i]
+		pod := &pods.Items[i]
+		if node := pod.Spec.NodeName; node != "" && (agents[node] == nil || supersedes(pod, agents[node])) {
+			agents[node] = pod
 		}
 	}
 	return agents, nil
+}
+
+// supersedes reports whether a pod says more of its node's agent than another one there: it is
+// ready, or is not about to go, or has not ended, or is younger.
+func supersedes(pod, other *corev1.Pod) bool {
+	for _, is := range []func(*corev1.Pod) bool{
+		func(p *corev1.Pod) bool { ready, _ := podReady(p); return ready },
+		func(p *corev1.Pod) bool { return p.DeletionTimestamp == nil },
+		func(p *corev1.Pod) bool {
+			return p.Status.Phase != corev1.PodFailed && p.Status.Phase != corev1.PodSucceeded
+		},
+	} {
+		if is(pod) != is(other) {
+			return is(pod)
+		}
+	}
+	return other.CreationTimestamp.Before(&pod.CreationTimestamp)
 }
 
 // podReady reports whether a pod is ready, and why not.

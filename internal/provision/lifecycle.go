@@ -79,12 +79,17 @@ func (v *Volumes) remove(ctx context.Context, sub *Subscription, lv *berth.Local
 			return err
 		}
 	}
-	return sub.UntilGone(ctx, lv.UID)
+	if err := sub.UntilGone(ctx, lv.UID); err != nil {
+		return err
+	}
+	v.forgetUnused(lv)
+	return nil
 }
 
 // Grow asks for at least sizeBytes and waits until the agent has made them. It
 // returns the volume as it is then; a volume that is large enough already is
-// returned as it is.
+// returned as it is. Less than what was asked for before takes that back, if it was not made
+// yet: a claim may ask for less when its growth was refused.
 //
 // Errors: volume.ErrNotFound; volume.ErrInvalid when the mode cannot grow; a
 // *Failure when the node will not grow it, which leaves the volume usable at its
@@ -100,7 +105,11 @@ func (v *Volumes) Grow(ctx context.Context, name string, sizeBytes int64) (*bert
 		return nil, fmt.Errorf("LocalVolume %q is being deleted: %w", name, volume.ErrNotFound)
 	}
 	if grown(cur, sizeBytes) {
-		return cur, nil
+		if cur.Spec.SizeBytes <= cur.Status.Capacity.Value() {
+			return cur, nil
+		}
+		// More was asked for, and is not any more: the node must not go on trying.
+		return v.wish(ctx, cur, cur.Status.Capacity.Value())
 	}
 	if cur.Spec.Mode == berth.ModeDevice {
 		return nil, &Failure{
@@ -112,18 +121,14 @@ func (v *Volumes) Grow(ctx context.Context, name string, sizeBytes int64) (*bert
 	before := meta.FindStatusCondition(cur.Status.Conditions, berth.LocalVolumeResized)
 	patched := cur.Spec.SizeBytes != sizeBytes
 	if patched {
-		if refusal := v.noRoom(ctx, cur, sizeBytes); refusal != nil {
-			return nil, refusal
-		}
-		patch := fmt.Appendf(nil, `{"metadata":{"uid":%q},"spec":{"sizeBytes":%d}}`, cur.UID, sizeBytes)
-		target := named(name)
-		if err := v.writer.Patch(ctx, target, client.RawPatch(types.MergePatchType, patch)); err != nil {
-			if apierrors.IsInvalid(err) {
-				return nil, &Failure{Volume: name, Node: cur.Spec.NodeName, Reason: berth.ReasonInvalid, Message: err.Error()}
+		if sizeBytes > cur.Spec.SizeBytes {
+			if refusal := v.noRoom(ctx, cur, sizeBytes); refusal != nil {
+				return nil, refusal
 			}
-			return nil, fmt.Errorf("ask LocalVolume %q for %d bytes: %w", name, sizeBytes, err)
 		}
-		cur = target
+		if cur, err = v.wish(ctx, cur, sizeBytes); err != nil {
+			return nil, err
+		}
 	}
 	signs := v.tracker.lifeSigns(cur.Spec.NodeName)
 	waitCtx, cancel := v.patience(ctx, cur.Spec.NodeName)
@@ -146,11 +151,22 @@ func (v *Volumes) Grow(ctx context.Context, name string, sizeBytes int64) (*bert
 	return nil, refusedGrowth(last, sizeBytes, before, patched)
 }
 
+// wish asks for a size, which may be less than what was asked for before.
+func (v *Volumes) wish(ctx context.Context, lv *berth.LocalVolume, sizeBytes int64) (*berth.LocalVolume, error) {
+	patch := fmt.Appendf(nil, `{"metadata":{"uid":%q},"spec":{"sizeBytes":%d}}`, lv.UID, sizeBytes)
+	asked := named(lv.Name)
+	if err := v.writer.Patch(ctx, asked, client.RawPatch(types.MergePatchType, patch)); err != nil {
+		if apierrors.IsInvalid(err) {
+			return nil, &Failure{Volume: lv.Name, Node: lv.Spec.NodeName, Reason: berth.ReasonInvalid, Message: err.Error()}
+		}
+		return nil, fmt.Errorf("ask LocalVolume %q for %d bytes: %w", lv.Name, sizeBytes, err)
+	}
+	return asked, nil
+}
+
 // noRoom says so when the volume's pool has published less free space than the
-// growth needs. The agent has the last word on what fits; this one comes first
-// because a spec that asks for too much cannot be taken back (sizes only grow), and
-// a smaller wish would then find it standing in the way. What cannot be read is
-// left to the agent.
+// growth needs. The agent has the last word on what fits; this one comes first, for what
+// the spec asks for is tried again until less is asked for. What cannot be read is left to the agent.
 func (v *Volumes) noRoom(ctx context.Context, lv *berth.LocalVolume, sizeBytes int64) error {
 	if lv.Status.Capacity == nil {
 		return nil

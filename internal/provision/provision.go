@@ -156,6 +156,9 @@ func (p *Provisioner) endIfUnwanted(ctx context.Context, options controller.Prov
 	case !apierrors.IsNotFound(err):
 		return open(err)
 	}
+	if !p.volumes.MayTakeBack(lv) {
+		return state, cause // Orphans looks after it
+	}
 	p.log.Info("taking back a volume whose claim was deleted before it was made", "localVolume", name, "node", lv.Spec.NodeName)
 	if err := p.volumes.Delete(ctx, name); err != nil {
 		return open(err)
@@ -273,8 +276,9 @@ func (p Parameters) Spec(node string, sizeBytes int64, mode berth.VolumeMode) be
 
 // settleConflict deals with a volume that was made for this claim under other
 // conditions: on another node, before the scheduler changed its mind, or by a
-// class of the same name that was made anew. It was never mounted, because no
-// PersistentVolume names it, so it is taken back and made again.
+// class of the same name that was made anew. It is taken back and made again, if it is certain
+// that it was never mounted: that no PersistentVolume names it may be because etcd was restored
+// to a moment before there was one.
 func (p *Provisioner) settleConflict(ctx context.Context, other *conflict, request Request) (*berth.LocalVolume, error) {
 	name := request.Name
 	if p.wasHanded(name) {
@@ -288,6 +292,10 @@ func (p *Provisioner) settleConflict(ctx context.Context, other *conflict, reque
 		return nil, fmt.Errorf("%w; PersistentVolume %q stands for it, so it is left alone", other, name)
 	case !apierrors.IsNotFound(err):
 		return nil, &Pending{Volume: name, What: other.Error(), Cause: err}
+	}
+	if !p.volumes.MayTakeBack(other.existing) {
+		return nil, fmt.Errorf("%w; it may have been used, as where etcd was restored to a moment before it had a PersistentVolume, and is left alone. To use it, ask for it as it was made: kubectl -n %s annotate pvc %s %s=%s --overwrite. If nothing on it is needed: kubectl annotate localvolume %s %s=true, and it is deleted and made anew",
+			other, request.Spec.ClaimRef.Namespace, request.Spec.ClaimRef.Name, annotationSelectedNode, other.existing.Spec.NodeName, name, annotationAllowDelete)
 	}
 	p.log.Info("taking back a volume that was made under other conditions", "localVolume", name, "difference", other.how)
 	if err := p.volumes.Delete(ctx, name); err != nil {

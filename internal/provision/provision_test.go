@@ -18,6 +18,8 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
 
@@ -385,6 +387,85 @@ func TestProvisionMovesWhatWasNeverUsed(t *testing.T) {
 	}
 	if _, _, err := provisioner(c, nil).Provision(within(t, 10*time.Second), options(claim("1Gi"), class(lvmParams), node)); err == nil || second.Carved() != 1 {
 		t.Errorf("a volume with a PersistentVolume was replaced: %v", err)
+	}
+}
+
+// etcd was restored to a moment between the LocalVolume and its PersistentVolume: since then a pod
+// has written to it, and nothing says so. A provisioner that has not made it does not take it back.
+func TestProvisionKeepsWhatMayHaveBeenUsed(t *testing.T) {
+	t.Parallel()
+	c := provisiontest.New(t, nodeObject(node), claim("1Gi"))
+	first, second := c.NewAgent(t, node, 10*gib), c.NewAgent(t, "node2", 10*gib)
+	if _, _, err := provisioner(c, nil).Provision(within(t, 10*time.Second), options(claim("1Gi"), class(lvmParams), node)); err != nil {
+		t.Fatal(err)
+	}
+	restart := func() *provision.Provisioner {
+		tracker := provision.NewTracker()
+		c.Feed(t, tracker)
+		return provision.NewProvisioner(provision.NewVolumes(c.Client, c.Client, tracker), c.Client, knownPVs(nil), slog.New(slog.DiscardHandler))
+	}
+	p := restart()
+	for name, ask := range map[string]controller.ProvisionOptions{
+		"another node":  options(claim("1Gi"), class(lvmParams), "node2"),
+		"another class": options(claim("1Gi"), class(map[string]string{"mode": "lvm", "pool": "fast", "csi.storage.k8s.io/fstype": "xfs"}), node),
+	} {
+		_, state, err := p.Provision(within(t, 10*time.Second), ask)
+		if err == nil || state != controller.ProvisioningFinished || first.Carved() != 1 || second.Made() != 0 {
+			t.Fatalf("%s: %v, %v, node1 holds %d, node2 has made %d", name, state, err, first.Carved(), second.Made())
+		}
+		for _, part := range []string{"kubectl -n default annotate pvc data volume.kubernetes.io/selected-node=node1", "kubectl annotate localvolume pvc-c1a1 berth.dev/allow-delete=true"} {
+			if !strings.Contains(err.Error(), part) {
+				t.Errorf("%s: %q does not say %q", name, err, part)
+			}
+		}
+	}
+	// The way to its data.
+	if _, _, err := restart().Provision(within(t, 10*time.Second), options(claim("1Gi"), class(lvmParams), node)); err != nil || first.Made() != 1 {
+		t.Errorf("asked for as it was made: %v, made %d", err, first.Made())
+	}
+	// The way without them.
+	allowDelete(t, c, "pvc-c1a1")
+	if _, _, err := restart().Provision(within(t, 10*time.Second), options(claim("1Gi"), class(lvmParams), "node2")); err != nil || first.Carved() != 0 || second.Carved() != 1 {
+		t.Errorf("a person said that nothing is needed: %v, node1 holds %d, node2 %d", err, first.Carved(), second.Carved())
+	}
+}
+
+// allowDelete is a person's word that nothing on a volume is needed.
+func allowDelete(t *testing.T, c *provisiontest.Cluster, name string) {
+	t.Helper()
+	patch := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"annotations":{"berth.dev/allow-delete":"true"}}}`))
+	if err := c.Backdoor.Patch(t.Context(), &berth.LocalVolume{ObjectMeta: metav1.ObjectMeta{Name: name}}, patch); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the annotation is seen", func() bool { return c.Tracker.Get(name).Annotations["berth.dev/allow-delete"] == "true" })
+}
+
+// The same with a claim that was deleted after the restore, and a class that is gone.
+func TestProvisionLeavesToOrphansWhatMayHaveBeenUsed(t *testing.T) {
+	t.Parallel()
+	c := provisiontest.New(t, nodeObject(node))
+	agent := c.NewAgent(t, node, 10*gib)
+	if _, _, err := provisioner(c, nil).Provision(within(t, 10*time.Second), options(claim("1Gi"), class(lvmParams), node)); err != nil {
+		t.Fatal(err)
+	}
+	tracker := provision.NewTracker()
+	c.Feed(t, tracker)
+	p := provision.NewProvisioner(provision.NewVolumes(c.Client, c.Client, tracker), c.Client, knownPVs(nil), slog.New(slog.DiscardHandler))
+	agent.Pause()
+	grown := claim("1Gi")
+	c.Fail(func(verb string, _ runtime.Object, name string) (before, after error) {
+		if verb == "GET" && name == "pvc-c1a1" {
+			return errors.New("no answer"), nil
+		}
+		return nil, nil
+	})
+	if _, state, err := p.Provision(within(t, 10*time.Second), options(grown, class(lvmParams), "node2")); state != controller.ProvisioningInBackground {
+		t.Fatalf("%v, %v", state, err)
+	}
+	c.Fail(nil)
+	agent.Resume()
+	if _, state, err := p.Provision(within(t, 10*time.Second), options(grown, class(map[string]string{"mode": "gone"}), "node2")); state != controller.ProvisioningFinished || err == nil || agent.Carved() != 1 {
+		t.Errorf("%v, %v, %d volumes are left", state, err, agent.Carved())
 	}
 }
 

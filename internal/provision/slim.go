@@ -18,6 +18,8 @@ const (
 	annotationProvisionedBy   = "pv.kubernetes.io/provisioned-by"
 	annotationMigratedTo      = "pv.kubernetes.io/migrated-to"
 	annotationSelectedNode    = "volume.kubernetes.io/selected-node"
+	// annotationAllowDelete is a person's word that a volume is not needed any more.
+	annotationAllowDelete = "berth.dev/allow-delete"
 )
 
 // SlimClaims keeps of the claims that are bound, or that another provisioner

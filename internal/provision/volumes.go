@@ -11,6 +11,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -46,13 +47,17 @@ type Volumes struct {
 	writer  client.Writer
 	live    client.Reader
 	tracker *Tracker
+
+	mu sync.Mutex
+	// unused are the volumes that this process has made and given to nobody, by their names.
+	unused map[string]types.UID
 }
 
 // NewVolumes returns the service. writer makes the changes; live reads from the
 // API server, past every cache, and is asked only when something is not as
 // expected; tracker is fed by an informer on LocalVolumes.
 func NewVolumes(writer client.Writer, live client.Reader, tracker *Tracker) *Volumes {
-	return &Volumes{writer: writer, live: live, tracker: tracker}
+	return &Volumes{writer: writer, live: live, tracker: tracker, unused: map[string]types.UID{}}
 }
 
 // Tracker returns what the service sees.
@@ -71,7 +76,8 @@ type Request struct {
 	Labels, Annotations map[string]string
 	// GiveUp takes an agent's "not now" (PoolNotReady, Failed) for an answer when
 	// it still stands at the end of the wait, so that another node can be tried.
-	// Without it the volume is left to the agent.
+	// Without it the volume is left to the agent, and so is one that may have been used
+	// (MayTakeBack).
 	GiveUp bool
 }
 
@@ -126,7 +132,7 @@ func (v *Volumes) Ensure(ctx context.Context, req Request) (*berth.LocalVolume, 
 			continue // the same, and its agent is at it
 		}
 		if meta.IsStatusConditionTrue(last.Status.Conditions, berth.LocalVolumeReady) {
-			return checkMade(last)
+			return v.give(last)
 		}
 		err = v.discard(ctx, sub, last, verdictOf(last, false))
 		if failure, ok := asFailure(err); !ok || failure.Reason == berth.ReasonInvalid {
@@ -155,6 +161,7 @@ func (v *Volumes) post(ctx context.Context, req Request) (*berth.LocalVolume, er
 		err = v.writer.Create(ctx, lv)
 		switch {
 		case err == nil:
+			v.noteUnused(lv)
 			return lv, nil
 		case apierrors.IsAlreadyExists(err):
 			live := &berth.LocalVolume{}
@@ -284,16 +291,47 @@ func verdictOf(lv *berth.LocalVolume, giveUp bool) *Failure {
 	return nil
 }
 
-// checkMade refuses to hand out a volume that is smaller than asked for, whatever
-// the agent says.
-func checkMade(lv *berth.LocalVolume) (*berth.LocalVolume, error) {
+// give returns a volume that stands to whoever asked for it. One that is smaller than asked
+// for is not given to anybody, whatever the agent says.
+func (v *Volumes) give(lv *berth.LocalVolume) (*berth.LocalVolume, error) {
 	if lv.Status.Capacity == nil || lv.Status.Capacity.Value() < lv.Spec.SizeBytes {
 		return nil, &Pending{
 			Volume: lv.Name, What: fmt.Sprintf("it is Ready and its status.capacity is less than the %d bytes asked for", lv.Spec.SizeBytes),
 			Cause: volume.ErrBusy,
 		}
 	}
+	v.forgetUnused(lv)
 	return lv, nil
+}
+
+// noteUnused notes a volume that this process has made.
+func (v *Volumes) noteUnused(lv *berth.LocalVolume) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.unused[lv.Name] = lv.UID
+}
+
+// forgetUnused notes that somebody was given a volume, or that it is gone.
+func (v *Volumes) forgetUnused(lv *berth.LocalVolume) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.unused[lv.Name] == lv.UID {
+		delete(v.unused, lv.Name)
+	}
+}
+
+// MayTakeBack reports whether it is certain that nobody has used a volume: this process has
+// made it and given it to nobody, or a person says so. That nothing leads to a volume, and that
+// its status says nothing of it, is no proof: where etcd was restored, both may be older than
+// what is on the disk.
+func (v *Volumes) MayTakeBack(lv *berth.LocalVolume) bool {
+	if lv.Annotations[annotationAllowDelete] == "true" {
+		return true
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	uid, unused := v.unused[lv.Name]
+	return unused && uid == lv.UID
 }
 
 // discard takes back a volume that its node will not make, waits for the proof
@@ -311,7 +349,7 @@ func (v *Volumes) discard(ctx context.Context, sub *Subscription, lv *berth.Loca
 // unanswered decides what to say when the agent gave no final answer in time.
 func (v *Volumes) unanswered(ctx context.Context, sub *Subscription, lv *berth.LocalVolume, req Request, signs uint64, cause error) error {
 	if ctx.Err() == nil { // there is time left: it was not the caller who stopped
-		if verdict := verdictOf(lv, req.GiveUp); verdict != nil {
+		if verdict := verdictOf(lv, req.GiveUp && v.MayTakeBack(lv)); verdict != nil {
 			return v.discard(ctx, sub, lv, verdict)
 		}
 		if gone, err := v.nodeGone(ctx, lv.Spec.NodeName); err == nil && gone && neverReady(lv) {

@@ -164,6 +164,33 @@ func TestEnsureGivesUpOnlyWhenAsked(t *testing.T) {
 	}
 }
 
+// What another process has made may have been used, whatever its status says: etcd may have been
+// restored to a moment before it was ready.
+func TestEnsureGivesUpOnlyWhatItMade(t *testing.T) {
+	t.Parallel()
+	c := provisiontest.New(t, nodeObject(node))
+	agent := c.NewAgent(t, node, 10*gib)
+	agent.Answer(func(*berth.LocalVolume) (string, string) { return berth.ReasonPoolNotReady, "a disk is missing" })
+	req := request("pvc-1", gib)
+	if _, err := c.Volumes.Ensure(within(t, 2*time.Second), req); err == nil {
+		t.Fatal("a volume without its pool")
+	}
+	tracker := provision.NewTracker()
+	c.Feed(t, tracker)
+	req.GiveUp = true
+	_, err := provision.NewVolumes(c.Client, c.Client, tracker).Ensure(within(t, 2*time.Second), req)
+	if _, ok := errors.AsType[*provision.Pending](err); !ok || !strings.Contains(err.Error(), "a disk is missing") {
+		t.Errorf("got %#v", err)
+	}
+	lv := &berth.LocalVolume{}
+	if err := c.Backdoor.Get(t.Context(), types.NamespacedName{Name: "pvc-1"}, lv); err != nil || lv.DeletionTimestamp != nil {
+		t.Errorf("it was taken back: %v", err)
+	}
+	if _, err := c.Volumes.Ensure(within(t, 2*time.Second), req); !errors.Is(err, volume.ErrPoolUnavailable) {
+		t.Errorf("by who made it: %#v", err)
+	}
+}
+
 func TestEnsureInBackgroundThenDone(t *testing.T) {
 	t.Parallel()
 	c := provisiontest.New(t, nodeObject(node))
@@ -394,7 +421,49 @@ func TestGrowAnswers(t *testing.T) {
 	}
 }
 
-// A spec that asks for too much could not be taken back, so it is not written.
+// A claim whose growth was refused asks for less: down to what the volume has, at which the node has
+// nothing more to try.
+func TestGrowTakesBackWhatWasRefused(t *testing.T) {
+	t.Parallel()
+	pool := &berth.Pool{ObjectMeta: metav1.ObjectMeta{Name: "fast-node1"}, Spec: berth.PoolSpec{NodeName: node, PoolSetName: "fast", Kind: berth.PoolLVM}}
+	c := provisiontest.New(t, nodeObject(node), pool)
+	c.NewAgent(t, node, 10*gib)
+	if _, err := c.Volumes.Ensure(within(t, 10*time.Second), request("pvc-1", gib)); err != nil {
+		t.Fatal(err)
+	}
+	publish := func(free int64) {
+		t.Helper()
+		pool.Status.Free = resource.NewQuantity(free, resource.BinarySI)
+		if err := c.Backdoor.Update(t.Context(), pool); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, step := range []struct {
+		ask, free, capacity, spec int64
+		want                      error
+	}{
+		{100, 200, 1, 100, volume.ErrNoSpace}, // the pool has published more than it has
+		{50, 1, 1, 50, volume.ErrNoSpace},     // less, and still too much: also that is taken back
+		{1, 1, 1, 1, nil},
+		{50, 200, 1, 50, volume.ErrNoSpace},
+		{3, 9, 3, 3, nil},
+	} {
+		publish(step.free * gib)
+		if _, err := c.Volumes.Grow(within(t, 10*time.Second), "pvc-1", step.ask*gib); !errors.Is(err, step.want) {
+			t.Fatalf("%+v: %v", step, err)
+		}
+		lv := &berth.LocalVolume{}
+		if err := c.Backdoor.Get(t.Context(), types.NamespacedName{Name: "pvc-1"}, lv); err != nil {
+			t.Fatal(err)
+		}
+		if lv.Spec.SizeBytes != step.spec*gib || lv.Status.Capacity.Value() != step.capacity*gib {
+			t.Errorf("%+v: it is asked for with %d bytes and has %s", step, lv.Spec.SizeBytes, lv.Status.Capacity)
+		}
+		eventually(t, "it is seen", func() bool { return c.Tracker.Get("pvc-1").Spec.SizeBytes == lv.Spec.SizeBytes })
+	}
+}
+
+// What the pool has not published room for is not asked of the node, which would go on trying.
 func TestGrowLooksAtThePoolFirst(t *testing.T) {
 	t.Parallel()
 	pool := &berth.Pool{ObjectMeta: metav1.ObjectMeta{Name: "fast-node1"}, Spec: berth.PoolSpec{NodeName: node, PoolSetName: "fast", Kind: berth.PoolLVM}}

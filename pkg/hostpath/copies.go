@@ -108,7 +108,7 @@ func (b *Backend) fulfil(ctx context.Context, root *os.Root, p promise, sizeByte
 	if p, err = b.promise(ctx, root, p, sizeBytes); err != nil {
 		return p, err
 	}
-	return p, b.copyTree(ctx, root, from, p, source.Progress)
+	return p, b.copyTree(ctx, root, from, p, source)
 }
 
 // dropUnmade drops what was promised to a copy that is not there, if the error means that
@@ -174,7 +174,7 @@ func (b *Backend) requireUnwritten(root *os.Root, from promise) error {
 }
 
 // copyTree makes a copy out of sight and renames it into its place.
-func (b *Backend) copyTree(ctx context.Context, root *os.Root, from, p promise, progress func(done, total int64)) error {
+func (b *Backend) copyTree(ctx context.Context, root *os.Root, from, p promise, source volume.Source) error {
 	whole, err := b.isSubvolume(root, from)
 	if err != nil {
 		return err
@@ -182,13 +182,39 @@ func (b *Backend) copyTree(ctx context.Context, root *os.Root, from, p promise, 
 	if whole {
 		return b.build(root, p, func(work int) error { return b.copyWhole(root, work, from, p) })
 	}
+	letGo, err := takeTurn(ctx, source.NoWait)
+	if err != nil {
+		return err
+	}
+	defer letGo()
+	return b.build(root, p, func(work int) error { return b.copyInto(ctx, root, work, from, p, source.Progress) })
+}
+
+// takeTurn waits until a tree may be copied, or returns a volume.NoTurn.
+func takeTurn(ctx context.Context, noWait bool) (letGo func(), err error) {
+	letGo = func() { <-atOnce }
+	if noWait {
+		select {
+		case atOnce <- struct{}{}:
+			return letGo, nil
+		default:
+			return nil, &volume.NoTurn{Await: awaitTurn}
+		}
+	}
 	select {
 	case atOnce <- struct{}{}:
-		defer func() { <-atOnce }()
+		return letGo, nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return nil, ctx.Err()
 	}
-	return b.build(root, p, func(work int) error { return b.copyInto(ctx, root, work, from, p, progress) })
+}
+
+func awaitTurn(ctx context.Context) error {
+	letGo, err := takeTurn(ctx, false)
+	if err == nil {
+		letGo()
+	}
+	return err
 }
 
 // build has a directory filled out of sight, in which a volume or snapshot is called treeName

@@ -26,3 +26,6 @@ var EmptyTrash = (*Backend).emptyTrash
 
 // TendRetained is one look at what is kept of deleted volumes.
 var TendRetained = (*Backend).tendRetained
+
+// TakeTurn takes one of the turns in which trees are copied.
+var TakeTurn = takeTurn

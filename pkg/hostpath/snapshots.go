@@ -62,7 +62,7 @@ func (b *Backend) snapshot(ctx context.Context, spec volume.SnapshotSpec) (volum
 }
 
 func (b *Backend) takeSnapshot(ctx context.Context, root *os.Root, p promise, spec volume.SnapshotSpec) (promise, error) {
-	source := volume.Source{ID: spec.VolumeID, Record: spec.Volume}
+	source := volume.Source{ID: spec.VolumeID, Record: spec.Volume, NoWait: spec.NoWait}
 	if p.SizeBytes > 0 {
 		return b.fulfil(ctx, root, p, p.SizeBytes, source)
 	}

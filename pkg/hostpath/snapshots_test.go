@@ -5,6 +5,7 @@ package hostpath_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -500,6 +501,41 @@ func TestAbandonCopy(t *testing.T) {
 	must(t, p.backend.AbandonCopy(t.Context(), volumetest.ID(2)))
 	_, err = p.backend.Locate(t.Context(), volumetest.ID(2), clone)
 	must(t, err)
+}
+
+// What shall not wait for its turn is told how to, and finds what it has begun.
+func TestCopiesAwaitTheirTurn(t *testing.T) {
+	t.Parallel()
+	p := newCopyingPool(t)
+	rec, _ := volumeWith(t, p, 1)
+	clone, snapshot := copyOf(2, 1, rec, false), snapshotSpec(5, 1, rec)
+	clone.Source.NoWait, snapshot.NoWait = true, true
+	first, err := hostpath.TakeTurn(t.Context(), false)
+	must(t, err)
+	second, err := hostpath.TakeTurn(t.Context(), false)
+	must(t, err)
+	makeClone := func() error { _, err := p.backend.Create(t.Context(), clone); return err }
+	makeSnapshot := func() error { _, err := p.backend.Snapshot(t.Context(), snapshot); return err }
+	var waits *volume.NoTurn
+	for _, copies := range []func() error{makeClone, makeSnapshot} {
+		if err := copies(); !errors.As(err, &waits) || !errors.Is(err, volume.ErrBusy) {
+			t.Errorf("with others at it: %v", err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if err := waits.Await(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("there was a turn: %v", err)
+	}
+	first()
+	second()
+	for _, copies := range []func() error{makeClone, makeSnapshot} {
+		err := copies()
+		for ; errors.As(err, &waits); err = copies() { // other tests copy as well
+			must(t, waits.Await(t.Context()))
+		}
+		must(t, err)
+	}
 }
 
 // A clone of many files that share their blocks:

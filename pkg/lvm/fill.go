@@ -20,15 +20,15 @@ import (
 // snapshot, handing it out, and removing the snapshot.
 func (b *Backend) fill(ctx context.Context, spec volume.Spec) (volume.Record, error) {
 	source := spec.Source
-	name, err := b.sourceName(spec)
-	if err != nil {
-		return volume.Record{}, err
-	}
 	g, lv, err := b.look(ctx, spec.ID, spec.ID, nil)
 	if err != nil {
 		return volume.Record{}, err
 	}
 	if lv == nil || !ownedVolume(lv) {
+		name, err := b.sourceName(spec)
+		if err != nil {
+			return volume.Record{}, err
+		}
 		g, err = b.fillNew(ctx, spec, name)
 		if errors.Is(err, volume.ErrNoSpace) || errors.Is(err, volume.ErrInvalid) || errors.Is(err, volume.ErrNotFound) {
 			if abandonErr := b.AbandonCopy(ctx, spec.ID); abandonErr != nil {

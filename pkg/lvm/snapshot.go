@@ -175,15 +175,15 @@ func (b *Backend) sourceName(spec volume.Spec) (string, error) {
 // asked for.
 func (b *Backend) clone(ctx context.Context, spec volume.Spec) (volume.Record, error) {
 	source := spec.Source
-	name, err := b.sourceName(spec)
-	if err != nil {
-		return volume.Record{}, err
-	}
 	g, lv, err := b.look(ctx, spec.ID, spec.ID, nil)
 	if err != nil {
 		return volume.Record{}, err
 	}
 	if lv == nil || !ownedVolume(lv) {
+		name, err := b.sourceName(spec)
+		if err != nil {
+			return volume.Record{}, err
+		}
 		if _, _, err := b.look(ctx, source.ID, name, &source.Record); err != nil {
 			return volume.Record{}, err
 		}

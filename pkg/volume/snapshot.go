@@ -88,12 +88,15 @@ type SnapshotSpec struct {
 	// Wipe is the volume's policy: what a snapshot keeps of it is wiped by it. Empty where it
 	// is not known, and then nothing is.
 	Wipe WipePolicy
+	// NoWait is as in Source.
+	NoWait bool
 }
 
 // Source is what a new volume begins as a copy of. The volume has its bytes and at least
 // its size, and stands for itself as soon as it was made.
 type Source struct {
-	// ID of the snapshot, or of the volume, and the record it is known by.
+	// ID of the snapshot, or of the volume, and the record it is known by. A call that finds the
+	// copy whole needs no record: what it was made of may be gone.
 	ID     string
 	Record Record
 	// Snapshot is true for a snapshot.
@@ -106,4 +109,18 @@ type Source struct {
 	Secured func()
 	// Progress, if not nil, is told how much has been copied, where that takes long.
 	Progress func(doneBytes, totalBytes int64)
+	// NoWait has a NoTurn returned where the copy would wait for others.
+	NoWait bool
 }
+
+// NoTurn is an ErrBusy: as much is being copied as may be at once. What was begun for this copy
+// stays for the next attempt.
+type NoTurn struct {
+	// Await returns when there was a turn, or with the context's error. It may be gone again.
+	Await func(ctx context.Context) error
+}
+
+func (*NoTurn) Error() string { return "it waits until something else was copied" }
+
+// Unwrap makes it an ErrBusy.
+func (*NoTurn) Unwrap() error { return ErrBusy }

@@ -201,7 +201,7 @@ func TestLocalVolumeChanges(t *testing.T) {
 		refused string
 	}{
 		{"grows", func(s *v1alpha1.LocalVolumeSpec) { s.SizeBytes *= 2 }, ""},
-		{"shrinks", func(s *v1alpha1.LocalVolumeSpec) { s.SizeBytes /= 2 }, "spec.sizeBytes only grows"},
+		{"takes a growth back", func(s *v1alpha1.LocalVolumeSpec) { s.SizeBytes /= 2 }, ""},
 		{"moves", func(s *v1alpha1.LocalVolumeSpec) { s.NodeName = "node2" }, "spec.nodeName is immutable"},
 		{"another mode", func(s *v1alpha1.LocalVolumeSpec) { s.Mode = v1alpha1.ModeHostpath }, "spec.mode is immutable"},
 		{"another pool", func(s *v1alpha1.LocalVolumeSpec) { s.Pool = "slow" }, "spec.pool is immutable"},
