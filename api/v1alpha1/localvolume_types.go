@@ -91,7 +91,7 @@ type Encryption string
 const EncryptionLUKS2 Encryption = "luks2"
 
 // LocalVolumeSpec is what the provisioner asks of the node. All but sizeBytes and limits is
-// immutable.
+// immutable, and a volume only grows.
 //
 // +kubebuilder:validation:XValidation:rule="(self.mode == 'device') != (has(self.pool) && size(self.pool) > 0)",message="spec.pool is needed in the modes lvm and hostpath, and not allowed in mode device"
 // +kubebuilder:validation:XValidation:rule="self.mode != 'hostpath' || self.volumeMode == 'Filesystem'",message="mode hostpath has no block volumes: use mode lvm or device"
@@ -136,8 +136,8 @@ type LocalVolumeSpec struct {
 	// +optional
 	Pool string `json:"pool,omitempty"`
 
-	// SizeBytes is the size asked for. A volume only grows: less than status.capacity changes nothing,
-	// and takes back what was asked for and not made yet.
+	// SizeBytes is the size asked for. A volume only grows: less than before takes back what was
+	// asked for and not made yet, down to status.capacity (policy berth-localvolume-size).
 	// +kubebuilder:validation:Minimum=1
 	SizeBytes int64 `json:"sizeBytes"`
 

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -201,7 +202,7 @@ func TestLocalVolumeChanges(t *testing.T) {
 		refused string
 	}{
 		{"grows", func(s *v1alpha1.LocalVolumeSpec) { s.SizeBytes *= 2 }, ""},
-		{"takes a growth back", func(s *v1alpha1.LocalVolumeSpec) { s.SizeBytes /= 2 }, ""},
+		{"shrinks", func(s *v1alpha1.LocalVolumeSpec) { s.SizeBytes /= 2 }, "spec.sizeBytes only grows"},
 		{"moves", func(s *v1alpha1.LocalVolumeSpec) { s.NodeName = "node2" }, "spec.nodeName is immutable"},
 		{"another mode", func(s *v1alpha1.LocalVolumeSpec) { s.Mode = v1alpha1.ModeHostpath }, "spec.mode is immutable"},
 		{"another pool", func(s *v1alpha1.LocalVolumeSpec) { s.Pool = "slow" }, "spec.pool is immutable"},
@@ -233,6 +234,32 @@ func TestLocalVolumeChanges(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
+	}
+}
+
+// A growth that was not made is taken back, and the volume stays as large as it is.
+func TestLocalVolumeGrowthIsTakenBack(t *testing.T) {
+	t.Parallel()
+	made := localVolume("lv-taken-back", "node1")
+	made.Spec.SizeBytes = 3 << 30
+	if err := server.admin.Create(t.Context(), made); err != nil {
+		t.Fatal(err)
+	}
+	made.Status.Capacity = resource.NewQuantity(1<<30+4<<20, resource.BinarySI)
+	if err := server.admin.Status().Update(t.Context(), made); err != nil {
+		t.Fatal(err)
+	}
+	for sizeBytes, refused := range map[int64]string{
+		2 << 30: "", 1<<30 + 4<<20: "", 1<<30 + 4<<20 - 1: "spec.sizeBytes only grows", 1 << 20: "spec.sizeBytes only grows",
+	} {
+		changed := made.DeepCopy()
+		changed.Spec.SizeBytes = sizeBytes
+		err := server.admin.Update(t.Context(), changed, client.DryRunAll)
+		if refused != "" {
+			wantRefused(t, err, refused)
+		} else if err != nil {
+			t.Errorf("%d bytes: %v", sizeBytes, err)
+		}
 	}
 }
 
