@@ -87,6 +87,7 @@ type host struct {
 	ledgerDir string
 	api       client.WithWatch
 	writes    int // of the agent
+	counting  sync.Mutex
 	mkfs      int
 	noMkfs    bool
 	machineID string
@@ -188,7 +189,9 @@ func (h *host) write(f func() error) error {
 	if err := h.killer.step(); err != nil {
 		return err
 	}
+	h.counting.Lock()
 	h.writes++
+	h.counting.Unlock()
 	if err := f(); err != nil {
 		return err
 	}

@@ -117,7 +117,7 @@ func (b *Backend) Evacuate(ctx context.Context, o EvacuateOptions) ([]Evacuation
 			// lvm has the last word on what can be moved where.
 			states[from].Waiting = err.Error()
 			if errors.Is(err, volume.ErrNoSpace) {
-				states[from].Waiting = noPlace(g.at(step.pv, step.runs))
+				states[from].Waiting = fmt.Sprintf("%s: %v", noPlace(g.at(step.pv, step.runs)), err)
 			}
 			return states, nil
 		default:

@@ -149,7 +149,7 @@ func evacuateOnKernel(t *testing.T, layout lvm.Layout, thin, killed bool) {
 	if killed {
 		go r.killAtRandom(killing)
 	}
-	kills, moving := 0, 0
+	kills, moving, said := 0, 0, ""
 	for deadline := time.Now().Add(10 * time.Minute); ; {
 		states, err := b.Evacuate(t.Context(), lvm.EvacuateOptions{Empty: []string{empty}})
 		switch {
@@ -157,6 +157,10 @@ func evacuateOnKernel(t *testing.T, layout lvm.Layout, thin, killed bool) {
 			t.Fatalf("got %+v, %v", states, err)
 		case err != nil || states[0].Waiting != "":
 			kills++
+			if why := fmt.Sprint(states, err); why != said {
+				t.Log(why)
+				said = why
+			}
 			if mathrand.IntN(2) == 0 {
 				r.boot.Add(1)
 				b = r.backend(t, 0)
