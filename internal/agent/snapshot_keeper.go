@@ -93,7 +93,8 @@ func (k *SnapshotKeeper) wake(pool string) {
 			}
 			waker = make(chan struct{}, 1)
 			k.wakers[p.Name] = waker
-			k.begin(p.Name)
+			k.begin(p.Name) // it looks at once
+			continue
 		}
 		select {
 		case waker <- struct{}{}:
