@@ -63,6 +63,8 @@ func laidOut(group string) string {
 		{"pvs", "--all", "-o", "pv_name,vg_name,pv_attr,pv_size,pv_free,pv_uuid,pv_tags"},
 		{"pvs", "--segments", "-o", "pv_name,pvseg_start,pvseg_size,lv_name,lv_parent,lv_role,segtype"},
 		{"lvs", "--all", "-o", "name,attr,segtype,devices,copy_percent,tags", group},
+		{"dmsetup", "info", "--columns"},
+		{"dmsetup", "table"},
 	} {
 		out, err := exec.Command(command[0], command[1:]...).CombinedOutput()
 		fmt.Fprintf(&all, "%s: %v\n%s", strings.Join(command, " "), err, out)
