@@ -4,6 +4,7 @@
 package lvm
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -95,11 +96,14 @@ func classify(stderr []byte) error {
 }
 
 // explain makes an error of what lvm said: its sentinel, if the words are known,
-// and the words.
+// and the words. Those of a process that was killed stand for nothing: lvm that is interrupted while
+// it looks for room says that there is none ("Failed to convert pvmove LV to mirrored").
 func explain(stderr []byte, cause error) error {
 	words := said(stderr)
 	sentinel := classify(stderr)
 	switch {
+	case killed(cause):
+		return cause
 	case sentinel != nil && cause != nil:
 		return fmt.Errorf("%w: lvm said %q: %w", sentinel, words, cause)
 	case sentinel != nil:
@@ -110,6 +114,12 @@ func explain(stderr []byte, cause error) error {
 		return fmt.Errorf("lvm said %q", words)
 	}
 	return fmt.Errorf("lvm did not do it and did not say why")
+}
+
+// killed reports whether an error is of a process that did not come to its own end.
+func killed(err error) bool {
+	exit, ok := errors.AsType[*hostexec.ExitError](err)
+	return ok && (exit.TimedOut || exit.Stuck || exit.ExitCode < 0 || exit.Unwrap() != nil)
 }
 
 // said returns the last lines of stderr that are not mere warnings.

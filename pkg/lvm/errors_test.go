@@ -5,9 +5,11 @@ package lvm
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
+	"github.com/berth-dev/berth/pkg/hostexec"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -152,5 +154,27 @@ func TestNames(t *testing.T) {
 	}
 	if got := tagText("a claim: with 'quotes' & spaces"); !wordPattern.MatchString(got) {
 		t.Errorf("tagText = %q", got)
+	}
+}
+
+// lvm that is interrupted says why it could not go on.
+func TestExplainOfWhatWasKilled(t *testing.T) {
+	t.Parallel()
+	const words = "  Interrupted...\n  Failed to convert pvmove LV to mirrored.\n"
+	for name, tc := range map[string]struct {
+		cause error
+		final bool
+	}{
+		"its own end":      {&hostexec.ExitError{ExitCode: 5, Stderr: words}, true},
+		"the deadline":     {&hostexec.ExitError{ExitCode: 5, TimedOut: true, Stderr: words}, false},
+		"a signal":         {&hostexec.ExitError{ExitCode: -1, Stderr: words}, false},
+		"stuck":            {&hostexec.ExitError{ExitCode: -1, Stuck: true, Stderr: words}, false},
+		"wrapped":          {fmt.Errorf("move: %w", &hostexec.ExitError{ExitCode: 5, TimedOut: true, Stderr: words}), false},
+		"no process ended": {nil, true},
+	} {
+		err := explain([]byte(words), tc.cause)
+		if errors.Is(err, volume.ErrNoSpace) != tc.final || tc.cause != nil && !errors.Is(err, tc.cause) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

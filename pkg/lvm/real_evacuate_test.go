@@ -149,6 +149,7 @@ func evacuateOnKernel(t *testing.T, layout lvm.Layout, thin, killed bool) {
 	killing, mercy := context.WithCancel(t.Context())
 	defer mercy()
 	if killed {
+		r.timeout.Store(int64(time.Millisecond)) // the first one at least
 		go r.killAtRandom(killing)
 	}
 	kills, moving, said := 0, 0, ""
