@@ -37,6 +37,9 @@ const stopGrace = 10 * time.Second
 
 // run provisions until the context ends.
 func run(ctx context.Context, o options, log *slog.Logger) error {
+	if limit := command.RespectMemoryLimit("/sys/fs/cgroup"); limit > 0 {
+		log.Info("garbage is collected before the container's limit of memory is reached", "softLimitBytes", limit)
+	}
 	cfg, err := config.GetConfig()
 	if err != nil {
 		return fmt.Errorf("find the API server: %w", err)
