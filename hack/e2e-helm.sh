@@ -13,22 +13,11 @@ testbed=${TESTBED:-build/testbed}
 image=${IMAGE:-build/berth-image.tar}
 namespace=berth-system
 modes=(lvm device hostpath)
-kubectl() { "$testbed" kubectl "$@"; }
 helm() { "$testbed" run -- build/tools/helm --namespace "$namespace" "$@"; }
 
-number=0 total=8 started=$SECONDS begun=$SECONDS
-step() {
-  number=$((number + 1))
-  started=$SECONDS
-  printf '\n==> [%d/%d] %s\n' "$number" "$total" "$*"
-}
-took() { printf '    %d s\n' $((SECONDS - started)); }
-fail() {
-  echo "e2e-helm: $*" >&2
-  kubectl get pods --all-namespaces -o wide >&2 || true
-  kubectl get localvolumes,pools,blockdevices -o wide >&2 || true
-  exit 1
-}
+total=8 begun=$SECONDS
+# shellcheck source=hack/progress.sh
+source hack/progress.sh
 
 # rolled_out waits for the pods of both commands.
 rolled_out() {

@@ -18,21 +18,10 @@ testbed=${TESTBED:-build/testbed}
 namespace=berth-system
 name=ghcr.io/berth-dev/berth
 source=build/upgrade/source
-kubectl() { "$testbed" kubectl "$@"; }
 
-number=0 total=7 started=$SECONDS begun=$SECONDS mine=false
-step() {
-  number=$((number + 1))
-  started=$SECONDS
-  printf '\n==> [%d/%d] %s\n' "$number" "$total" "$*"
-}
-took() { printf '    %d s\n' $((SECONDS - started)); }
-fail() {
-  echo "e2e-upgrade: $*" >&2
-  kubectl get pods,pvc --all-namespaces -o wide >&2 || true
-  kubectl get localvolumes,pools,blockdevices -o wide >&2 || true
-  exit 1
-}
+total=7 begun=$SECONDS mine=false
+# shellcheck source=hack/progress.sh
+source hack/progress.sh
 clean() {
   git worktree remove --force "$source" 2>/dev/null || true
   if "$mine"; then "$testbed" down; fi
