@@ -98,6 +98,7 @@ type PoolReconciler struct {
 	records poolRecords
 	queue   queueHandle
 	written expectations
+	touches touches
 
 	watch sync.Once
 

@@ -26,8 +26,6 @@ const (
 	// poolWorkers is how many pools are looked at together, before the workers go on with others:
 	// a volume group on a dying disk holds up no other pool.
 	poolWorkers = 4
-	// touchDelay is how long a pool waits for more volumes before it counts again.
-	touchDelay = time.Second
 	// eventDelay is how long a thin pool waits for more events before it is looked at.
 	eventDelay = 100 * time.Millisecond
 )
@@ -37,7 +35,7 @@ const (
 func (r *PoolReconciler) SetupWithManager(mgr manager.Manager, disksChanged <-chan struct{}) error {
 	r.Backends.OnTouch(func(pool string) {
 		if pool != "" {
-			r.queue.addAfter(pool, touchDelay)
+			r.queue.addAfter(pool, r.touches.after(pool, time.Now()))
 		}
 	})
 	r.Backends.OnOrphan(r.lookThrough)
