@@ -78,23 +78,8 @@ type session struct {
 // lines of its input for the answer (yes_no_prompt in lib/display/display.c). So
 // only commands with --yes, or those that never ask, may be given.
 func (c *Client) shell(ctx context.Context, s session, commands [][]string) (*Report, []byte, error) {
-	input, err := script(s, commands)
-	if err != nil {
-		return nil, nil, err
-	}
-	result, err := c.runner.Run(ctx, hostexec.Command{
-		Name:  "lvm",
-		Stdin: input,
-		Env: []string{
-			"LVM_REPORT_FD=3",
-			"LVM_SUPPRESS_FD_WARNINGS=1",
-			// The shell keeps a history of its lines in $HOME, and in the working directory
-			// when there is no $HOME (tools/lvm.c: _hist_file).
-			"HOME=/dev/null",
-		},
-		ReportFD: true,
-		Timeout:  baseTimeout + time.Duration(len(commands))*lineTimeout,
-	})
+	lines := append(slices.Clone(commands), reports(s, commands)...)
+	result, err := c.lines(ctx, s, lines, len(commands))
 	if err != nil {
 		return nil, result.Stderr, err
 	}
@@ -106,11 +91,40 @@ func (c *Client) shell(ctx context.Context, s session, commands [][]string) (*Re
 	return report, result.Stderr, nil
 }
 
-// script is the shell's input: a line per command, and the reports.
-func script(s session, commands [][]string) ([]byte, error) {
-	if err := validatePaths(s.devices); err != nil {
-		return nil, err
+// run is shell without the reports: what was done must be looked for elsewhere. The error is nil
+// when the process came to its end, whatever became of the commands.
+func (c *Client) run(ctx context.Context, s session, commands [][]string) (stderr []byte, err error) {
+	result, err := c.lines(ctx, s, commands, len(commands))
+	var exit *hostexec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode > 0 && !exit.TimedOut && !exit.Stuck {
+		err = nil // the shell exits with the code of its last command
 	}
+	return result.Stderr, err
+}
+
+// lines runs lvm's shell.
+func (c *Client) lines(ctx context.Context, s session, lines [][]string, commands int) (hostexec.Result, error) {
+	input, err := script(s, lines)
+	if err != nil {
+		return hostexec.Result{}, err
+	}
+	return c.runner.Run(ctx, hostexec.Command{
+		Name:  "lvm",
+		Stdin: input,
+		Env: []string{
+			"LVM_REPORT_FD=3",
+			"LVM_SUPPRESS_FD_WARNINGS=1",
+			// The shell keeps a history of its lines in $HOME, and in the working directory
+			// when there is no $HOME (tools/lvm.c: _hist_file).
+			"HOME=/dev/null",
+		},
+		ReportFD: true,
+		Timeout:  baseTimeout + time.Duration(commands)*lineTimeout,
+	})
+}
+
+// reports are the commands that report how the groups are after the commands.
+func reports(s session, commands [][]string) [][]string {
 	report := []string{"--noheadings", "--nameprefixes", "--units", "b", "--nosuffix"}
 	command, fields := []string{"lvs"}, volumeFields
 	if s.legs || s.foreignPool {
@@ -122,13 +136,21 @@ func script(s session, commands [][]string) ([]byte, error) {
 	if s.thin {
 		fields += "," + thinFields
 	}
-	volumes := append(append(command, report...), "-o", fields)
-	lines := append(slices.Clone(commands), volumes,
+	lines := [][]string{
+		append(append(command, report...), "-o", fields),
 		// --foreign, --shared: show groups that other hosts own as what they are.
 		append(append([]string{devicesReport(commands), "--foreign", "--shared"}, report...), "-o", deviceFields),
-	)
+	}
 	if s.segments && !selects(commands) { // else a process of its own looks at them
 		lines = append(lines, append(append([]string{"pvs", "--segments"}, report...), "-o", segmentFields))
+	}
+	return lines
+}
+
+// script is the shell's input: a line per command.
+func script(s session, lines [][]string) ([]byte, error) {
+	if err := validatePaths(s.devices); err != nil {
+		return nil, err
 	}
 	var input bytes.Buffer
 	for _, words := range lines {

@@ -137,7 +137,7 @@ func conform(t *testing.T, torn, snapshots bool, newVG func(testing.TB, int64) *
 			vg := newVG(t, int64(volumes)*volumeBytes)
 			vg.SetTearing(torn)
 			vg.Snapshots = &lvm.SnapshotPolicy{InitialPercent: 100, ThresholdPercent: 70, ExtendPercent: 20}
-			backend := vg.Backend()
+			backend := vg.Backend().CompareFollowed()
 			return &volumetest.Place{
 				Backend: backend,
 				// Where it fails, what is left shows.
@@ -149,7 +149,7 @@ func conform(t *testing.T, torn, snapshots bool, newVG func(testing.TB, int64) *
 					if vg.ThinPool != nil {
 						vg.Activate(vg.Name, vg.ThinPool.Name)
 					}
-					backend = vg.Backend()
+					backend = vg.Backend().CompareFollowed()
 					return backend
 				},
 				Tamper: func(_ *testing.T, id string, _ volume.Record) {

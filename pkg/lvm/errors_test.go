@@ -6,6 +6,7 @@ package lvm
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -116,14 +117,14 @@ func TestNoDevicesReportAfterSelect(t *testing.T) {
 	t.Parallel()
 	selecting := [][]string{changeCommand("g", "v", "--activate", "y"), {"lvcreate", "--yes"}}
 	for _, s := range []session{{}, {segments: true}, {segments: true, legs: true}, {segments: true, thin: true, foreignPool: true}} {
-		input, err := script(s, selecting)
+		input, err := script(s, append(slices.Clone(selecting), reports(s, selecting)...))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if text := "\n" + string(input); strings.Contains(text, "\npvs") || !strings.Contains(text, "\nvgs") {
 			t.Errorf("%+v: lvm is told %s", s, input)
 		}
-		if input, err = script(s, selecting[1:]); err != nil || strings.Contains(string(input), " --segments ") != s.segments {
+		if input, err = script(s, append(slices.Clone(selecting[1:]), reports(s, selecting[1:])...)); err != nil || strings.Contains(string(input), " --segments ") != s.segments {
 			t.Errorf("%+v: lvm is told %s, %v", s, input, err)
 		}
 	}

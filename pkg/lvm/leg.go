@@ -125,7 +125,9 @@ func (lv *LogicalVolume) addSegment(on []string, partial bool) {
 // shown to users stay.
 func (g *Group) attachLegs() error {
 	all := g.LVs
-	g.LVs = slices.DeleteFunc(slices.Clone(all), func(lv LogicalVolume) bool { return lv.hidden || lv.isLeg() })
+	if slices.ContainsFunc(all, func(lv LogicalVolume) bool { return lv.hidden || lv.isLeg() }) {
+		g.LVs = slices.DeleteFunc(slices.Clone(all), func(lv LogicalVolume) bool { return lv.hidden || lv.isLeg() })
+	}
 	for i := range all {
 		switch sub := &all[i]; {
 		case sub.hidden && sub.partial && slices.Equal(sub.Role, []string{"private", "pool", "spare"}):
@@ -135,9 +137,15 @@ func (g *Group) attachLegs() error {
 			g.below = append(g.below, *sub)
 		}
 	}
+	// What finds the data comes first.
+	slices.SortStableFunc(g.below, func(a, b LogicalVolume) int { return cmp.Compare(a.SizeBytes, b.SizeBytes) })
+	g.index()
 	for i := range all {
 		sub := &all[i]
-		if pool := g.Volume(sub.parent); sub.parent != "" && pool != nil && pool.isPool() {
+		if sub.parent == "" {
+			continue
+		}
+		if pool := g.Volume(sub.parent); pool != nil && pool.isPool() {
 			pool.below = append(pool.below, sub.Layout)
 		}
 		if !sub.isLeg() {
@@ -157,8 +165,6 @@ func (g *Group) attachLegs() error {
 	for lv := range g.each() {
 		lv.judgeLegs()
 	}
-	// What finds the data comes first.
-	slices.SortStableFunc(g.below, func(a, b LogicalVolume) int { return cmp.Compare(a.SizeBytes, b.SizeBytes) })
 	return nil
 }
 

@@ -54,9 +54,12 @@ type queue struct {
 	// mayHang is true while devices may be suspended that nobody will resume: from the
 	// start, and after a process that did not come to its end. Only the worker touches it.
 	mayHang bool
-	// known is how the group looked last, nil when that is not known. Only the
-	// worker touches it.
+	// known is how the group looked last, nil when that is not known, and text its metadata
+	// then, nil when they were not read. Only the worker touches them.
 	known *Group
+	text  *sections
+	// compare is called by tests with each group that was followed.
+	compare func(*Group)
 	// kept is what the journal holds, nil when that is not known. looked is true once
 	// the devices were searched for a change that was cut short, concluded while the
 	// journal says that no batch of changes is under way. Only the worker touches them.
@@ -191,7 +194,11 @@ func (q *queue) process(ctx context.Context, batch []*operation) []*operation {
 			return p.later
 		}
 		q.unflushed = true // also when nobody will know what they did
-		after, stderr, actErr = q.act(ctx, p.settings(), p.commands)
+		if text := q.sectionsBefore(p, before); text != nil {
+			after, stderr, actErr = q.actAndFollow(ctx, p, text)
+		} else {
+			after, stderr, actErr = q.act(ctx, p.settings(), p.commands)
+		}
 	}
 	if after == nil {
 		for _, op := range append(p.acting, p.watching...) {
@@ -246,7 +253,7 @@ func (q *queue) makeDurable(p *plan, g *Group) error {
 // that kept the process from telling so itself. The group is nil when that could
 // not be found out.
 func (q *queue) act(ctx context.Context, settings []string, commands [][]string) (*Group, []byte, error) {
-	q.known = nil
+	q.known, q.text = nil, nil
 	report, stderr, actErr := q.client.shell(ctx, q.session(settings), commands)
 	if actErr == nil {
 		g, err := q.pick(report)
@@ -262,6 +269,11 @@ func (q *queue) act(ctx context.Context, settings []string, commands [][]string)
 		}
 		return g, stderr, nil
 	}
+	return q.afterwards(ctx, stderr, actErr)
+}
+
+// afterwards finds out what a process has done that did not come to its end.
+func (q *queue) afterwards(ctx context.Context, stderr []byte, actErr error) (*Group, []byte, error) {
 	if errors.Is(actErr, volume.ErrToolMissing) || errors.Is(actErr, volume.ErrInvalid) {
 		// Nothing was started.
 		return nil, stderr, actErr
@@ -292,7 +304,7 @@ const looks = 3
 // before: at the first look, for that comes after a loss of power, and when the group
 // cannot be seen.
 func (q *queue) observe(ctx context.Context) (*Group, error) {
-	q.known = nil
+	q.known, q.text = nil, nil
 	if devices := q.devices(); devices != nil && len(devices) == 0 {
 		// What lvm would see elsewhere is not the group.
 		return nil, fmt.Errorf("%w: none of the devices of volume group %s is there", volume.ErrPoolUnavailable, q.groupName)

@@ -70,6 +70,8 @@ type Group struct {
 	withSegments bool
 	// adopted is the thin pool of somebody else that is used; nil for one of ours.
 	adopted *ThinPoolID
+	// names and uuids find the volumes; nil in a group that no report has shown.
+	names, uuids map[string]*LogicalVolume
 	// behind are the images that miss what was written while their device was away, by the
 	// node's journal, as it is now; nil when nobody keeps one.
 	behind *atomic.Pointer[[]string]
@@ -142,11 +144,25 @@ type LogicalVolume struct {
 // Volume returns the logical volume of that name, or nil. The parts of a redundant thin pool
 // are found by their names, too.
 func (g *Group) Volume(name string) *LogicalVolume {
+	if g.names != nil {
+		return g.names[name]
+	}
 	return g.find(func(lv *LogicalVolume) bool { return lv.Name == name })
 }
 
 func (g *Group) volumeByUUID(uuid string) *LogicalVolume {
+	if g.uuids != nil {
+		return g.uuids[uuid]
+	}
 	return g.find(func(lv *LogicalVolume) bool { return lv.UUID == uuid })
+}
+
+// index lets the volumes be found, of which there may be thousands. They do not move any more.
+func (g *Group) index() {
+	g.names, g.uuids = make(map[string]*LogicalVolume, len(g.LVs)), make(map[string]*LogicalVolume, len(g.LVs))
+	for lv := range g.each() {
+		g.names[lv.Name], g.uuids[lv.UUID] = lv, lv
+	}
 }
 
 // device returns the physical volume with that UUID, or nil.
@@ -211,74 +227,95 @@ const (
 // _output_field). It returns an error unless the rows are complete and
 // contradict each other nowhere. A third report may follow, of segments.
 func ParseReport(out []byte) (*Report, error) {
-	var volumes []LogicalVolume
+	var volumes volumeRows
 	var segments []segment
+	var row row
 	report := &Report{}
 	for line := range bytes.Lines(out) {
 		text := strings.TrimSpace(string(line))
 		if text == "" {
 			continue
 		}
-		row, err := parseRow(text)
+		err := row.read(text)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", errReport, err)
 		}
-		_, ofVolume := row.fields["LV_UUID"]
-		_, ofSegment := row.fields["PVSEG_START"]
+		_, ofVolume := row.field("LV_UUID")
+		_, ofSegment := row.field("PVSEG_START")
 		switch {
 		case ofSegment:
 			segments = append(segments, row.segment())
 		case ofVolume:
-			volumes, err = addVolume(volumes, row.volume())
+			err = volumes.add(row.volume())
 		default:
-			report.addDevice(row)
+			report.addDevice(&row)
 		}
 		if err := errors.Join(row.err, err); err != nil {
 			return nil, fmt.Errorf("%w: %w", errReport, err)
 		}
 	}
-	if len(report.Groups) == 0 && len(volumes) > 0 {
+	if len(report.Groups) == 0 && len(volumes.all) > 0 {
 		return nil, fmt.Errorf("%w: volumes without a volume group", errReport)
 	}
-	if err := errors.Join(report.complete(volumes), report.attachSegments(segments)); err != nil {
+	if err := errors.Join(report.complete(volumes.all), report.attachSegments(segments)); err != nil {
 		return nil, fmt.Errorf("%w: %w", errReport, err)
 	}
 	return report, nil
 }
 
-// addVolume adds a row. A report with legs or thin numbers has a row for each piece of a
-// volume.
-func addVolume(volumes []LogicalVolume, lv LogicalVolume) ([]LogicalVolume, error) {
+// volumeRows are the volumes of a report in the order of its rows.
+type volumeRows struct {
+	all []LogicalVolume
+	// at is where a volume is that may have further rows, by its UUID.
+	at map[string]int
+}
+
+// add adds a row. A report with legs or thin numbers has a row for each piece of a volume.
+func (r *volumeRows) add(lv LogicalVolume) error {
 	if len(lv.on) == 0 && !lv.partial && !lv.segmented {
-		return append(volumes, lv), nil
+		r.all = append(r.all, lv)
+		return nil
 	}
-	i := slices.IndexFunc(volumes, func(o LogicalVolume) bool { return o.UUID == lv.UUID })
-	if i < 0 {
-		return append(volumes, lv), nil
+	i, shown := r.at[lv.UUID]
+	if !shown {
+		if r.at == nil {
+			r.at = map[string]int{}
+		}
+		r.at[lv.UUID] = len(r.all)
+		r.all = append(r.all, lv)
+		return nil
 	}
-	known := &volumes[i]
+	known := &r.all[i]
 	if known.Name != lv.Name || known.SizeBytes != lv.SizeBytes || known.groupSeqno != lv.groupSeqno || known.ThinNumber != lv.ThinNumber {
-		return nil, fmt.Errorf("volume %s is shown as two", lv.Name)
+		return fmt.Errorf("volume %s is shown as two", lv.Name)
 	}
 	known.addSegment(lv.on, lv.partial)
-	return volumes, nil
+	return nil
 }
 
 // complete attaches the volumes to their groups and proves that nothing is
 // missing: the counts that lvm keeps agree with the rows, and all rows show the
 // same generation of the metadata.
 func (r *Report) complete(volumes []LogicalVolume) error {
-	for _, lv := range volumes {
+	type key struct {
+		group *Group
+		what  string
+	}
+	names, uuids := make(map[key]bool, len(volumes)), make(map[key]bool, len(volumes))
+	for i := range volumes {
+		lv := &volumes[i]
 		g := r.Group(lv.groupUUID)
-		switch {
+		switch name, uuid := (key{g, lv.Name}), (key{g, lv.UUID}); {
 		case g == nil:
 			return fmt.Errorf("volume %s belongs to a volume group that is not shown", lv.Name)
 		case g.Seqno != lv.groupSeqno:
 			return fmt.Errorf("volume group %s changed from %d to %d while it was read", g.Name, lv.groupSeqno, g.Seqno)
-		case g.volumeByUUID(lv.UUID) != nil || g.Volume(lv.Name) != nil:
+		case names[name] || uuids[uuid]:
 			return fmt.Errorf("volume %s/%s is shown twice", g.Name, lv.Name)
+		default:
+			names[name], uuids[uuid] = true, true
 		}
-		g.LVs = append(g.LVs, lv)
+		g.LVs = append(g.LVs, *lv)
 	}
 	for _, g := range r.Groups {
 		if len(g.PVs) != g.pvCount {
@@ -309,7 +346,7 @@ func (r *Report) addDevice(row *row) {
 		row.fail("%s has %d extents and %d more in use", pv.Path, pv.Extents, -pv.FreeExtents)
 	}
 	// A field that was not asked for says nothing.
-	allocatable, asked := row.fields["PV_ALLOCATABLE"]
+	allocatable, asked := row.field("PV_ALLOCATABLE")
 	pv.Closed = asked && allocatable == ""
 	if row.text("PV_MISSING") != "" {
 		if strings.HasPrefix(pv.Path, "/") {

@@ -9,44 +9,59 @@ import (
 	"strings"
 )
 
-// row is one line of a report; the first thing wrong with it is kept in err.
+// row is one line of a report; the first thing wrong with it is kept in err. A report has
+// thousands of them with a dozen fields each: one row reads them all, and looks for a field
+// among so few by going through them.
 type row struct {
-	fields map[string]string
+	fields []field
 	err    error
 }
 
+type field struct{ name, value string }
+
 const fieldPrefix = "LVM2_"
 
-func parseRow(text string) (*row, error) {
-	r := &row{fields: map[string]string{}}
+// read reads a line, in the place of what was read before.
+func (r *row) read(text string) error {
+	r.fields, r.err = r.fields[:0], nil
 	for rest := text; rest != ""; {
 		key, after, ok := strings.Cut(rest, "='")
 		name, prefixed := strings.CutPrefix(key, fieldPrefix)
 		if !ok || !prefixed || strings.ContainsAny(name, " '") {
-			return nil, fmt.Errorf("%q is no row of a report", short(text))
+			return fmt.Errorf("%q is no row of a report", short(text))
 		}
 		value, next, ok := strings.Cut(after, "'")
 		if !ok || next != "" && next[0] != ' ' {
-			return nil, fmt.Errorf("the value of %s has no end in %q", name, short(text))
+			return fmt.Errorf("the value of %s has no end in %q", name, short(text))
 		}
-		if _, twice := r.fields[name]; twice {
-			return nil, fmt.Errorf("%s stands twice in %q", name, short(text))
+		if _, twice := r.field(name); twice {
+			return fmt.Errorf("%s stands twice in %q", name, short(text))
 		}
-		r.fields[name] = value
+		r.fields = append(r.fields, field{name, value})
 		rest = strings.TrimLeft(next, " ")
 	}
-	return r, nil
+	return nil
+}
+
+// field returns a value; ok is false where it was not asked for.
+func (r *row) field(name string) (value string, ok bool) {
+	for i := range r.fields {
+		if r.fields[i].name == name {
+			return r.fields[i].value, true
+		}
+	}
+	return "", false
 }
 
 func (r *row) volume() LogicalVolume {
 	lv := r.plainVolume()
-	if _, lv.segmented = r.fields["THIN_ID"]; lv.segmented {
+	if _, lv.segmented = r.field("THIN_ID"); lv.segmented {
 		lv.ThinNumber = r.numberOrNone("THIN_ID")
 	}
-	if zero, asked := r.fields["ZERO"]; asked {
+	if zero, asked := r.field("ZERO"); asked {
 		lv.ShowsOldData = zero != "zero" && lv.isPool()
 	}
-	text, withLegs := r.fields["DEVICES"]
+	text, withLegs := r.field("DEVICES")
 	if !withLegs {
 		return lv
 	}
@@ -83,7 +98,7 @@ func (r *row) fail(format string, args ...any) {
 }
 
 func (r *row) text(name string) string {
-	value, ok := r.fields[name]
+	value, ok := r.field(name)
 	if !ok {
 		r.fail("a row lacks %s", name)
 	}
@@ -91,9 +106,10 @@ func (r *row) text(name string) string {
 }
 
 func (r *row) number(name string) int64 {
-	n, err := strconv.ParseInt(r.text(name), 10, 64)
+	text := r.text(name)
+	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || n < 0 {
-		r.fail("%s is %q, not a number", name, short(r.fields[name]))
+		r.fail("%s is %q, not a number", name, short(text))
 		return 0
 	}
 	return n

@@ -44,6 +44,8 @@ type Host struct {
 	durable   durable
 	noFlush   bool
 	tearing   bool
+	// textless: the text of metadata cannot be read below lvm.
+	textless bool
 	// moreMetadata blocks are in use in each thin pool.
 	moreMetadata uint64
 	journal      Journal

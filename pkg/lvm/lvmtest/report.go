@@ -124,7 +124,7 @@ func (p *process) pvFields(c command, g *group, d *disk) map[string]string {
 	number("pv_count", int64(len(g.disks)))
 	number("lv_count", int64(len(g.volumes)+len(g.shownLegs())))
 	number("vg_mda_size", metadataBytes)
-	number("vg_mda_free", metadataBytes-int64(len(g.volumes))<<9)
+	number("vg_mda_free", ((metadataBytes-512)/2-512-int64(len(g.text()))-1)/512*512)
 	return fields
 }
 

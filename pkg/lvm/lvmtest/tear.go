@@ -24,6 +24,13 @@ func (h *Host) SetTearing(tears bool) {
 	h.tearing = tears
 }
 
+// SetTextless makes the text of all metadata unreadable below lvm.
+func (h *Host) SetTextless(textless bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.textless = textless
+}
+
 // Tear leaves half of a group's metadata behind that was not flushed, as a loss of power
 // does, and reboots.
 func (h *Host) Tear() {
@@ -83,13 +90,16 @@ func (m metadata) Text(path, groupUUID string, seqno uint64) ([]byte, error) {
 	m.h.mu.Lock()
 	defer m.h.mu.Unlock()
 	d, err := m.disk(path)
+	if err == nil && m.h.textless {
+		err = errBlind
+	}
 	if err != nil {
 		return nil, err
 	}
 	if d.group.torn > 0 || d.group.uuid != groupUUID || d.group.seqno != seqno {
 		return nil, fmt.Errorf("lvmtest: %w: %s holds another generation", volume.ErrBusy, path)
 	}
-	return fmt.Appendf(nil, "%s {\nid = %q\nseqno = %d\n}\n", d.group.name, d.group.uuid, d.group.seqno), nil
+	return d.group.text(), nil
 }
 
 func (m metadata) RollBack(path, _ string, to lvm.Generation) (bool, error) {

@@ -50,7 +50,10 @@ func (lv *logicalVolume) originUUID(g *group) string {
 	if lv.thickOf != nil {
 		return lv.thickOf.uuid
 	}
-	if lv.origin == nil || g.volume(lv.origin.name) == nil {
+	if lv.origin == nil {
+		return ""
+	}
+	if there := g.volume(lv.origin.name); there == nil || there.uuid != lv.origin.uuid {
 		return ""
 	}
 	return lv.origin.uuid
