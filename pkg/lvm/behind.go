@@ -92,7 +92,8 @@ func (g *Group) old(lv *LogicalVolume) string {
 				old = append(old, strings.Join(image.Devices, " and "))
 			}
 		}
-		if len(old) > 0 && !survives(len(images), without) {
+		// Where all are there, the kernel finds on them which one went on last.
+		if len(old) > 0 && len(lacks) > 0 && !survives(len(images), without) {
 			return fmt.Sprintf("the disks of %s in %s that are there were away while it was written to (%s), and the others are missing: attach those, or, if they are lost for good, see docs/guides/redundant-pools.md",
 				part.called(), g.Name, strings.Join(old, ", "))
 		}
@@ -121,8 +122,18 @@ func (b *Backend) noteBehind(ctx context.Context, g *Group) error {
 		if err != nil {
 			return fmt.Errorf("look at %s: %w", g.node(lv), err)
 		}
-		if active {
-			lv.judgeBehind(status, behind)
+		if !active {
+			continue
+		}
+		if parted := lv.judgeBehind(status, behind); len(parted) > 0 {
+			used, err := b.inUse(ctx, g, lv)
+			if err != nil {
+				return fmt.Errorf("look whether %s is used: %w", g.node(lv), err)
+			}
+			for _, uuid := range parted {
+				behind[uuid] = behind[uuid] || used
+			}
+			maps.DeleteFunc(behind, func(_ string, is bool) bool { return !is })
 		}
 	}
 	if maps.Equal(before, behind) {
@@ -131,25 +142,50 @@ func (b *Backend) noteBehind(ctx context.Context, g *Group) error {
 	return b.queue.keepBehind(g, slices.Sorted(maps.Keys(behind)))
 }
 
+// inUse reports whether somebody may be writing to a volume, or to one in the thin pool that it is
+// a part of.
+func (b *Backend) inUse(ctx context.Context, g *Group, lv *LogicalVolume) (bool, error) {
+	if !lv.ofPool {
+		return b.nodes.InUse(ctx, g.node(lv))
+	}
+	for i := range g.LVs {
+		thin := &g.LVs[i]
+		if thin.isPool() || !slices.Contains(thin.Layout, "thin") {
+			continue
+		}
+		if used, err := b.nodes.InUse(ctx, g.node(thin)); used || err != nil {
+			return used, err
+		}
+	}
+	return false, nil
+}
+
 // judgeBehind changes which legs of an active volume are behind.
-func (lv *LogicalVolume) judgeBehind(status dm.Raid, behind map[string]bool) {
+//
+// Of those that it returns it cannot tell: the kernel has failed them and goes on with legs that
+// were behind when they were seen last. Either these were written anew and the others died after
+// that, both while nobody looked, or the volume was begun from what is old. What is on the disks
+// says the same of both. Whoever uses the volume writes to the legs that are there, so that the
+// others miss that.
+func (lv *LogicalVolume) judgeBehind(status dm.Raid, behind map[string]bool) (parted []string) {
 	images, lacks := lv.images(), lv.lacks()
 	if len(status.Health) != len(images) {
-		return // lvm was killed while it changed the legs; it is mended first
+		return nil // lvm was killed while it changed the legs; it is mended first
 	}
 	if len(lacks) == 0 && status.DeadLegs == 0 && status.RebuildingLegs == 0 {
 		for _, image := range images {
 			delete(behind, image.UUID)
 		}
-		return
+		return nil
 	}
-	without := map[int]bool{}
-	var gone []string
+	without, outOfStep := map[int]bool{}, map[int]bool{}
+	var gone, dead []string
 	for i, image := range images {
 		misses := lacks[legNumber(image.Name)]
 		switch status.Health[i] {
 		case dm.LegDead, dm.LegAbsent:
 			misses = true
+			dead = append(dead, image.UUID)
 		case dm.LegRebuilding:
 			misses = misses || status.Recovering()
 		}
@@ -159,13 +195,22 @@ func (lv *LogicalVolume) judgeBehind(status dm.Raid, behind map[string]bool) {
 		if misses || behind[image.UUID] {
 			without[i] = true
 		}
+		if misses || status.Health[i] != dm.LegInStep {
+			outOfStep[i] = true
+		}
 	}
 	// Where the others are not enough the volume stands still, and nobody has written more.
 	if layoutOf(lv).survivesWithout(len(images), without) {
 		for _, uuid := range gone {
 			behind[uuid] = true
 		}
+		return nil
 	}
+	// What others are written from is not failed by the kernel when it is the last one.
+	if layoutOf(lv).survivesWithout(len(images), outOfStep) {
+		return dead
+	}
+	return nil
 }
 
 // keepBehind changes which legs are behind in what the journal holds of a group. Where it

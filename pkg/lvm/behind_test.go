@@ -197,3 +197,73 @@ func TestOldLegsAreReplaced(t *testing.T) {
 	r.missing(true, "/dev/vdc")
 	r.reads("here")
 }
+
+// A disk was away and was written anew while the agent was away, and then the other one died: the
+// record is of before that. Who uses the volume goes on with the disk that is recorded as old, so the
+// other one is old from then on.
+func TestRebuiltUnseenAndTheOtherDies(t *testing.T) {
+	t.Parallel()
+	for name, r := range map[string]*raid{"thick": newRaid(t, lvm.LayoutMirror, 2), "thin": newThinRaid(t, lvm.LayoutMirror, 2)} {
+		for _, used := range []bool{true, false} {
+			t.Logf("%s, used: %t", name, used)
+			r.missing(true, "/dev/vdb")
+			r.mend(false)
+			r.missing(false, "/dev/vdb")
+			r.vg.SetSlowRebuild(true)
+			if state := r.mend(false); state.RebuildingVolumes == 0 {
+				t.Fatalf("got %+v", state)
+			}
+			release := func() {}
+			if used {
+				release = r.vg.Hold(r.locate().Device)
+			}
+			// While nobody looks:
+			r.vg.SetSlowRebuild(false)
+			r.missing(true, "/dev/vdc")
+			r.b = r.vg.Backend()
+			if state := r.mend(false); state.Refreshed+state.Repaired > 0 {
+				t.Fatalf("got %+v", state)
+			}
+			release()
+			r.missing(false, "/dev/vdc")
+			r.missing(true, "/dev/vdb")
+			r.restart()
+			if used {
+				r.wantOld("/dev/vdc")
+			} else {
+				r.reads("here")
+			}
+			r.missing(false, "/dev/vdb")
+			r.reads("here")
+			if state := r.mend(false); state.DegradedVolumes != 0 || state.OldVolumes != 0 {
+				t.Fatalf("all are there: %+v", state)
+			}
+			r.missing(true, "/dev/vdc")
+			r.reads("here")
+			r.missing(false, "/dev/vdc")
+			r.mend(false)
+		}
+	}
+}
+
+// A disk that was away is back, and the other one goes before anything was written to it: it is not
+// put below whoever uses the volume.
+func TestOldLegsAreNotRefreshedAlone(t *testing.T) {
+	t.Parallel()
+	for name, r := range map[string]*raid{"thick": newRaid(t, lvm.LayoutMirror, 2), "thin": newThinRaid(t, lvm.LayoutMirror, 2)} {
+		t.Log(name)
+		r.missing(true, "/dev/vdb")
+		r.mend(false)
+		r.write("then")
+		r.missing(false, "/dev/vdb")
+		r.missing(true, "/dev/vdc")
+		if state := r.mend(false); state.Refreshed > 0 {
+			t.Errorf("refreshed: %+v", state)
+		}
+		r.missing(false, "/dev/vdc")
+		if state := r.mend(false); state.Refreshed == 0 {
+			t.Errorf("not refreshed: %+v", state)
+		}
+		r.reads("then")
+	}
+}

@@ -171,7 +171,7 @@ func (b *Backend) nextMend(ctx context.Context, g *Group, o MendOptions, done *R
 	for lv := range g.each() {
 		if stuck := suspendedOf(lv, suspended); (ownedVolume(lv) || lv.ofPool) && len(stuck) > 0 {
 			// The queue resumes it; what lvm was about to change is in force then, or not.
-			if op := g.active(verbRefresh, lv); !tried[operationKey{verbRefresh, op.name}] {
+			if op := g.active(verbRefresh, lv); g.old(lv) == "" && !tried[operationKey{verbRefresh, op.name}] {
 				return op, nil
 			}
 		}
@@ -291,7 +291,9 @@ func (b *Backend) nextFor(ctx context.Context, g *Group, lv *LogicalVolume, o Me
 	if err != nil {
 		return nil, fmt.Errorf("look at %s: %w", id, err)
 	}
-	if active {
+	why := g.old(lv)
+	if active && why == "" {
+		// From what is old it would go on below whoever uses it.
 		stale, err := b.stale(ctx, g, lv)
 		if err != nil {
 			return nil, fmt.Errorf("look at the legs of %s: %w", id, err)
@@ -307,7 +309,7 @@ func (b *Backend) nextFor(ctx context.Context, g *Group, lv *LogicalVolume, o Me
 	if missing == 0 || !o.Replace {
 		return nil, nil
 	}
-	if why := g.old(lv); why != "" {
+	if why != "" {
 		// A new leg would be made of what is not all there, and the whole one given up.
 		done.Old = why
 		return nil, nil

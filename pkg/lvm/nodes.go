@@ -56,6 +56,8 @@ type Nodes interface {
 	// Raid returns how a volume with legs is. ok is false when it is not active; that is
 	// proven, an error is not.
 	Raid(ctx context.Context, id NodeID) (status dm.Raid, ok bool, err error)
+	// InUse reports whether somebody has a volume open: a mount, or a device that lies on it.
+	InUse(ctx context.Context, id NodeID) (bool, error)
 	// Stale reports whether an active leg lies on another device than the one with that
 	// path: it was unplugged and plugged in again.
 	Stale(ctx context.Context, leg NodeID, devicePath string) (bool, error)

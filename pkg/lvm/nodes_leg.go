@@ -35,6 +35,18 @@ func (h HostNodes) Raid(ctx context.Context, id NodeID) (dm.Raid, bool, error) {
 	return raid, err == nil, err
 }
 
+// InUse implements Nodes.
+func (h HostNodes) InUse(ctx context.Context, id NodeID) (bool, error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	device, err := dm.Control{Root: h.Root}.Device(dmName(id.GroupName, id.Name))
+	if errors.Is(err, volume.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil && device.UUID == dmUUID(id.GroupUUID, id.UUID) && device.OpenCount > 0, err
+}
+
 // Stale implements Nodes. A device that is gone keeps its number as long as something
 // lies on it, so that the one that came back has another.
 func (h HostNodes) Stale(ctx context.Context, leg NodeID, devicePath string) (bool, error) {

@@ -36,6 +36,14 @@ func (n nodes) Raid(ctx context.Context, id lvm.NodeID) (dm.Raid, bool, error) {
 	return status, true, nil
 }
 
+// InUse implements lvm.Nodes.
+func (n nodes) InUse(ctx context.Context, id lvm.NodeID) (bool, error) {
+	n.h.mu.Lock()
+	defer n.h.mu.Unlock()
+	lv, err := n.volume(ctx, id)
+	return lv != nil && lv.node != "" && n.h.held[lv.node], err
+}
+
 // Stale implements lvm.Nodes.
 func (n nodes) Stale(ctx context.Context, id lvm.NodeID, _ string) (bool, error) {
 	n.h.mu.Lock()
