@@ -368,6 +368,7 @@ func pathsOf(rec *poolRecord, members map[string]device.Claimed) []string {
 func (r *PoolReconciler) lookAtGroup(ctx context.Context, rec *poolRecord, b GroupBackend, rebuild rebuild) (poolView, error) {
 	g, err := b.Group(ctx)
 	if errors.Is(err, volume.ErrPoolUnavailable) || errors.Is(err, volume.ErrNotFound) {
+		r.judged(rec, "all missing", false)
 		return failed(v1alpha1.ReasonVGMissing, err.Error()), nil
 	}
 	if err != nil {
@@ -379,6 +380,9 @@ func (r *PoolReconciler) lookAtGroup(ctx context.Context, rec *poolRecord, b Gro
 	}
 	if state := g.State(); rec.layout().Redundant() && (state == lvm.StateReady || state == lvm.StatePartial) {
 		return r.lookAtRaid(ctx, rec, b, rebuild)
+	}
+	if !rec.Thin || g.State() != lvm.StateReady {
+		r.judged(rec, fmt.Sprintf("%d missing", g.MissingPVs), false)
 	}
 	view, err := r.lookAtState(ctx, rec, b, g)
 	view.disks, view.missingDisks = len(g.PVs), g.MissingPVs

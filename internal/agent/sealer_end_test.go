@@ -13,7 +13,6 @@ import (
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/ledger"
-	"github.com/berth-dev/berth/pkg/luks"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -135,8 +134,8 @@ func TestOpenOnADiskThatIsGone(t *testing.T) {
 			}
 			h.writeMarker()
 			h.vault.gone[lvUID] = true
-			if _, err := h.known.Locate(t.Context(), lvName); !errors.Is(err, luks.ErrGone) || !errors.Is(err, volume.ErrIdentity) {
-				t.Fatalf("located: %v, want luks.ErrGone", err)
+			if _, err := h.known.Locate(t.Context(), lvName); !errors.Is(err, volume.ErrGone) || !errors.Is(err, volume.ErrIdentity) {
+				t.Fatalf("located: %v, want volume.ErrGone", err)
 			}
 			h.mounts = []string{"/var/lib/kubelet/pods/x/volumes/kubernetes.io~csi/pvc-1/mount"}
 			err := h.sealer.CloseGone(t.Context(), lvName)

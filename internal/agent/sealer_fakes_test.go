@@ -108,7 +108,7 @@ func (f *vault) Find(_ context.Context, m luks.Mapping) (luks.Opened, bool, erro
 		return luks.Opened{}, false, nil
 	}
 	if f.gone[m.ID] {
-		return luks.Opened{}, false, luks.ErrGone
+		return luks.Opened{}, false, volume.ErrGone
 	}
 	if device != f.store(m.Device) {
 		return luks.Opened{}, false, volume.ErrIdentity

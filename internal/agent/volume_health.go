@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,6 +19,9 @@ import (
 	"github.com/berth-dev/berth/pkg/lvm"
 	"github.com/berth-dev/berth/pkg/volume"
 )
+
+// goneInterval is how often a volume is looked at whose disk was pulled out.
+const goneInterval = time.Minute
 
 // problemsOf is what a volume's backend knows to be wrong with it. It starts no program.
 func problemsOf(ctx context.Context, backends *Backends, e ledger.Entry) ([]volume.Problem, error) {
@@ -108,6 +112,10 @@ func (r *VolumeReconciler) tellHealth(ctx context.Context, lv *v1alpha1.LocalVol
 	var result reconcile.Result
 	if err == nil {
 		result, err = r.conclude(ctx, lv, base, nil)
+	}
+	if c := meta.FindStatusCondition(lv.Status.Conditions, v1alpha1.LocalVolumeHealthy); err == nil && c != nil && c.Status == metav1.ConditionFalse && c.Reason == lvm.ReasonDiskGone {
+		// It ends when a pod lets the volume go, which nothing tells.
+		result.RequeueAfter = goneInterval
 	}
 	if err != nil || result.RequeueAfter > 0 {
 		r.suspect(lv.Name)

@@ -100,6 +100,22 @@ func TestPoolsJudge(t *testing.T) {
 	want("when it is done", 1, 1)
 	want("afterwards", 0, 0)
 
+	h = newPoolHost(t, "a", "b")
+	h.backends.OnJudge(func(pool string) { judged = append(judged, pool) })
+	h.apply(poolSet())
+	want("one that is not redundant", 1, 1)
+	vg := h.pool().Status.VGUUID
+	h.groups[vg].missing = 1
+	want("without a disk", 1, 1)
+	h.groups[vg].missing = 0
+	want("with all disks again", 1, 1)
+	gone := h.groups[vg]
+	delete(h.groups, vg)
+	want("without any disk", 1, 1)
+	h.groups[vg] = gone
+	want("with them again", 1, 1)
+	want("nothing happens", 0, 0)
+
 	h = newPoolHost(t, "a")
 	h.backends.OnJudge(func(pool string) { judged = append(judged, pool) })
 	h.thin = &lvm.ThinState{DataBytes: 100 * mib, MetadataBytes: 8 * mib, Usage: dm.ThinPool{Mode: dm.ThinPoolWritable, DataBlocks: 100, MetadataBlocks: 100}}

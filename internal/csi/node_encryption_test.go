@@ -14,7 +14,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/berth-dev/berth/internal/csi"
-	"github.com/berth-dev/berth/pkg/luks"
 	"github.com/berth-dev/berth/pkg/mount"
 	"github.com/berth-dev/berth/pkg/mount/mounttest"
 	"github.com/berth-dev/berth/pkg/volume"
@@ -223,7 +222,7 @@ func TestNodeEncryptedDiskIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.did, s.held = nil, true
-	b.volumes.fail(fmt.Errorf("volume: %w", luks.ErrGone))
+	b.volumes.fail(fmt.Errorf("volume: %w", volume.ErrGone))
 	if err := b.stageWith(good, right); status.Code(err) != codes.FailedPrecondition {
 		t.Errorf("staged while a pod has what is gone: %v, want FailedPrecondition", err)
 	}

@@ -12,7 +12,6 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
-	"github.com/berth-dev/berth/pkg/luks"
 	"github.com/berth-dev/berth/pkg/mount"
 	"github.com/berth-dev/berth/pkg/volume"
 )
@@ -37,7 +36,7 @@ func (n *Node) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequ
 	defer unlock()
 
 	v, err := n.Volumes.Locate(ctx, req.GetVolumeId())
-	if errors.Is(err, luks.ErrGone) && n.Encryption != nil {
+	if errors.Is(err, volume.ErrGone) {
 		v, err = n.locateAnew(ctx, req)
 	}
 	if err != nil {
@@ -52,17 +51,23 @@ func (n *Node) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequ
 	return &csi.NodeStageVolumeResponse{}, nil
 }
 
-// locateAnew is Locate of an encrypted volume that is open on a disk that was pulled out. As with a
+// locateAnew is Locate of a volume that is open on a disk that was pulled out. As with a
 // filesystem of such a disk (UnmountGone), kubelet has not unstaged it. All that can be mounted
 // at the staging path is what was behind the open device.
 func (n *Node) locateAnew(ctx context.Context, req *csi.NodeStageVolumeRequest) (Volume, error) {
 	if err := n.Mounter.UnmountOnly(ctx, req.GetStagingTargetPath()); err != nil {
 		return Volume{}, err
 	}
-	if err := n.Encryption.CloseGone(ctx, req.GetVolumeId()); err != nil {
-		return Volume{}, err
+	if n.Encryption != nil {
+		if err := n.Encryption.CloseGone(ctx, req.GetVolumeId()); err != nil {
+			return Volume{}, err
+		}
 	}
-	return n.Volumes.Locate(ctx, req.GetVolumeId())
+	v, err := n.Volumes.Locate(ctx, req.GetVolumeId())
+	if errors.Is(err, volume.ErrGone) && errors.Is(err, volume.ErrInUse) {
+		err = fmt.Errorf("%w: the pod that had the volume then must be gone before it can be used again (kubectl delete pod, with --force if it does not end; restart the node if its processes stay)", err)
+	}
+	return v, err
 }
 
 // stage opens and mounts a volume. Where it fails it leaves nothing open or mounted that was

@@ -6,6 +6,7 @@ package csi_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -520,5 +521,31 @@ func testNodeGrows(t *testing.T, fsType string) {
 	}
 	if got := size(); got < 900*mib {
 		t.Errorf("%d bytes after expanding", got)
+	}
+}
+
+// The disk was pulled out and put back while the last pod was there: its filesystem is not mounted at
+// the staging path any more, and the next pod waits until nobody has it.
+func TestNodeDiskIsGone(t *testing.T) {
+	v, _ := filesystemVolume(t, mount.Ext4)
+	b := newNode(t, v)
+	good := mountCapability(writer)
+	if err := b.stage(t.Context(), good); err != nil {
+		t.Fatal(err)
+	}
+	b.volumes.fail(fmt.Errorf("volume: %w: %w", volume.ErrGone, volume.ErrInUse))
+	err := b.stage(t.Context(), good)
+	if status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("staged while a pod has what is gone: %v, want FailedPrecondition", err)
+	}
+	if mounted, err := b.Mounter.Mounted(t.Context(), b.staging); mounted || err != nil {
+		t.Errorf("the filesystem that is gone is mounted: %v, %v", mounted, err)
+	}
+	b.volumes.fail(nil)
+	if err := b.stage(t.Context(), good); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.unstage(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -18,8 +18,8 @@ type Volumes interface {
 	// volume.ErrNotFound: this node has no such volume, or its storage was proven
 	// absent. volume.ErrIdentity: the storage is not what was recorded.
 	// volume.ErrBusy: it is not ready yet, or is being deleted.
-	// volume.ErrPoolUnavailable: its pool cannot be used now. luks.ErrGone: it is encrypted,
-	// and open on a disk that was pulled out; see Encryption.CloseGone.
+	// volume.ErrPoolUnavailable: its pool cannot be used now. volume.ErrGone: it is open on
+	// a disk that was pulled out; see Encryption.CloseGone.
 	Locate(ctx context.Context, name string) (Volume, error)
 }
 

@@ -36,11 +36,6 @@ type Mapping struct {
 	Device string
 }
 
-// ErrGone: the open device lies on one that the kernel does not have any more, a disk that was
-// pulled out. What is read from it or written to it fails, and a disk that is put back is another
-// device, whatever its number. It is a volume.ErrIdentity.
-var ErrGone = fmt.Errorf("%w: what it lies on is gone", volume.ErrIdentity)
-
 // Name of the device in /dev/mapper.
 func (m Mapping) Name() string { return namePrefix + m.ID }
 
@@ -72,7 +67,7 @@ type Opened struct {
 // is not. It starts no program.
 //
 // volume.ErrIdentity: a device of that name is of another header, or lies on another
-// device. ErrGone: it lies on one that is gone; see Close.
+// device. volume.ErrGone: it lies on one that is gone; see Close.
 func (c *Client) Find(ctx context.Context, m Mapping) (opened Opened, ok bool, err error) {
 	if err := m.validate(); err != nil {
 		return Opened{}, false, err
@@ -128,7 +123,7 @@ func (c *Client) describe(m Mapping, device dm.Device) (Opened, error) {
 	// lies on the one that is gone.
 	holder := filepath.Join(c.path("/sys/dev/block", on), "holders", fmt.Sprintf("dm-%d", device.Minor))
 	if _, err := os.Lstat(holder); errors.Is(err, fs.ErrNotExist) {
-		return Opened{}, fmt.Errorf("%s was opened on %s, which has another disk now: %w", m.Name(), m.Device, ErrGone)
+		return Opened{}, fmt.Errorf("%s was opened on %s, which has another disk now: %w", m.Name(), m.Device, volume.ErrGone)
 	} else if err != nil {
 		return Opened{}, fmt.Errorf("find what lies on %s: %w", m.Device, err)
 	}
@@ -163,7 +158,7 @@ func (c *Client) Node(id string) (string, error) {
 	return c.node(m, device), nil
 }
 
-// below returns the numbers of the devices that a device lies on, ErrGone where the kernel does
+// below returns the numbers of the devices that a device lies on, volume.ErrGone where the kernel does
 // not have one of them any more: then the link to it leads nowhere.
 func (c *Client) below(directory string) ([]string, error) {
 	entries, err := os.ReadDir(filepath.Join(directory, "slaves"))
@@ -176,7 +171,7 @@ func (c *Client) below(directory string) ([]string, error) {
 		number, err := readText(filepath.Join(link, "dev"))
 		if errors.Is(err, fs.ErrNotExist) {
 			if _, linkErr := os.Lstat(link); linkErr == nil {
-				return nil, fmt.Errorf("%s: %w", entry.Name(), ErrGone)
+				return nil, fmt.Errorf("%s: %w", entry.Name(), volume.ErrGone)
 			}
 		}
 		if err != nil {

@@ -65,10 +65,10 @@ func TestWhatAnOpenDeviceLiesOn(t *testing.T) {
 		"as it was opened": {func(treeHost) {}, nil, false},
 		"the disk is gone, and put back under another name": {func(h treeHost) {
 			h.remove(t, disk)
-		}, ErrGone, true},
+		}, volume.ErrGone, true},
 		"the disk is gone, and put back under its name": {func(h treeHost) {
 			h.remove(t, disk+"/holders/dm-4")
-		}, ErrGone, true},
+		}, volume.ErrGone, true},
 		"on another disk": {func(h treeHost) {
 			h.write(t, other+"/dev", "8:32\n")
 			h.remove(t, "sys/devices/virtual/block/dm-4/slaves/sdb")
@@ -95,7 +95,7 @@ func TestWhatAnOpenDeviceLiesOn(t *testing.T) {
 			tt.change(h)
 			opened, err := NewClient(h).describe(
 				Mapping{ID: testUUID, UUID: testUUID, Device: "/dev/sdb"}, dm.Device{Major: 253, Minor: 4, Active: true})
-			if !errors.Is(err, tt.want) || errors.Is(err, ErrGone) != tt.gone {
+			if !errors.Is(err, tt.want) || errors.Is(err, volume.ErrGone) != tt.gone {
 				t.Fatalf("got %v, want %v", err, tt.want)
 			}
 			if err == nil && (opened.Path != "/dev/dm-4" || opened.SizeBytes != 1<<20) {

@@ -222,7 +222,13 @@ func (b *Backend) Locate(ctx context.Context, id string, rec volume.Record) (vol
 	// may have been activated from them by the host's own lvm.
 	_, current := b.current.Load(rec.LVM.LVUUID)
 	if ok && loc.SizeBytes >= rec.SizeBytes && strings.HasSuffix(loc.Device, dmName(rec.LVM.VGName, rec.LVM.LVName)) && (current || !b.queue.mayBeBehind()) {
-		return loc, nil
+		gone, err := b.onGone(ctx, loc)
+		if err != nil {
+			return volume.Location{}, fmt.Errorf("locate %s/%s: %w", b.group.GroupName, id, err)
+		}
+		if !gone {
+			return loc, nil
+		}
 	}
 	b.current.Delete(rec.LVM.LVUUID)
 	g, lv, err := b.look(ctx, id, id, &rec)
@@ -340,7 +346,20 @@ func (b *Backend) node(ctx context.Context, g *Group, lv *LogicalVolume) (volume
 		if err != nil {
 			return volume.Location{}, fmt.Errorf("find the device of %s: %w", id, err)
 		}
-		if active && loc.SizeBytes >= lv.SizeBytes {
+		gone := false
+		if active && !lv.isThickSnapshot() {
+			if gone, err = b.onGone(ctx, loc); err != nil {
+				return volume.Location{}, err
+			}
+		}
+		switch {
+		case gone && tried:
+			return volume.Location{}, fmt.Errorf("%w: %s was active when its disk was pulled out, and that is not back; lvm said %q", volume.ErrPoolUnavailable, id, said)
+		case gone:
+			if err := b.requireUnused(ctx, id); err != nil {
+				return volume.Location{}, err
+			}
+		case active && loc.SizeBytes >= lv.SizeBytes:
 			return loc, nil
 		}
 		op := &operation{verb: verbActivate, name: lv.Name, uuid: lv.UUID}

@@ -17,6 +17,7 @@ const (
 	ReasonRebuilding   = "Rebuilding"
 	ReasonThinPoolFull = "ThinPoolFull"
 	ReasonThinPoolBad  = "ThinPoolFailed"
+	ReasonDiskGone     = "DiskGone"
 )
 
 var _ volume.HealthReporter = (*Backend)(nil)
@@ -28,7 +29,10 @@ func (b *Backend) Problems(ctx context.Context, id string, rec volume.Record) ([
 	}
 	switch {
 	case b.queue.thin != nil:
-		return b.thinPoolProblems(ctx)
+		problems, err := b.thinPoolProblems(ctx)
+		if err != nil || len(problems) > 0 || b.queue.pool != nil || b.queue.layout.Redundant() {
+			return problems, err
+		}
 	case b.queue.layout.Redundant():
 		node := NodeID{GroupName: rec.LVM.VGName, GroupUUID: rec.LVM.VGUUID, Name: rec.LVM.LVName, UUID: rec.LVM.LVUUID}
 		status, active, err := b.nodes.Raid(ctx, node)
@@ -37,7 +41,7 @@ func (b *Backend) Problems(ctx context.Context, id string, rec volume.Record) ([
 		}
 		return raidProblems(status), nil
 	}
-	return nil, nil
+	return b.goneProblems(ctx, rec)
 }
 
 // thinPoolProblems are those of the pool and of what it lies on.

@@ -58,6 +58,9 @@ type Nodes interface {
 	Raid(ctx context.Context, id NodeID) (status dm.Raid, ok bool, err error)
 	// InUse reports whether somebody has a volume open: a mount, or a device that lies on it.
 	InUse(ctx context.Context, id NodeID) (bool, error)
+	// Gone reports whether a node lies on a device that the kernel does not have any more: a disk
+	// that was unplugged, though it may be plugged in again.
+	Gone(ctx context.Context, loc volume.Location) (bool, error)
 	// Stale reports whether an active leg lies on another device than the one with that
 	// path: it was unplugged and plugged in again.
 	Stale(ctx context.Context, leg NodeID, devicePath string) (bool, error)

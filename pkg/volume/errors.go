@@ -3,7 +3,10 @@
 
 package volume
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // The sentinels of the storage domain. Backends wrap them with %w; the gRPC
 // handlers and the reconcilers translate them in one table each. An error that
@@ -31,6 +34,10 @@ var (
 	ErrBusy = errors.New("operation in progress")
 	// ErrIdentity: what is there is not what was recorded. Nothing was touched.
 	ErrIdentity = errors.New("identity differs from the record")
+	// ErrGone: what is open lies on a device that the kernel does not have any more, a disk that
+	// was pulled out. What is read from it or written to it fails, and a disk that is put back is
+	// another device, whatever its number.
+	ErrGone = fmt.Errorf("%w: what it lies on is gone", ErrIdentity)
 	// ErrNotBlank: there is content that we did not write. Nothing was touched.
 	ErrNotBlank = errors.New("not blank")
 	// ErrInvalid: the request asks for what this backend cannot do.

@@ -34,6 +34,10 @@ func (h *Host) activate(g *group, lv *logicalVolume) {
 	for _, snapshot := range g.snapshotsOf(lv) {
 		snapshot.node, snapshot.lags = h.shownFile(snapshot), false
 	}
+	lv.plugged = map[*disk]int{}
+	for _, e := range lv.extents {
+		lv.plugged[e.disk] = e.disk.plugs
+	}
 	if lv.node != "" {
 		h.resizeNode(g, lv)
 		return

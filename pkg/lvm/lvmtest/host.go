@@ -106,6 +106,8 @@ type logicalVolume struct {
 	role       []string
 	layout     string // "" is linear
 	extents    []extent
+	// plugged is how often its disks had been plugged in when its table was loaded.
+	plugged map[*disk]int
 	// thin is set for volumes of the thin pool, and of them virtual is the size in extents.
 	thin    *logicalVolume
 	virtual int64

@@ -9,6 +9,7 @@ import (
 
 	"github.com/berth-dev/berth/pkg/dm"
 	"github.com/berth-dev/berth/pkg/lvm"
+	"github.com/berth-dev/berth/pkg/volume"
 )
 
 // Raid implements lvm.Nodes.
@@ -42,6 +43,22 @@ func (n nodes) InUse(ctx context.Context, id lvm.NodeID) (bool, error) {
 	defer n.h.mu.Unlock()
 	lv, err := n.volume(ctx, id)
 	return lv != nil && lv.node != "" && n.h.held[lv.node], err
+}
+
+// Gone implements lvm.Nodes, for volumes that lie on disks without anything in between.
+func (n nodes) Gone(ctx context.Context, loc volume.Location) (bool, error) {
+	n.h.mu.Lock()
+	defer n.h.mu.Unlock()
+	for _, g := range n.h.groups {
+		for _, lv := range g.volumes {
+			for d, plugs := range lv.plugged {
+				if lv.node != "" && lv.node == loc.Device && (d.missing || d.plugs != plugs) {
+					return true, n.h.alive(ctx, n.boot)
+				}
+			}
+		}
+	}
+	return false, n.h.alive(ctx, n.boot)
 }
 
 // Stale implements lvm.Nodes.
