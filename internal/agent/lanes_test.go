@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/ledger"
 	"github.com/berth-dev/berth/internal/quietqueue"
 	"github.com/berth-dev/berth/pkg/volume"
 )
@@ -227,5 +228,51 @@ func TestLaneDoesNotWaitForWhoIsGone(t *testing.T) {
 		}
 		stop()
 		<-time.After(time.Minute)
+	})
+}
+
+// Deletions in a pool that hangs cost the process no more threads than one lane has, and the others
+// are told when one comes back.
+func TestDeletionsInAPoolThatHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var w works
+		right := make(chan struct{})
+		var hung, most atomic.Int32
+		const volumes = 10 * laneWidth
+		queue := make(chan int, 10*volumes)
+		remove := func(i int) error {
+			_, err := w.doIn(t.Context(), "dirs", fmt.Sprint(i), "wiping", func() { queue <- i },
+				func(context.Context, func(int64, int64)) (ledger.Entry, error) {
+					most.Store(max(most.Load(), hung.Add(1)))
+					<-right
+					hung.Add(-1)
+					return ledger.Entry{}, nil
+				})
+			return err
+		}
+		for i := range volumes {
+			if err := remove(i); !isWorking(err) {
+				t.Errorf("deleted from what hangs: %v", err)
+			}
+		}
+		if hung.Load() != laneWidth {
+			t.Errorf("%d calls hang", hung.Load())
+		}
+		if _, err := w.doIn(t.Context(), "others", "other", "wiping", func() {}, func(context.Context, func(int64, int64)) (ledger.Entry, error) { return ledger.Entry{}, nil }); err != nil {
+			t.Errorf("in another pool: %v", err)
+		}
+		close(right)
+		for done := map[int]bool{}; len(done) < volumes; {
+			i := <-queue
+			if err := remove(i); err == nil {
+				done[i] = true
+			} else if !isWorking(err) {
+				t.Fatal(err)
+			}
+		}
+		if most.Load() > laneWidth {
+			t.Errorf("%d at once", most.Load())
+		}
 	})
 }

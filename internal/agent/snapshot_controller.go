@@ -400,13 +400,17 @@ func (r *SnapshotReconciler) remove(ctx context.Context, s *v1alpha1.LocalSnapsh
 		return err
 	}
 	var rec *volume.Record
+	place := ""
+	if s.Status.Hostpath != nil {
+		place = placeOf(volume.ModeHostpath, s.Spec.Pool)
+	}
 	if known {
 		made := recordOfSnapshot(s)
 		rec = &made
 	}
 	// What a thick one has kept may be wiped for hours: apart from this worker.
 	name, uid, group := s.Name, string(s.UID), s.Spec.Group
-	_, err = r.works.do(ctx, uid+"/remove", "wiping", func() { r.queue.add(name) }, func(ctx context.Context, _ func(doneBytes, totalBytes int64)) (ledger.Entry, error) {
+	_, err = r.works.doIn(ctx, place, uid+"/remove", "wiping", func() { r.queue.add(name) }, func(ctx context.Context, _ func(doneBytes, totalBytes int64)) (ledger.Entry, error) {
 		if group != nil {
 			// Another one of the group may be taking all of them right now, and would make this
 			// one after it was found not to be there.

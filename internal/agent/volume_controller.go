@@ -220,7 +220,7 @@ func (r *VolumeReconciler) finishGone(ctx context.Context, name string) error {
 		r.Carver.Backends.Orphaned(e.Pool)
 		return nil
 	}
-	err = r.end(ctx, e.UID, name, func(ctx context.Context) error { return r.Carver.FinishRemoval(ctx, e.UID) })
+	err = r.end(ctx, placeOf(e.Mode, e.Pool), e.UID, name, func(ctx context.Context) error { return r.Carver.FinishRemoval(ctx, e.UID) })
 	if isWorking(err) {
 		return nil // it looks again when it is done
 	}
@@ -239,13 +239,22 @@ func (r *VolumeReconciler) make(ctx context.Context, w Wish) (ledger.Entry, erro
 		})
 }
 
+// placeOf is where no more than some deletions go on at once: in a pool of directories, where each
+// takes a moment unless its filesystem hangs.
+func placeOf(mode volume.Mode, pool string) string {
+	if mode != volume.ModeHostpath {
+		return ""
+	}
+	return pool
+}
+
 // end removes a volume, whose wiping may take hours, apart from this worker. A copy to it is
 // given up.
-func (r *VolumeReconciler) end(ctx context.Context, uid, name string, remove func(ctx context.Context) error) error {
+func (r *VolumeReconciler) end(ctx context.Context, place, uid, name string, remove func(ctx context.Context) error) error {
 	if err := r.works.end(ctx, makeKey(uid)); err != nil {
 		return err
 	}
-	_, err := r.works.do(ctx, uid+"/remove", "wiping", func() { r.Enqueue(name) },
+	_, err := r.works.doIn(ctx, place, uid+"/remove", "wiping", func() { r.Enqueue(name) },
 		func(ctx context.Context, _ func(doneBytes, totalBytes int64)) (ledger.Entry, error) {
 			return ledger.Entry{}, remove(ctx)
 		})
@@ -269,7 +278,7 @@ func (r *VolumeReconciler) ReconcileDeleted(ctx context.Context, req reconcile.R
 	}
 	base := lv.DeepCopy()
 	w := wishOf(lv)
-	if err := r.end(ctx, w.UID, w.Name, func(ctx context.Context) error { return r.Carver.Remove(ctx, w) }); err != nil {
+	if err := r.end(ctx, placeOf(w.Mode, w.Pool), w.UID, w.Name, func(ctx context.Context) error { return r.Carver.Remove(ctx, w) }); err != nil {
 		if errors.Is(err, volume.ErrPoolUnavailable) && !r.Carver.Backends.Synced() {
 			r.wait(req.NamespacedName)
 			return reconcile.Result{}, nil

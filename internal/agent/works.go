@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,9 +33,12 @@ var errWorking = fmt.Errorf("%w: it goes on", volume.ErrBusy)
 type works struct {
 	mu      sync.Mutex
 	running map[string]*work
+	// waiting are those who asked while their place was full, by place and key.
+	waiting map[string]map[string]func()
 }
 
 type work struct {
+	place  string
 	done   chan struct{}
 	cancel context.CancelFunc
 	// what and percent say how far it is.
@@ -49,12 +54,30 @@ type work struct {
 // finished is called when it has come to its end, and do is to be called again. The context is
 // f's, and must be one that outlives the call.
 func (w *works) do(ctx context.Context, key, what string, finished func(), f func(ctx context.Context, progress func(doneBytes, totalBytes int64)) (ledger.Entry, error)) (ledger.Entry, error) {
+	return w.doIn(ctx, "", key, what, finished, f)
+}
+
+// doIn is do in a place, if that has a name, which may hang: each call that does not come back costs
+// the process a thread, so that no more than laneWidth go on there at once. Who finds it full gets an
+// error that is errWorking, and finished is called when one has come to its end.
+func (w *works) doIn(ctx context.Context, place, key, what string, finished func(), f func(ctx context.Context, progress func(doneBytes, totalBytes int64)) (ledger.Entry, error)) (ledger.Entry, error) {
 	w.mu.Lock()
 	job, found := w.running[key], true
 	if job == nil {
+		if others := w.goingOnIn(place); others >= laneWidth {
+			defer w.mu.Unlock()
+			if w.waiting == nil {
+				w.waiting = map[string]map[string]func(){}
+			}
+			if w.waiting[place] == nil {
+				w.waiting[place] = map[string]func(){}
+			}
+			w.waiting[place][key] = finished
+			return ledger.Entry{}, fmt.Errorf("waiting for %d others in pool %s, which take long: %w", others, place, errWorking)
+		}
 		found = false
 		ctx, cancel := context.WithCancel(ctx)
-		job = &work{done: make(chan struct{}), cancel: cancel, what: what}
+		job = &work{place: place, done: make(chan struct{}), cancel: cancel, what: what}
 		if w.running == nil {
 			w.running = map[string]*work{}
 		}
@@ -65,6 +88,9 @@ func (w *works) do(ctx context.Context, key, what string, finished func(), f fun
 			defer cancel()
 			job.entry, job.err = f(ctx, job.tell)
 			close(job.done)
+			for _, next := range w.called(place) {
+				next()
+			}
 			<-waited
 			if !w.taken(key, job) {
 				finished()
@@ -94,6 +120,34 @@ func (w *works) do(ctx context.Context, key, what string, finished func(), f fun
 		return ledger.Entry{}, fmt.Errorf("%s, %d %%: %w", job.what, percent, errWorking)
 	}
 	return ledger.Entry{}, fmt.Errorf("%s: %w", job.what, errWorking)
+}
+
+// goingOnIn returns how many go on in a place; 0 for none.
+func (w *works) goingOnIn(place string) (n int) {
+	if place == "" {
+		return 0
+	}
+	for _, job := range w.running {
+		if job.place != place {
+			continue
+		}
+		select {
+		case <-job.done:
+		default:
+			n++
+		}
+	}
+	return n
+}
+
+// called returns whom to tell that there is room in a place. All are: one that is gone meanwhile
+// does not come.
+func (w *works) called(place string) []func() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	waiting := w.waiting[place]
+	delete(w.waiting, place)
+	return slices.Collect(maps.Values(waiting))
 }
 
 func (w *works) taken(key string, job *work) bool {
