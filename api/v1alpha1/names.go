@@ -20,6 +20,13 @@ const (
 	// the Pools it makes and on the BlockDevices that are claimed, for the same end.
 	AgentFinalizer = "berth.dev/agent"
 
+	// AnnotationNeverReady is true on a LocalVolume that the provisioner deletes because its status
+	// never said that it stands. Whether it does, the agent's ledger knows, which no restore of etcd
+	// makes older.
+	AnnotationNeverReady = "berth.dev/never-ready"
+	// AnnotationAllowDelete is true where a person lets an object be deleted.
+	AnnotationAllowDelete = "berth.dev/allow-delete"
+
 	// LabelIdentity is on every BlockDevice of strong identity: a digest of it without
 	// the node, by which the same disk is found on another node.
 	LabelIdentity = "berth.dev/identity"

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -278,6 +279,17 @@ func (r *VolumeReconciler) ReconcileDeleted(ctx context.Context, req reconcile.R
 	}
 	base := lv.DeepCopy()
 	w := wishOf(lv)
+	if r.stoodAfterAll(lv) {
+		log.FromContext(ctx).Info("A volume was deleted as one that was never made, and it was; it is kept as it is", "uid", w.UID)
+		r.announce(lv, corev1.EventTypeWarning, "Kept",
+			"it was deleted because its status never said that it stands, and this node has made it and handed it out, as before a restore of etcd: what it holds is kept as a left-over (kubectl berth orphans list)")
+		controllerutil.RemoveFinalizer(lv, v1alpha1.AgentFinalizer)
+		err := r.patch(ctx, lv, base, false)
+		if apierrors.IsConflict(err) {
+			return reconcile.Result{RequeueAfter: conflictRetry}, nil
+		}
+		return reconcile.Result{}, err
+	}
 	if err := r.end(ctx, placeOf(w.Mode, w.Pool), w.UID, w.Name, func(ctx context.Context) error { return r.Carver.Remove(ctx, w) }); err != nil {
 		if errors.Is(err, volume.ErrPoolUnavailable) && !r.Carver.Backends.Synced() {
 			r.wait(req.NamespacedName)
@@ -296,6 +308,16 @@ func (r *VolumeReconciler) ReconcileDeleted(ctx context.Context, req reconcile.R
 		return reconcile.Result{RequeueAfter: conflictRetry}, nil
 	}
 	return reconcile.Result{}, err
+}
+
+// stoodAfterAll reports whether a volume that is deleted because no agent has ever said that it stands
+// does stand, as far as the ledger knows. A person may have said that it is to go all the same.
+func (r *VolumeReconciler) stoodAfterAll(lv *v1alpha1.LocalVolume) bool {
+	if lv.Annotations[v1alpha1.AnnotationNeverReady] != "true" || lv.Annotations[v1alpha1.AnnotationAllowDelete] == "true" || recordOf(lv) != nil {
+		return false
+	}
+	e, err := r.Ledger.Get(string(lv.UID))
+	return err == nil && e.State == ledger.Ready
 }
 
 // patch writes what changed, if the object is still the one that was read.

@@ -370,3 +370,44 @@ func TestNothingIsMadeForWhatIsGone(t *testing.T) {
 		})
 	}
 }
+
+// An orphan of which nobody had said that it stands, after a restore of etcd to before it did: the
+// provisioner deletes it while the agent is away, whose ledger knows better.
+func TestDeletedAsNeverReadyAndYetItStands(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		annotations map[string]string
+		lost, kept  bool
+	}{
+		"as never ready":         {map[string]string{v1alpha1.AnnotationNeverReady: "true"}, true, true},
+		"and a person allows it": {map[string]string{v1alpha1.AnnotationNeverReady: "true", v1alpha1.AnnotationAllowDelete: "true"}, true, false},
+		"the status says it":     {map[string]string{v1alpha1.AnnotationNeverReady: "true"}, false, false},
+		"with its PV":            {nil, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t, volume.ModeLVM, localVolume())
+			h.settle()
+			h.wantReady()
+			if tt.lost {
+				h.rollBack()
+			}
+			lv := h.get()
+			lv.Annotations = tt.annotations
+			if err := h.api.Update(t.Context(), lv); err != nil {
+				t.Fatal(err)
+			}
+			h.delete()
+			h.settle()
+			if h.get() != nil {
+				t.Errorf("the object is still there: %+v", h.get())
+			}
+			if found := h.list(); (len(found) == 1) != tt.kept {
+				t.Errorf("on the disk: %+v", found)
+			}
+			if tt.kept {
+				h.news.expect(t, "Warning Kept of *v1alpha1.LocalVolume")
+			}
+		})
+	}
+}

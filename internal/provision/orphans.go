@@ -169,7 +169,14 @@ func (o *Orphans) remove(ctx context.Context, seen *berth.LocalVolume) error {
 		return err
 	}
 	o.Log.Info("deleting a volume that was never ready and whose claim is gone", "localVolume", lv.Name, "node", lv.Spec.NodeName)
-	version := lv.ResourceVersion
+	// The status may be older than what is on the disk. The agent is told why the volume is
+	// deleted, and has the last word.
+	patch := fmt.Appendf(nil, `{"metadata":{"uid":%q,"resourceVersion":%q,"annotations":{%q:"true"}}}`, lv.UID, lv.ResourceVersion, berth.AnnotationNeverReady)
+	marked := named(lv.Name)
+	if err := o.Writer.Patch(ctx, marked, client.RawPatch(types.MergePatchType, patch)); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	version := marked.ResourceVersion
 	err = o.Writer.Delete(ctx, named(lv.Name), client.Preconditions{UID: &lv.UID, ResourceVersion: &version})
 	return client.IgnoreNotFound(err)
 }

@@ -112,6 +112,10 @@ func TestOrphans(t *testing.T) {
 			if deleted() != test.deleted {
 				t.Errorf("deleted: %v", deleted())
 			}
+			current := &berth.LocalVolume{}
+			if err := c.Backdoor.Get(t.Context(), client.ObjectKeyFromObject(lv), current); err != nil || (current.Annotations[berth.AnnotationNeverReady] == "true") != test.deleted {
+				t.Errorf("its agent is told by %v, %v", current.Annotations, err)
+			}
 			close(recorder.Events)
 			var said []string
 			for event := range recorder.Events {

@@ -19,7 +19,7 @@ const (
 	annotationMigratedTo      = "pv.kubernetes.io/migrated-to"
 	annotationSelectedNode    = "volume.kubernetes.io/selected-node"
 	// annotationAllowDelete is a person's word that a volume is not needed any more.
-	annotationAllowDelete = "berth.dev/allow-delete"
+	annotationAllowDelete = berth.AnnotationAllowDelete
 )
 
 // SlimClaims keeps of the claims that are bound, or that another provisioner
