@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 
 	"golang.org/x/sys/unix"
 
@@ -141,6 +142,14 @@ func (b *Backend) takeIn(ctx context.Context, root *os.Root, p promise, mustLimi
 				return err
 			}
 		}
+		if limited && !subvolumes {
+			if err := requireChangeable(ctx, s.fd, p.AdoptedFrom); err != nil {
+				if fixed, ok := errors.AsType[*errFixed](err); ok {
+					return fmt.Errorf("%w: %w", volume.ErrNotAdoptable, fixed)
+				}
+				return fmt.Errorf("look for what cannot be counted: %w", err)
+			}
+		}
 		p.Identity = s.identity
 		p, release, err = b.takeProject(root, p)
 		if err != nil {
@@ -247,6 +256,8 @@ func (b *Backend) moveIn(root *os.Root, p promise, s source) error {
 	switch {
 	case errors.Is(err, unix.EXDEV):
 		return errOtherMount
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("%w: it cannot be moved; where it, or the directory that it is in, was made immutable or append-only (lsattr -d), take that away (chattr -i -a): %w", volume.ErrNotAdoptable, err)
 	case errors.Is(err, unix.EBUSY):
 		return fmt.Errorf("%w: it is a mount point: %w", volume.ErrNotAdoptable, volume.ErrInUse)
 	case err != nil:
@@ -267,7 +278,13 @@ func (b *Backend) countAll(ctx context.Context, root *os.Root, p promise) error 
 		if err != nil || project == p.Project && inherited {
 			return err
 		}
-		return b.assignTree(ctx, fd, p.Project)
+		err = b.assignTree(ctx, fd, p.Project)
+		if errors.Is(err, unix.EPERM) {
+			if fixed, ok := errors.AsType[*errFixed](requireChangeable(ctx, fd, path.Join(b.Root, p.place()))); ok {
+				return fixed // since it was looked at
+			}
+		}
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("count what is in it by project %d: %w", p.Project, err)

@@ -96,6 +96,10 @@ func (q *quotas) Assign(fd int, project uint32) error {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
+	var flags unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, 0, &flags); err == nil && flags.Attributes&(unix.STATX_ATTR_IMMUTABLE|unix.STATX_ATTR_APPEND) != 0 {
+		return unix.EPERM
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.projects[st.Ino] = project
