@@ -55,6 +55,11 @@ func (b *Backend) adopt(ctx context.Context, spec volume.Spec, dir string) (prom
 	if p.AdoptedFrom != dir {
 		return promise{}, fmt.Errorf("the volume is there already, and %s: %w", p.origin(), volume.ErrIdentity)
 	}
+	leave, err := b.adopting.enter(dir)
+	if err != nil {
+		return promise{}, err
+	}
+	defer leave()
 	var release func()
 	switch err := requireDir(root, p); {
 	case err == nil:
@@ -65,6 +70,9 @@ func (b *Backend) adopt(ctx context.Context, spec volume.Spec, dir string) (prom
 	case errors.Is(err, volume.ErrNotFound):
 		// Also of one that was promised before: somebody may have made a root in it since.
 		if err := b.requireAdoptable(dir); err != nil {
+			return promise{}, err
+		}
+		if err := b.requireApart(root, p); err != nil {
 			return promise{}, err
 		}
 		p.SizeBytes = max(p.SizeBytes, spec.SizeBytes)
@@ -244,7 +252,11 @@ func (b *Backend) moveIn(root *os.Root, p promise, s source) error {
 		if err := renameNew(s.parent, s.name, volumes, name); err != nil {
 			return err
 		}
-		if err := requireDir(root, p); err != nil {
+		err := requireDir(root, p)
+		if err == nil {
+			err = s.requireInPlace()
+		}
+		if err != nil {
 			return errors.Join(fmt.Errorf("%w: it was replaced while it was moved: %s", volume.ErrNotAdoptable, err.Error()),
 				renameNew(volumes, name, s.parent, s.name))
 		}

@@ -75,6 +75,7 @@ type Backend struct {
 	accounting sync.Mutex
 	promises   *records[promise]
 	projects   projects
+	adopting   adopting
 	// limiting is held while the limit of a subvolume is set to what its volume was promised.
 	limiting sync.Mutex
 	restored restored

@@ -156,6 +156,8 @@ func conform(t *testing.T, newPool func(*testing.T) *pool) {
 
 // pool is a root and the process over it.
 type pool struct {
+	// holder is called whenever it is looked for who has a directory that is to be adopted.
+	holder  func(dir string)
 	root    string
 	rootID  string
 	backend *hostpath.Backend
@@ -243,6 +245,9 @@ func (p *pool) start(t *testing.T) {
 		},
 		Clone: p.clone(),
 		Holder: func(dir string) (string, error) {
+			if p.holder != nil {
+				p.holder(dir)
+			}
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			if p.used[dir] {

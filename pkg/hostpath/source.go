@@ -25,6 +25,27 @@ type source struct {
 	// fd is its own.
 	fd       int
 	identity string
+	// at is what the kernel calls the parent.
+	at string
+}
+
+// requireInPlace returns an error where a directory above was renamed since it was opened: as another
+// pool does that adopts it.
+func (s source) requireInPlace() error {
+	now, err := pathOf(s.parent)
+	if err == nil && now != s.at {
+		err = fmt.Errorf("the directory that it is in was %s, and is %s", s.at, now)
+	}
+	return err
+}
+
+// pathOf returns what the kernel calls an open directory now.
+func pathOf(fd int) (string, error) {
+	name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		return "", fmt.Errorf("look where it is: %w", err)
+	}
+	return name, nil
 }
 
 // requireAdoptable returns ErrNotAdoptable for a path that the pool takes nothing from,
@@ -108,7 +129,14 @@ func (b *Backend) withSource(root *os.Root, dir string, f func(source) error) er
 		if err != nil {
 			return err
 		}
-		return f(source{parent: parent, name: path.Base(rel), fd: fd, identity: identity})
+		at, err := pathOf(parent)
+		if err != nil {
+			return err
+		}
+		if above := path.Dir(dir); above != "/" && !strings.HasSuffix(at, above) {
+			return fmt.Errorf("%w: the directory that it is in was moved to %s", volume.ErrNotAdoptable, at)
+		}
+		return f(source{parent: parent, name: path.Base(rel), fd: fd, identity: identity, at: at})
 	})
 }
 
