@@ -294,14 +294,27 @@ func (p *Provisioner) settleConflict(ctx context.Context, other *conflict, reque
 		return nil, &Pending{Volume: name, What: other.Error(), Cause: err}
 	}
 	if !p.volumes.MayTakeBack(other.existing) {
-		return nil, fmt.Errorf("%w; it may have been used, as where etcd was restored to a moment before it had a PersistentVolume, and is left alone. To use it, ask for it as it was made: kubectl -n %s annotate pvc %s %s=%s --overwrite. If nothing on it is needed: kubectl annotate localvolume %s %s=true, and it is deleted and made anew",
-			other, request.Spec.ClaimRef.Namespace, request.Spec.ClaimRef.Name, annotationSelectedNode, other.existing.Spec.NodeName, name, annotationAllowDelete)
+		return nil, fmt.Errorf("%w; it may have been used, as where etcd was restored to a moment before it had a PersistentVolume, and is left alone. To use it, ask for it as it was made: %s. If nothing on it is needed: kubectl annotate localvolume %s %s=true, and it is deleted with all that is on it and made anew",
+			other, asItWasMade(other, request), name, annotationAllowDelete)
 	}
 	p.log.Info("taking back a volume that was made under other conditions", "localVolume", name, "difference", other.how)
 	if err := p.volumes.Delete(ctx, name); err != nil {
 		return nil, err
 	}
 	return p.volumes.Ensure(ctx, request)
+}
+
+// asItWasMade says how a claim comes to ask for the volume that there is. What else can differ is of the
+// classes: nobody can change the rest of a claim.
+func asItWasMade(other *conflict, request Request) string {
+	have, want, claim := other.existing.Spec, request.Spec, request.Spec.ClaimRef
+	switch {
+	case have.NodeName != want.NodeName:
+		return fmt.Sprintf("kubectl -n %s annotate pvc %s %s=%s --overwrite", claim.Namespace, claim.Name, annotationSelectedNode, have.NodeName)
+	case !SameLimits(have.Limits, want.Limits):
+		return fmt.Sprintf("delete the VolumeAttributesClass of claim %s/%s and create it under the same name with the limits that the volume has (kubectl get localvolume %s -o jsonpath={.spec.limits})", claim.Namespace, claim.Name, request.Name)
+	}
+	return fmt.Sprintf("delete the StorageClass of claim %s/%s, which keeps its volumes, and create it under the same name with the parameters of then (kubectl get localvolume %s -o yaml), until the claim is bound", claim.Namespace, claim.Name, request.Name)
 }
 
 // stateAfter maps an error to what the library should do next.

@@ -405,15 +405,24 @@ func TestProvisionKeepsWhatMayHaveBeenUsed(t *testing.T) {
 		return provision.NewProvisioner(provision.NewVolumes(c.Client, c.Client, tracker), c.Client, knownPVs(nil), slog.New(slog.DiscardHandler))
 	}
 	p := restart()
-	for name, ask := range map[string]controller.ProvisionOptions{
-		"another node":  options(claim("1Gi"), class(lvmParams), "node2"),
-		"another class": options(claim("1Gi"), class(map[string]string{"mode": "lvm", "pool": "fast", "csi.storage.k8s.io/fstype": "xfs"}), node),
+	for name, ask := range map[string]struct {
+		options controller.ProvisionOptions
+		says    string
+	}{
+		"another node": {
+			options(claim("1Gi"), class(lvmParams), "node2"),
+			"ask for it as it was made: kubectl -n default annotate pvc data volume.kubernetes.io/selected-node=node1 --overwrite",
+		},
+		"another class": {
+			options(claim("1Gi"), class(map[string]string{"mode": "lvm", "pool": "fast", "csi.storage.k8s.io/fstype": "xfs"}), node),
+			"ask for it as it was made: delete the StorageClass of claim default/data",
+		},
 	} {
-		_, state, err := p.Provision(within(t, 10*time.Second), ask)
+		_, state, err := p.Provision(within(t, 10*time.Second), ask.options)
 		if err == nil || state != controller.ProvisioningFinished || first.Carved() != 1 || second.Made() != 0 {
 			t.Fatalf("%s: %v, %v, node1 holds %d, node2 has made %d", name, state, err, first.Carved(), second.Made())
 		}
-		for _, part := range []string{"kubectl -n default annotate pvc data volume.kubernetes.io/selected-node=node1", "kubectl annotate localvolume pvc-c1a1 berth.dev/allow-delete=true"} {
+		for _, part := range []string{ask.says, "kubectl annotate localvolume pvc-c1a1 berth.dev/allow-delete=true"} {
 			if !strings.Contains(err.Error(), part) {
 				t.Errorf("%s: %q does not say %q", name, err, part)
 			}
