@@ -381,80 +381,6 @@ func TestNodeRequests(t *testing.T) {
 	}
 }
 
-func TestNodeSingleWriter(t *testing.T) {
-	for _, tt := range []struct {
-		name   string
-		volume func(*testing.T) csi.Volume
-	}{
-		{"filesystem", func(t *testing.T) csi.Volume { v, _ := filesystemVolume(t, mount.Ext4); return v }},
-		{"hostpath", directoryVolume},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			b := newNode(t, tt.volume(t))
-			sole := mountCapability(csispec.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER)
-			if err := b.stage(t.Context(), sole); err != nil {
-				t.Fatal(err)
-			}
-			for range 2 {
-				if err := b.publish(t.Context(), sole, b.target, false); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if err := b.publish(t.Context(), sole, b.target+"-2", false); status.Code(err) != codes.FailedPrecondition {
-				t.Errorf("a second publication: got %v", err)
-			}
-			if err := b.publish(t.Context(), mountCapability(writer), b.target+"-2", false); err != nil {
-				t.Errorf("a second publication on one node: %v", err)
-			}
-		})
-	}
-}
-
-// kubelet binds a block device that was published once more for itself, and asks for the
-// publication again when it was restarted.
-func TestNodeSingleWriterBlock(t *testing.T) {
-	b := newNode(t, blockVolume(t))
-	sole := blockCapability()
-	sole.AccessMode.Mode = csispec.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER
-	if err := b.publish(t.Context(), sole, b.target, false); err != nil {
-		t.Fatal(err)
-	}
-	kubelets := filepath.Join(filepath.Dir(b.target), "kubelets")
-	mounttest.Unmount(t, kubelets)
-	if err := b.Mounter.BindDevice(t.Context(), mount.Bind{Source: b.target, Target: kubelets}); err != nil {
-		t.Fatal(err)
-	}
-	if err := b.publish(t.Context(), sole, b.target, false); err != nil {
-		t.Errorf("the same publication again: %v", err)
-	}
-	if err := b.publish(t.Context(), sole, b.target+"-2", false); status.Code(err) != codes.FailedPrecondition {
-		t.Errorf("a second publication: got %v", err)
-	}
-}
-
-// kubelet's directory may be reached by a symbolic link, and the mount table has no links.
-func TestNodeSingleWriterBelowALink(t *testing.T) {
-	v, _ := filesystemVolume(t, mount.Ext4)
-	b := newNode(t, v)
-	link := filepath.Join(t.TempDir(), "kubelet")
-	if err := os.Symlink(filepath.Dir(b.target), link); err != nil {
-		t.Fatal(err)
-	}
-	b.staging, b.target = filepath.Join(link, "globalmount"), filepath.Join(link, "target")
-	sole := mountCapability(csispec.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER)
-	if err := b.stage(t.Context(), sole); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		if err := b.publish(t.Context(), sole, b.target, false); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := b.publish(t.Context(), sole, b.target+"-2", false); status.Code(err) != codes.FailedPrecondition {
-		t.Errorf("a second publication: got %v", err)
-	}
-}
-
 func TestNodeBusyVolumeIsAborted(t *testing.T) {
 	v := directoryVolume(t)
 	b := newNode(t, v)
@@ -476,51 +402,6 @@ func TestNodeBusyVolumeIsAborted(t *testing.T) {
 	}
 	if b.volumes.asked != 1 {
 		t.Errorf("the volume was touched %d times, want once", b.volumes.asked)
-	}
-}
-
-// A volume that grew while nobody had it mounted is grown when it is staged, and
-// one that grows in use by NodeExpandVolume.
-func TestNodeGrows(t *testing.T) {
-	for _, fsType := range []string{mount.XFS, mount.Btrfs} {
-		t.Run(fsType, func(t *testing.T) { testNodeGrows(t, fsType) })
-	}
-}
-
-func testNodeGrows(t *testing.T, fsType string) {
-	v, loop := filesystemVolume(t, fsType)
-	b := newNode(t, v)
-	size := func() int64 {
-		stats, err := b.NodeGetVolumeStats(t.Context(), &csispec.NodeGetVolumeStatsRequest{VolumeId: name, VolumePath: b.staging})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return stats.GetUsage()[0].GetTotal()
-	}
-	grow := func(to int64) {
-		loop.Resize(t, to)
-		v.Location.SizeBytes = to
-		b.volumes.known[name] = v
-	}
-	grow(512 * mib)
-	if err := b.stage(t.Context(), mountCapability(writer)); err != nil {
-		t.Fatal(err)
-	}
-	if got := size(); got < 400*mib {
-		t.Errorf("%d bytes after staging", got)
-	}
-	request := &csispec.NodeExpandVolumeRequest{VolumeId: name, VolumePath: b.staging, CapacityRange: &csispec.CapacityRange{RequiredBytes: 1024 * mib}}
-	if _, err := b.NodeExpandVolume(t.Context(), request); status.Code(csi.ToStatus(err)) != codes.Aborted {
-		t.Errorf("the volume has not grown yet: got %v", err)
-	}
-	grow(1024 * mib)
-	for range 2 {
-		if resp, err := b.NodeExpandVolume(t.Context(), request); err != nil || resp.GetCapacityBytes() != 1024*mib {
-			t.Errorf("got %v, %v", resp, err)
-		}
-	}
-	if got := size(); got < 900*mib {
-		t.Errorf("%d bytes after expanding", got)
 	}
 }
 

@@ -5,7 +5,6 @@ package hostpath_test
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path"
 	"path/filepath"
@@ -15,7 +14,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/berth-dev/berth/pkg/hostpath"
 	"github.com/berth-dev/berth/pkg/volume"
 	"github.com/berth-dev/berth/pkg/volume/volumetest"
 )
@@ -276,146 +274,6 @@ func TestAdoptProjectTakenMeanwhile(t *testing.T) {
 	}
 }
 
-func TestNotAdoptable(t *testing.T) {
-	t.Parallel()
-	link := func(target string) func(*testing.T, *pool, string) string {
-		return func(t *testing.T, _ *pool, dir string) string {
-			at := path.Join(path.Dir(dir), "link")
-			must(t, os.Symlink(path.Join(path.Dir(dir), target), at))
-			return at
-		}
-	}
-	for name, test := range map[string]struct {
-		// prepare returns the directory to adopt.
-		prepare func(t *testing.T, p *pool, dir string) string
-		limited bool
-		says    string
-	}{
-		"relative":              {prepare: func(*testing.T, *pool, string) string { return "data" }, says: "absolute path"},
-		"dots":                  {prepare: func(_ *testing.T, _ *pool, dir string) string { return dir + "/../x" }, says: "absolute path"},
-		"everything":            {prepare: func(*testing.T, *pool, string) string { return "/" }, says: "absolute path"},
-		"the root":              {prepare: func(_ *testing.T, p *pool, _ string) string { return p.root }, says: "the root of the pool"},
-		"above the root":        {prepare: func(_ *testing.T, p *pool, _ string) string { return path.Dir(p.root) }, says: "lies in it"},
-		"elsewhere":             {prepare: func(*testing.T, *pool, string) string { return "/etc/passwd.d" }, says: "takes directories below"},
-		"a volume":              {prepare: func(_ *testing.T, p *pool, _ string) string { return path.Join(p.root, "volumes", volumetest.ID(9)) }, says: "Berth's own"},
-		"what is being removed": {prepare: func(_ *testing.T, p *pool, _ string) string { return path.Join(p.root, ".trash/x") }, says: "Berth's own"},
-		"a snapshot": {prepare: func(t *testing.T, p *pool, _ string) string {
-			dir := path.Join(p.root, "snapshots", volumetest.ID(9))
-			must(t, os.MkdirAll(dir, 0o700))
-			return dir
-		}, says: "Berth's own"},
-		"a copy that is being made": {prepare: func(t *testing.T, p *pool, _ string) string {
-			dir := path.Join(p.root, ".copies", "mine", "tree") // of a name that nobody sweeps up
-			must(t, os.MkdirAll(dir, 0o700))
-			return dir
-		}, says: "Berth's own"},
-		"in what was given back": {prepare: func(_ *testing.T, p *pool, _ string) string { return path.Join(p.root, "taken-back/x/y") }, says: "Berth's own"},
-		"nothing there":          {prepare: func(_ *testing.T, _ *pool, dir string) string { return dir + "x" }, says: "no such directory"},
-		"nothing above it":       {prepare: func(_ *testing.T, _ *pool, dir string) string { return dir + "x/y" }, says: "no such directory"},
-		"a file":                 {prepare: func(_ *testing.T, _ *pool, dir string) string { return path.Join(dir, "file") }, says: "it is no directory"},
-		"a link":                 {prepare: link("pvc-1_default_data"), says: "symbolic link"},
-		"below a link": {prepare: func(t *testing.T, p *pool, dir string) string {
-			return path.Join(link("pvc-1_default_data")(t, p, dir), "a")
-		}, says: "symbolic link"},
-		"mounted": {prepare: func(_ *testing.T, p *pool, dir string) string {
-			p.hold(dir, true)
-			return dir
-		}, says: "/var/lib/kubelet/pods/1/volumes/data"},
-		"another pool's root": {prepare: func(t *testing.T, p *pool, dir string) string {
-			p.roots = []string{p.root, dir}
-			return dir
-		}, says: "root of another pool"},
-		"with another pool's root in it": {prepare: func(t *testing.T, p *pool, dir string) string {
-			p.roots = []string{path.Join(dir, "a/b")}
-			return dir
-		}, says: "root of another pool"},
-		"in what was another pool's root": {prepare: func(t *testing.T, p *pool, dir string) string {
-			writeFile(t, path.Join(dir, ".berth/root.json"), "{}")
-			return path.Join(dir, "a")
-		}, says: "root of another pool"},
-		"more than its size": {limited: true, prepare: func(t *testing.T, p *pool, dir string) string {
-			must(t, os.WriteFile(path.Join(dir, "large"), make([]byte, 2*mib), 0o600))
-			return dir
-		}, says: "and spec.sizeBytes is 1048576"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			p := limitedBeside(t)
-			p.quotas.setOff(!test.limited)
-			dir := test.prepare(t, p, handed(t, p))
-			before := snapshot(t, path.Dir(p.root))
-			_, err := adopt(t, p, 1, dir, mib)
-			if !errors.Is(err, volume.ErrNotAdoptable) || !strings.Contains(fmt.Sprint(err), test.says) {
-				t.Errorf("Adopt = %v, want ErrNotAdoptable that says %q", err, test.says)
-			}
-			if after := snapshot(t, path.Dir(p.root)); after != before {
-				t.Errorf("a refusal has changed\n%s\nto\n%s", before, after)
-			}
-			must(t, p.backend.Delete(t.Context(), volumetest.ID(1), nil, volume.WipeNone))
-		})
-	}
-}
-
-// A pool whose path leads over a link takes directories by the paths that realpath(1) shows, and none
-// with the root of another pool in it, however that is named.
-func TestAdoptBelowALink(t *testing.T) {
-	t.Parallel()
-	host := t.TempDir()
-	must(t, os.MkdirAll(path.Join(host, "var/opt"), 0o755))
-	must(t, os.Symlink("var/opt", path.Join(host, "opt")))
-	writeFile(t, path.Join(host, "var/opt/data/file"), "precious")
-	writeFile(t, path.Join(host, "var/opt/all/other/file"), "precious")
-	where := hostpath.Where{Root: "/opt/pool", HostRoot: host}
-	rootID, err := hostpath.Init(t.Context(), where, poolUID)
-	must(t, err)
-	writeFile(t, path.Join(host, "var/opt/pool/data/file"), "precious")
-	b, err := hostpath.New(hostpath.Options{
-		Where: where, RootID: rootID, PoolUID: poolUID, Holder: func(string) (string, error) { return "", nil },
-		OtherRoots: func() ([]string, error) { return []string{"/opt/pool", "/opt/all/other", "/opt/away"}, nil },
-	})
-	must(t, err)
-	for i, dir := range []string{"/var/opt/data", "/var/opt/pool/data"} {
-		if _, err := b.Adopt(t.Context(), spec(i, mib), volume.Adoption{Directory: dir}); err != nil {
-			t.Errorf("Adopt of %s = %v", dir, err)
-		}
-	}
-	for dir, says := range map[string]string{
-		"/var/opt/all":          "root of another pool",
-		"/var/opt/pool":         "the root of the pool",
-		"/var/opt/pool/volumes": "Berth's own",
-		"/opt/pool/volumes":     "takes directories below",
-	} {
-		_, err := b.Adopt(t.Context(), spec(3, mib), volume.Adoption{Directory: dir})
-		if !errors.Is(err, volume.ErrNotAdoptable) || !strings.Contains(fmt.Sprint(err), says) {
-			t.Errorf("Adopt of %s = %v, want ErrNotAdoptable that says %q", dir, err, says)
-		}
-	}
-}
-
-// What is not on the mount of the root cannot be renamed to it.
-func TestAdoptAcrossMounts(t *testing.T) {
-	t.Parallel()
-	if os.Geteuid() != 0 {
-		t.Skip("mounting needs root")
-	}
-	p := newPool(t)
-	dir := handed(t, p)
-	alias, over := path.Join(path.Dir(p.root), "alias"), path.Join(path.Dir(p.root), "over")
-	must(t, os.Mkdir(alias, 0o755))
-	must(t, os.Mkdir(over, 0o755))
-	if err := unix.Mount(path.Dir(p.root), alias, "", unix.MS_BIND, ""); err != nil {
-		t.Skip("mounting: ", err)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(alias, unix.MNT_DETACH) })
-	mountBind(t, dir, over)
-	for at, says := range map[string]string{path.Join(alias, path.Base(dir)): "another mount", over: "mount point"} {
-		if _, err := adopt(t, p, 1, at, mib); !errors.Is(err, volume.ErrNotAdoptable) || !strings.Contains(err.Error(), says) {
-			t.Errorf("Adopt of %s = %v, want ErrNotAdoptable that says %q", at, err, says)
-		}
-	}
-	wantPrecious(t, dir)
-}
-
 // What was refused can be had when the reason is gone; a volume that was never made is
 // deleted without touching what it was to be made of.
 func TestAdoptLater(t *testing.T) {
@@ -477,76 +335,5 @@ func TestAdoptedIdentity(t *testing.T) {
 	}
 	if err := p.backend.Delete(t.Context(), volumetest.ID(1), &rec, volume.WipeNone); !errors.Is(err, volume.ErrIdentity) {
 		t.Errorf("Delete of another directory = %v, want ErrIdentity", err)
-	}
-}
-
-// Who has a directory is seen in the mount namespaces of all processes.
-func TestHolder(t *testing.T) {
-	t.Parallel()
-	const base = `22 1 253:0 / / rw - ext4 /dev/vda rw
-41 22 253:16 / /srv/fast rw - xfs /dev/vdb rw
-`
-	for name, test := range map[string]struct {
-		host, container, says string
-	}{
-		"nobody":                    {},
-		"a volume of kind local":    {host: "50 22 253:16 /old/pvc /var/lib/kubelet/pods/1/volumes/x rw - xfs /dev/vdb rw\n", says: "mounted at /var/lib/kubelet/pods/1/volumes/x"},
-		"a subPath":                 {host: "50 22 253:16 /old/pvc/db /var/lib/kubelet/pods/1/volume-subpaths/x rw - xfs /dev/vdb rw\n", says: "volume-subpaths"},
-		"a mount in it":             {host: "50 41 0:99 / /srv/fast/old/pvc/db rw - tmpfs x rw\n", says: "something is mounted at /srv/fast/old/pvc/db"},
-		"above it, on the host":     {host: "50 22 253:16 /old /mnt rw - xfs /dev/vdb rw\n", says: "a directory above it is mounted at /mnt"},
-		"a hostPath in a container": {container: "9 8 253:16 /old/pvc /data rw - xfs /dev/vdb rw\n", says: "process 77 (postgres) has it mounted at /data"},
-		"a subPath in a container":  {container: "9 8 253:16 /old/pvc/db /data rw - xfs /dev/vdb rw\n", says: "has it mounted at /data"},
-		"above it, in a container":  {container: "9 8 253:16 /old /host rw - xfs /dev/vdb rw\n"},
-		"the whole filesystem":      {host: "50 22 253:16 / /mnt rw - xfs /dev/vdb rw\n", container: "9 8 253:16 / /host rw - xfs /dev/vdb rw\n"},
-		"another one":               {container: "9 8 253:16 /old/pvc2 /data rw - xfs /dev/vdb rw\n"},
-		"on another filesystem":     {container: "9 8 253:0 /old/pvc /data rw - ext4 /dev/vda rw\n"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			proc := t.TempDir()
-			process := func(pid, namespace, root, comm, mounts string) {
-				writeFile(t, path.Join(proc, pid, "mountinfo"), mounts)
-				writeFile(t, path.Join(proc, pid, "comm"), comm+"\n")
-				must(t, os.Mkdir(path.Join(proc, pid, "ns"), 0o755))
-				must(t, os.Symlink("mnt:["+namespace+"]", path.Join(proc, pid, "ns/mnt")))
-				must(t, os.Symlink(root, path.Join(proc, pid, "root")))
-			}
-			process("1", "1", "/", "systemd", base+test.host)
-			process("70", "2", "/var/empty", "confined", "8 7 0:44 /var/empty / rw - overlay overlay rw\n")
-			process("77", "2", "/", "postgres", "8 7 0:44 / / rw - overlay overlay rw\n"+test.container)
-			process("78", "2", "/", "postgres", "damaged: not read, it is in the same namespace")
-			must(t, os.Mkdir(path.Join(proc, "79"), 0o755)) // has ended
-			must(t, os.Mkdir(path.Join(proc, "sys"), 0o755))
-			got, err := hostpath.ProcessTable(proc).Holder("/srv/fast/old/pvc")
-			if err != nil || (got == "") != (test.says == "") || !strings.Contains(got, test.says) {
-				t.Errorf("Holder = %q, %v, want one that says %q", got, err, test.says)
-			}
-		})
-	}
-	if _, err := hostpath.ProcessTable(t.TempDir()).Holder("/srv"); err == nil {
-		t.Error("without a mount table nobody has it")
-	}
-	if got := hostpath.HostProcesses("/host"); got != "/host/proc" {
-		t.Errorf("the host's processes are looked for in %s", got)
-	}
-}
-
-// The machine itself: a mount that only another process sees.
-func TestHolderOfTheMachine(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	if got, err := hostpath.HostProcesses("").Holder(dir); err != nil || got != "" {
-		t.Fatalf("Holder = %q, %v", got, err)
-	}
-	if os.Geteuid() != 0 {
-		t.Skip("mounting needs root")
-	}
-	target := t.TempDir()
-	if err := unix.Mount(dir, target, "", unix.MS_BIND, ""); err != nil {
-		t.Skip("mounting: ", err)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(target, unix.MNT_DETACH) })
-	if got, err := hostpath.HostProcesses("").Holder(dir); err != nil || !strings.Contains(got, target) {
-		t.Errorf("Holder = %q, %v, want one that names %s", got, err, target)
 	}
 }
