@@ -191,7 +191,7 @@ func (r *PoolReconciler) findLeftOvers(ctx context.Context, rec *poolRecord, bac
 	}
 	for _, s := range snapshots {
 		if !wanted.uids[types.UID(s.ID)] {
-			found = append(found, leftOver(v1alpha1.LeftOverSnapshot, s, ""))
+			found = append(found, r.examined(ctx, backend, leftOver(v1alpha1.LeftOverSnapshot, s, "")))
 		}
 	}
 	for _, dir := range strays {
@@ -246,11 +246,11 @@ func (r *PoolReconciler) objectsOf(ctx context.Context) (wantedObjects, error) {
 	return all, nil
 }
 
-// examined adds what the pool itself knows of a volume. What cannot be examined is told without,
+// examined adds what the pool itself knows of a volume or snapshot. What cannot be examined is told without,
 // and cannot be purged.
 func (r *PoolReconciler) examined(ctx context.Context, backend volume.Backend, l v1alpha1.LeftOver) v1alpha1.LeftOver {
-	x, ok := backend.(volume.Examiner)
-	if !ok {
+	x, err := examinerOf(backend, l.Kind)
+	if err != nil {
 		return l
 	}
 	e, err := x.Examine(ctx, string(l.UID))
@@ -259,6 +259,7 @@ func (r *PoolReconciler) examined(ctx context.Context, backend volume.Backend, l
 		return l
 	}
 	l.Identity, l.Claim, l.Name = e.Identity, e.Claim, cmp.Or(l.Name, e.Name)
+	l.Of, _ = volumeOf(r.Ledger.Get, e)
 	switch {
 	case e.Record.Hostpath != nil:
 		if errors.Is(x.ProveUnused(ctx, string(l.UID), e.Record), volume.ErrInUse) {

@@ -153,7 +153,7 @@ func (n *Agent) assemble(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	volumes.Carver.LeftOvers = pools.Purger
+	volumes.Carver.LeftOvers, volumes.Carver.Copies.Quarantined = pools.Purger, pools.Purger.Quarantined
 	pools.Mounts, pools.Doubt = mount.NewMounter(n.Host), volumes.Doubt
 	snapshots := &agent.SnapshotReconciler{
 		Client: n.manager.GetClient(), Backends: backends, Ledger: n.Ledger, MachineID: n.MachineID, Locks: locks,
