@@ -89,6 +89,8 @@ func (c *Copies) snapshot(ctx context.Context, of CopyOf) (copySource, error) {
 		return copySource{}, fmt.Errorf("LocalSnapshot %s is being deleted: %w", of.Name, volume.ErrInvalid)
 	case !meta.IsStatusConditionTrue(s.Status.Conditions, v1alpha1.LocalSnapshotReady) || s.Status.LVM == nil && s.Status.Hostpath == nil || s.Status.RestoreSize == nil:
 		return copySource{}, fmt.Errorf("LocalSnapshot %s is not ready yet: %w", of.Name, volume.ErrBusy)
+	case isMissing(s):
+		return copySource{}, fmt.Errorf("LocalSnapshot %s is gone from its pool: %w", of.Name, volume.ErrInvalid)
 	case meta.IsStatusConditionFalse(s.Status.Conditions, v1alpha1.LocalSnapshotValid):
 		return copySource{}, fmt.Errorf("LocalSnapshot %s has overflowed and holds nothing any more; delete it: %w", of.Name, volume.ErrInvalid)
 	case s.Status.MachineID != c.MachineID:

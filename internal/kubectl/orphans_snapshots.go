@@ -49,6 +49,7 @@ func (p *plugin) searchSnapshots(ctx context.Context, s *orphanSearch) error {
 	if err := p.list(ctx, snapshots, "LocalSnapshots"); err != nil {
 		return err
 	}
+	s.searchGoneSnapshots(snapshots.Items)
 	contents, err := p.ourContents(ctx, snapshotContents)
 	var groups []*object
 	if err == nil {
@@ -96,6 +97,16 @@ func (p *plugin) searchSnapshots(ctx context.Context, s *orphanSearch) error {
 			l.Spec.VolumeName, l.Name, allowDelete, l.Name)
 	}
 	return nil
+}
+
+// searchGoneSnapshots finds LocalSnapshots whose storage is gone.
+func (s *orphanSearch) searchGoneSnapshots(snapshots []berth.LocalSnapshot) {
+	for i := range snapshots {
+		l := &snapshots[i]
+		if c := meta.FindStatusCondition(l.Status.Conditions, berth.LocalSnapshotValid); c != nil && c.Reason == berth.ReasonMissing && l.DeletionTimestamp == nil {
+			s.add(orphanRow{Node: l.Spec.NodeName, Object: "localsnapshot/" + l.Name, Lacks: noStorage}, "a snapshot of %s: %s", l.Spec.VolumeName, c.Message)
+		}
+	}
 }
 
 // handleOf is what an object says that it leads to, in its status or from the beginning.

@@ -88,6 +88,12 @@ func TestOrphanedSnapshots(t *testing.T) {
 			objects: []client.Object{snapshotOf("snapshot-1")}, found: []string{"node1 localsnapshot/snapshot-1 NoVolumeSnapshotContent"},
 			says: []string{"a snapshot of pv-data", "kubectl annotate localsnapshot snapshot-1 berth.dev/allow-delete=true, then kubectl delete localsnapshot snapshot-1", "1Gi"},
 		},
+		"a snapshot whose storage is gone": {
+			objects: []client.Object{taken("content", "snapshot-1"), snapshotOf("snapshot-1", func(s *berth.LocalSnapshot) {
+				s.Status.Conditions = condition(berth.LocalSnapshotValid, false, berth.ReasonMissing, "it is gone from pool fast")
+			})},
+			found: []string{"node1 localsnapshot/snapshot-1 NoStorage"}, says: []string{"a snapshot of pv-data: it is gone from pool fast"},
+		},
 		"a snapshot that is not taken yet": {
 			objects: []client.Object{snapshotOf("snapshot-1", func(s *berth.LocalSnapshot) { s.Status.RestoreSize = nil })}, found: []string{"node1 localsnapshot/snapshot-1 NoVolumeSnapshotContent"},
 		},

@@ -159,6 +159,7 @@ func (n *Agent) assemble(ctx context.Context) error {
 		Client: n.manager.GetClient(), Backends: backends, Ledger: n.Ledger, MachineID: n.MachineID, Locks: locks,
 		Encrypted: n.sealer, Recorder: recorder,
 	}
+	pools.DoubtSnapshot = snapshots.Doubt
 	if err := n.keepSnapshots(snapshots, backends); err != nil {
 		return err
 	}
