@@ -75,9 +75,9 @@ const LocalSnapshotReady = "Ready"
 // ReasonTaken: the snapshot stands.
 const ReasonTaken = "Taken"
 
-// LocalSnapshotValid is the condition that says whether a snapshot of a thick volume holds
-// what it should: it has a room of its own for what is overwritten in its volume. It is not
-// set before there is something to say of it.
+// LocalSnapshotValid is the condition that says whether a snapshot holds what it should: that of
+// a thick volume has a room of its own for what is overwritten in its volume, and any can be gone
+// from its pool (ReasonMissing). It is not set before there is something to say of it.
 const LocalSnapshotValid = "Valid"
 
 // Reasons of LocalSnapshotValid.

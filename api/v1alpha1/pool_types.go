@@ -87,13 +87,13 @@ type PoolSpec struct {
 
 // PurgeRequest names a left-over that is to be removed.
 //
-// +kubebuilder:validation:XValidation:rule="self.kind == 'Volume' || self.kind == 'Record'",message="only a Volume or a Record can be purged"
+// +kubebuilder:validation:XValidation:rule="self.kind != 'Directory'",message="only a Volume, a Snapshot or a Record can be purged"
 // +kubebuilder:validation:XValidation:rule="self.kind == oldSelf.kind && self.identity == oldSelf.identity",message="a request to purge is for one thing: withdraw it, and ask for the other"
 type PurgeRequest struct {
 	// UID of status.leftOvers.
 	// +kubebuilder:validation:Pattern=`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`
 	UID string `json:"uid"`
-	// Kind of status.leftOvers: Volume or Record.
+	// Kind of status.leftOvers: Volume, Snapshot or Record.
 	Kind LeftOverKind `json:"kind"`
 	// Identity of status.leftOvers: what is there by then and has another one is not touched.
 	// +kubebuilder:validation:MinLength=1
@@ -299,7 +299,7 @@ type LeftOver struct {
 	// Berth has no record of.
 	// +optional
 	UID types.UID `json:"uid,omitempty"`
-	// Name of that object, where the node's ledger has it.
+	// Name of that object, where the node's ledger or the thing itself has it.
 	// +optional
 	Name string `json:"name,omitempty"`
 	// Location is the volume group and logical volume, or the directory.
@@ -315,6 +315,10 @@ type LeftOver struct {
 	// between them, where the place itself knows it.
 	// +optional
 	Claim string `json:"claim,omitempty"`
+	// Of is the volume that a snapshot was taken of, by its name and its UID, as far as the node
+	// knows them.
+	// +optional
+	Of string `json:"of,omitempty"`
 	// InUse says where it is mounted, if it is.
 	// +optional
 	InUse string `json:"inUse,omitempty"`

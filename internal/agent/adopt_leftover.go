@@ -167,7 +167,7 @@ func (p *Purger) proveFree(ctx context.Context, place PurgePlace, found *provenL
 	if err := p.proveNobodys(ctx, l); err != nil {
 		return err
 	}
-	if err := p.proveUnused(ctx, place.Backend, found.entry); err != nil {
+	if err := p.proveUnused(ctx, place.Backend, v1alpha1.LeftOverVolume, *found); err != nil {
 		return err
 	}
 	found.entry.FSUUID = ""

@@ -32,6 +32,9 @@ type Copies struct {
 	Ledger    *ledger.Ledger
 	Locks     *Locks
 	MachineID string
+	// Quarantined reports whether what has a UID is not handed out because somebody has asked to
+	// purge it; nil where nobody can.
+	Quarantined func(uid string) bool
 }
 
 // copySource is what was found, with what is in it.
@@ -49,6 +52,9 @@ type copySource struct {
 // called. volume.ErrInvalid: it is gone, or the volume cannot be a copy of it.
 func (c *Copies) open(ctx context.Context, w Wish) (source copySource, release func(), err error) {
 	of := *w.CopyOf
+	if c.Quarantined != nil && c.Quarantined(of.UID) {
+		return copySource{}, nil, fmt.Errorf("somebody has asked to purge %s, which the volume is to be a copy of: %w", of.Name, volume.ErrBusy)
+	}
 	if of.Snapshot {
 		// A snapshot is deleted in one step, by its UUID or by a rename, which whoever copies it
 		// notices: it is whole or it is gone.
@@ -83,6 +89,8 @@ func (c *Copies) snapshot(ctx context.Context, of CopyOf) (copySource, error) {
 		return copySource{}, fmt.Errorf("LocalSnapshot %s is being deleted: %w", of.Name, volume.ErrInvalid)
 	case !meta.IsStatusConditionTrue(s.Status.Conditions, v1alpha1.LocalSnapshotReady) || s.Status.LVM == nil && s.Status.Hostpath == nil || s.Status.RestoreSize == nil:
 		return copySource{}, fmt.Errorf("LocalSnapshot %s is not ready yet: %w", of.Name, volume.ErrBusy)
+	case isMissing(s):
+		return copySource{}, fmt.Errorf("LocalSnapshot %s is gone from its pool: %w", of.Name, volume.ErrInvalid)
 	case meta.IsStatusConditionFalse(s.Status.Conditions, v1alpha1.LocalSnapshotValid):
 		return copySource{}, fmt.Errorf("LocalSnapshot %s has overflowed and holds nothing any more; delete it: %w", of.Name, volume.ErrInvalid)
 	case s.Status.MachineID != c.MachineID:

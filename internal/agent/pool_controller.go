@@ -80,6 +80,8 @@ type PoolOptions struct {
 	// Doubt has the storage of a LocalVolume looked at that the pool does not show; it may be
 	// nil.
 	Doubt func(name string)
+	// DoubtSnapshot is that for a LocalSnapshot, also for one that is shown again; it may be nil.
+	DoubtSnapshot func(name string)
 	// Mounts says where left-overs are mounted; nil does not.
 	Mounts Mounts
 	// TrashEntriesPerSecond are the files and directories of deleted volumes that each root

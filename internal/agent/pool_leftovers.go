@@ -190,8 +190,9 @@ func (r *PoolReconciler) findLeftOvers(ctx context.Context, rec *poolRecord, bac
 		found = append(found, r.examined(ctx, backend, leftOver(v1alpha1.LeftOverVolume, v, e.Name)))
 	}
 	for _, s := range snapshots {
+		onDisk[s.ID] = true
 		if !wanted.uids[types.UID(s.ID)] {
-			found = append(found, leftOver(v1alpha1.LeftOverSnapshot, s, ""))
+			found = append(found, r.examined(ctx, backend, leftOver(v1alpha1.LeftOverSnapshot, s, "")))
 		}
 	}
 	for _, dir := range strays {
@@ -200,6 +201,11 @@ func (r *PoolReconciler) findLeftOvers(ctx context.Context, rec *poolRecord, bac
 	for _, lv := range wanted.ready {
 		if lv.pool == rec.PoolSet && !onDisk[lv.uid] && r.Doubt != nil {
 			r.Doubt(lv.name) // its condition says it when its storage is gone
+		}
+	}
+	for _, s := range wanted.snapshots {
+		if s.pool == rec.PoolSet && onDisk[s.uid] == s.missing && r.DoubtSnapshot != nil {
+			r.DoubtSnapshot(s.name)
 		}
 	}
 	for uid, e := range recorded {
@@ -217,11 +223,19 @@ func (r *PoolReconciler) findLeftOvers(ctx context.Context, rec *poolRecord, bac
 // wantedObjects are those of this node that stand for something on its disks.
 type wantedObjects struct {
 	uids map[types.UID]bool
-	// ready are the LocalVolumes that say so.
-	ready []readyVolume
+	// ready are the LocalVolumes that say so, and snapshots the LocalSnapshots.
+	ready     []readyVolume
+	snapshots []readySnapshot
 }
 
 type readyVolume struct{ name, uid, pool string }
+
+// readySnapshot is one that stands, or that is said to be missing.
+type readySnapshot struct {
+	readyVolume
+
+	missing bool
+}
 
 // objectsOf returns this node's LocalVolumes and LocalSnapshots.
 func (r *PoolReconciler) objectsOf(ctx context.Context) (wantedObjects, error) {
@@ -241,16 +255,20 @@ func (r *PoolReconciler) objectsOf(ctx context.Context) (wantedObjects, error) {
 		}
 	}
 	for i := range snapshots.Items {
-		all.uids[snapshots.Items[i].UID] = true
+		s := &snapshots.Items[i]
+		all.uids[s.UID] = true
+		if isTaken(s) && s.DeletionTimestamp.IsZero() {
+			all.snapshots = append(all.snapshots, readySnapshot{readyVolume{s.Name, string(s.UID), s.Spec.Pool}, isMissing(s)})
+		}
 	}
 	return all, nil
 }
 
-// examined adds what the pool itself knows of a volume. What cannot be examined is told without,
+// examined adds what the pool itself knows of a volume or snapshot. What cannot be examined is told without,
 // and cannot be purged.
 func (r *PoolReconciler) examined(ctx context.Context, backend volume.Backend, l v1alpha1.LeftOver) v1alpha1.LeftOver {
-	x, ok := backend.(volume.Examiner)
-	if !ok {
+	x, err := examinerOf(backend, l.Kind)
+	if err != nil {
 		return l
 	}
 	e, err := x.Examine(ctx, string(l.UID))
@@ -259,6 +277,7 @@ func (r *PoolReconciler) examined(ctx context.Context, backend volume.Backend, l
 		return l
 	}
 	l.Identity, l.Claim, l.Name = e.Identity, e.Claim, cmp.Or(l.Name, e.Name)
+	l.Of, _ = volumeOf(r.Ledger.Get, e)
 	switch {
 	case e.Record.Hostpath != nil:
 		if errors.Is(x.ProveUnused(ctx, string(l.UID), e.Record), volume.ErrInUse) {

@@ -196,7 +196,7 @@ func (p *Purger) tend(ctx context.Context, place PurgePlace, req v1alpha1.PurgeR
 	if rec == nil {
 		rec = &purgeRecord{
 			UID: req.UID, Kind: req.Kind, Identity: req.Identity, PoolSet: place.PoolSet, MachineID: p.Carver.MachineID, Names: found.names(), NameCut: found.exam.NameCut,
-			Token: newPurgeToken(), Since: time.Now().UTC().Truncate(time.Second), Holds: p.describe(ctx, place, found), State: v1alpha1.PurgeQuarantined,
+			Token: newPurgeToken(), Since: time.Now().UTC().Truncate(time.Second), Holds: p.describe(ctx, place, req.Kind, found), State: v1alpha1.PurgeQuarantined,
 		}
 		if err := p.records.put(nil, rec); err != nil {
 			return waitingPurge(nil, err)
@@ -251,8 +251,11 @@ func quarantined(rec *purgeRecord, state v1alpha1.PurgeState, message string) v1
 
 func purged(rec *purgeRecord) v1alpha1.PurgeStatus {
 	message := "it was deleted as volumes are, by the wipe policy " + string(rec.Wipe)
-	if rec.Kind == v1alpha1.LeftOverRecord {
+	switch rec.Kind {
+	case v1alpha1.LeftOverRecord:
 		message = "the entry was removed from the node's ledger"
+	case v1alpha1.LeftOverSnapshot:
+		message = "it was deleted as snapshots are"
 	}
 	return v1alpha1.PurgeStatus{State: v1alpha1.PurgePurged, Holds: rec.Holds, Message: message}
 }

@@ -47,6 +47,11 @@ func (l leftBehind) isCalled(name string) bool {
 	return slices.Contains(l.names, name) || l.prefix != "" && strings.HasPrefix(name, l.prefix)
 }
 
+// isSource reports whether it is what a volume is to begin as a copy of.
+func (l leftBehind) isSource(of v1alpha1.VolumeSource) bool {
+	return string(of.UID) == l.uid || of.Kind == v1alpha1.SourceSnapshot && l.isCalled(of.Name)
+}
+
 // ownerPage is how many objects are read at once: an agent has little memory.
 const ownerPage = 500
 
@@ -92,7 +97,7 @@ func volumeThatHas(ctx context.Context, live client.Reader, l leftBehind) (strin
 				return "LocalVolume " + lv.Name + ", which asks to adopt it"
 			case string(lv.UID) == l.uid, l.isCalled(lv.Name), rec != nil && l.storage != nil && rec.SameStorage(*l.storage):
 				return "LocalVolume " + lv.Name
-			case lv.Spec.Source != nil && string(lv.Spec.Source.UID) == l.uid && !isReady(lv):
+			case lv.Spec.Source != nil && l.isSource(*lv.Spec.Source) && !isReady(lv):
 				return "LocalVolume " + lv.Name + ", which is being made as its copy"
 			}
 		}
@@ -105,7 +110,8 @@ func snapshotThatHas(ctx context.Context, live client.Reader, l leftBehind) (str
 	return eachPage(ctx, live, list, "LocalSnapshots", func() string {
 		for i := range list.Items {
 			s := &list.Items[i]
-			if string(s.UID) == l.uid || string(s.Spec.VolumeUID) == l.uid || l.isCalled(s.Spec.VolumeName) {
+			if string(s.UID) == l.uid || l.isCalled(s.Name) || l.storage != nil && recordOfSnapshot(s).SameStorage(*l.storage) ||
+				string(s.Spec.VolumeUID) == l.uid || l.isCalled(s.Spec.VolumeName) {
 				return "LocalSnapshot " + s.Name
 			}
 		}
@@ -143,6 +149,9 @@ func persistentVolumeThatHas(ctx context.Context, live client.Reader, l leftBehi
 // SnapshotContents is the list of VolumeSnapshotContents, of which there are no Go types here.
 var SnapshotContents = schema.GroupVersionKind{Group: "snapshot.storage.k8s.io", Version: "v1", Kind: "VolumeSnapshotContentList"}
 
+// contentHandles are the fields in which they name a volume, or a snapshot.
+var contentHandles = [][]string{{"spec", "source", "volumeHandle"}, {"spec", "source", "snapshotHandle"}, {"status", "snapshotHandle"}}
+
 // contentThatHas looks at the VolumeSnapshotContents, where the cluster has such.
 func contentThatHas(ctx context.Context, live client.Reader, l leftBehind) (string, error) {
 	list := &unstructured.UnstructuredList{}
@@ -150,9 +159,16 @@ func contentThatHas(ctx context.Context, live client.Reader, l leftBehind) (stri
 	owner, err := eachPage(ctx, live, list, "VolumeSnapshotContents", func() string {
 		for i := range list.Items {
 			c := list.Items[i].Object
-			driver, _, _ := unstructured.NestedString(c, "spec", "driver")
-			handle, _, _ := unstructured.NestedString(c, "spec", "source", "volumeHandle")
-			if driver == v1alpha1.DriverName && handle != "" && l.isCalled(handle) {
+			if driver, _, _ := unstructured.NestedString(c, "spec", "driver"); driver != v1alpha1.DriverName {
+				continue
+			}
+			for _, field := range contentHandles {
+				if handle, _, _ := unstructured.NestedString(c, field...); handle != "" && l.isCalled(handle) {
+					return "VolumeSnapshotContent " + list.Items[i].GetName()
+				}
+			}
+			// One whose status has no handle yet, or not any more: how the sidecar names what it asks for.
+			if of, _, _ := unstructured.NestedString(c, "spec", "volumeSnapshotRef", "uid"); of != "" && l.isCalled("snapshot-"+of) {
 				return "VolumeSnapshotContent " + list.Items[i].GetName()
 			}
 		}

@@ -368,10 +368,12 @@ func TestPurgeOfOtherKinds(t *testing.T) {
 	t.Parallel()
 	h := newPurgeHost(t, volume.ModeLVM)
 	h.leave(1, true)
-	for _, kind := range []v1alpha1.LeftOverKind{v1alpha1.LeftOverSnapshot, v1alpha1.LeftOverDirectory, ""} {
+	for kind, says := range map[v1alpha1.LeftOverKind]string{
+		v1alpha1.LeftOverSnapshot: "cannot be examined in its pool", v1alpha1.LeftOverDirectory: "cannot be purged", "": "cannot be purged",
+	} {
 		req := h.request(1)
 		req.Kind = kind
-		h.want(req, v1alpha1.PurgeRefused, "cannot be purged")
+		h.want(req, v1alpha1.PurgeRefused, says)
 	}
 	h.wantKept(1)
 }

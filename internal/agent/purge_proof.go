@@ -53,7 +53,7 @@ func (p *Purger) prove(ctx context.Context, place PurgePlace, req v1alpha1.Purge
 	if req.Kind == v1alpha1.LeftOverRecord {
 		return found, nil
 	}
-	return found, p.proveUnused(ctx, place.Backend, e)
+	return found, p.proveUnused(ctx, place.Backend, req.Kind, found)
 }
 
 func (p *Purger) proveNobodys(ctx context.Context, l leftBehind) error {
@@ -72,13 +72,17 @@ func (p *Purger) proveNobodys(ctx context.Context, l leftBehind) error {
 	return nil
 }
 
-func (p *Purger) proveUnused(ctx context.Context, b volume.Backend, e ledger.Entry) error {
-	x, ok := b.(volume.Examiner)
-	if !ok {
-		return fmt.Errorf("%w: volumes of mode %s cannot be examined", errKept, e.Mode)
+func (p *Purger) proveUnused(ctx context.Context, b volume.Backend, kind v1alpha1.LeftOverKind, found provenLeftOver) error {
+	x, err := examinerOf(b, kind)
+	if err != nil {
+		return err
 	}
-	err := x.ProveUnused(ctx, e.UID, *e.Record)
-	if err == nil {
+	e := found.entry
+	switch err = x.ProveUnused(ctx, e.UID, *e.Record); {
+	case err != nil:
+	case kind == v1alpha1.LeftOverSnapshot:
+		err = p.proveSnapshotUnpublished(ctx, found.exam)
+	default:
 		err = p.Carver.proveUnpublished(ctx, b, e)
 	}
 	switch {
@@ -92,14 +96,14 @@ func (p *Purger) proveUnused(ctx context.Context, b volume.Backend, e ledger.Ent
 
 // identify finds what a request names, and proves that it is the very thing.
 func (p *Purger) identify(ctx context.Context, place PurgePlace, req v1alpha1.PurgeRequest) (found provenLeftOver, err error) {
-	if req.Kind != v1alpha1.LeftOverVolume && req.Kind != v1alpha1.LeftOverRecord {
+	if !isPurgeable(req.Kind) {
 		return found, fmt.Errorf("%w: what is of kind %q cannot be purged", errKept, req.Kind)
 	}
-	x, ok := place.Backend.(volume.Examiner)
-	if !ok {
-		return found, fmt.Errorf("%w: volumes of mode %s cannot be examined", errKept, place.Mode)
+	x, err := examinerOf(place.Backend, req.Kind)
+	if err != nil {
+		return found, err
 	}
-	e, err := p.Ledger.Get(req.UID)
+	e, err := p.recorded(req.Kind, req.UID)
 	switch {
 	case errors.Is(err, ledger.ErrNotFound):
 	case err != nil:
@@ -124,10 +128,16 @@ func (p *Purger) identify(ctx context.Context, place PurgePlace, req v1alpha1.Pu
 		return found, fmt.Errorf("%w: it is another one than was named: this is %q, named is %q", errKept, found.exam.Identity, req.Identity)
 	case found.known && e.Record != nil && !e.Record.SameStorage(found.exam.Record):
 		return found, fmt.Errorf("%w: the node's ledger names other storage for it: %w", errKept, volume.ErrIdentity)
+	case len(found.exam.Snapshots) > 0:
+		return found, fmt.Errorf("%w: first its snapshots go, and then it does: delete the VolumeSnapshots of those that have one, and purge those that are left over: %s", errKept, firstOf(found.exam.Snapshots))
 	}
 	rec := found.exam.Record
 	if !found.known {
-		found.entry = p.unrecorded(place, req.UID, found.exam.Name, volume.WipeZero)
+		wipe := volume.WipeZero
+		if req.Kind == v1alpha1.LeftOverSnapshot {
+			wipe = "" // a mark on the snapshot says it
+		}
+		found.entry = p.unrecorded(place, req.UID, found.exam.Name, wipe)
 	}
 	found.entry.Record = &rec
 	return found, nil

@@ -38,7 +38,8 @@ type purgeRecord struct {
 	Holds string `json:"holds"`
 
 	State v1alpha1.PurgeState `json:"state"`
-	// Storage and Wipe are set once the removal has begun: what is removed, and how.
+	// Storage and Wipe are set once the removal has begun: what is removed, and how. A snapshot
+	// says itself how what it has kept is wiped.
 	Storage *volume.Record    `json:"storage,omitempty"`
 	Wipe    volume.WipePolicy `json:"wipe,omitempty"`
 }
@@ -51,11 +52,11 @@ func (r *purgeRecord) validate() error {
 		return fmt.Errorf("uid %q is not a lower-case UUID", r.UID)
 	case r.Identity == "" || r.PoolSet == "" || r.MachineID == "" || len(r.Names) == 0 || slices.Contains(r.Names, "") || r.Token == "" || r.Since.IsZero():
 		return errors.New("identity, poolSet, machineID, names, token or since is empty")
-	case r.Kind != v1alpha1.LeftOverVolume && r.Kind != v1alpha1.LeftOverRecord:
+	case !isPurgeable(r.Kind):
 		return fmt.Errorf("kind %q cannot be purged", r.Kind)
 	case r.State != v1alpha1.PurgeQuarantined && r.State != v1alpha1.PurgePurging && r.State != v1alpha1.PurgePurged:
 		return fmt.Errorf("state %q is unknown", r.State)
-	case r.Kind == v1alpha1.LeftOverVolume && r.State == v1alpha1.PurgePurging && (r.Storage == nil || r.Wipe == ""):
+	case r.State == v1alpha1.PurgePurging && r.Kind != v1alpha1.LeftOverRecord && (r.Storage == nil || r.Kind == v1alpha1.LeftOverVolume && r.Wipe == ""):
 		return errors.New("a removal has begun, and what is removed is not named")
 	}
 	return nil

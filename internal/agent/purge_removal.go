@@ -62,12 +62,7 @@ func (p *Purger) purge(ctx context.Context, place PurgePlace, req v1alpha1.Purge
 	if err != nil {
 		return err
 	}
-	if rec.Kind == v1alpha1.LeftOverRecord {
-		err = p.Carver.Journal.Remove(rec.UID)
-	} else {
-		err = p.Carver.remove(ctx, place.Backend, found.entry, found.known)
-	}
-	if err != nil {
+	if err := p.remove(ctx, place, rec, found); err != nil {
 		return err
 	}
 	done := *rec
@@ -76,7 +71,7 @@ func (p *Purger) purge(ctx context.Context, place PurgePlace, req v1alpha1.Purge
 		return err
 	}
 	p.Carver.Backends.Touch(place.PoolSet)
-	p.Log.Info("Purged a left-over", "uid", rec.UID, "volume", rec.name(), "pool", rec.PoolSet, "held", rec.Holds, "wipe", found.entry.Wipe)
+	p.Log.Info("Purged a left-over", "kind", rec.Kind, "uid", rec.UID, "name", rec.name(), "pool", rec.PoolSet, "held", rec.Holds, "wipe", found.entry.Wipe)
 	return nil
 }
 
@@ -105,7 +100,7 @@ func (p *Purger) resume(ctx context.Context, place PurgePlace, rec *purgeRecord)
 	if err := p.proveNobodys(ctx, behind(rec.UID, rec.Names, rec.NameCut, rec.Storage)); err != nil {
 		return found, err
 	}
-	e, err := p.Ledger.Get(rec.UID)
+	e, err := p.recorded(rec.Kind, rec.UID)
 	switch {
 	case err == nil:
 		found.known = true
@@ -124,9 +119,9 @@ func (p *Purger) resume(ctx context.Context, place PurgePlace, rec *purgeRecord)
 		}
 		return found, nil
 	}
-	x, ok := place.Backend.(volume.Examiner)
-	if !ok {
-		return found, fmt.Errorf("%w: volumes of mode %s cannot be examined", errKept, place.Mode)
+	x, err := examinerOf(place.Backend, rec.Kind)
+	if err != nil {
+		return found, err
 	}
 	found.exam, err = x.Examine(ctx, rec.UID)
 	switch {
@@ -135,30 +130,40 @@ func (p *Purger) resume(ctx context.Context, place PurgePlace, rec *purgeRecord)
 		return found, nil
 	case err != nil:
 		return found, fmt.Errorf("look at it: %w", err)
+	case found.exam.Gone && found.exam.Record.SameStorage(*rec.Storage):
+		return found, nil // its mark is what is left
 	case found.exam.Identity != rec.Identity:
 		return found, fmt.Errorf("%w: it is another one by now: this is %q, named is %q", errKept, found.exam.Identity, rec.Identity)
 	case e.State == ledger.Deleting:
 		return found, nil // that nobody has it was proven before
 	}
-	return found, p.proveUnused(ctx, place.Backend, e)
+	return found, p.proveUnused(ctx, place.Backend, rec.Kind, found)
 }
 
 // describe says in words what is lost with a left-over.
-func (p *Purger) describe(ctx context.Context, place PurgePlace, found provenLeftOver) string {
+func (p *Purger) describe(ctx context.Context, place PurgePlace, kind v1alpha1.LeftOverKind, found provenLeftOver) string {
 	e, x := found.entry, found.exam
+	snapshot := kind == v1alpha1.LeftOverSnapshot
 	parts := []string{"volume " + e.Name}
 	if x.Claim != "" {
 		parts = append(parts, "of claim "+x.Claim)
 	}
-	if e.Record == nil {
+	switch {
+	case snapshot:
+		parts = p.describeSnapshot(ctx, place, x)
+	case e.Record == nil:
 		return strings.Join(append(parts, "an entry of the ledger in state "+string(e.State)), ", ")
+	default:
+		parts = append(parts, mebibytes(e.Record.SizeBytes), p.contents(ctx, place, found))
 	}
-	parts = append(parts, fmt.Sprintf("%d MiB", e.Record.SizeBytes>>20), p.contents(ctx, place, found)) //nolint:mnd // MiB
 	if !x.Made.IsZero() {
 		parts = append(parts, "made "+x.Made.UTC().Format(time.RFC3339))
 	}
 	if !x.Changed.IsZero() {
 		parts = append(parts, "its uppermost directory last changed "+x.Changed.UTC().Format(time.RFC3339))
+	}
+	if snapshot {
+		return strings.Join(parts, ", ")
 	}
 	if !found.known {
 		parts = append(parts, "not in the node's ledger")
@@ -179,7 +184,12 @@ func (p *Purger) contents(ctx context.Context, place PurgePlace, found provenLef
 	if err != nil {
 		return "what is on it could not be read"
 	}
-	s, err := p.Filesystems.Inspect(ctx, location.Device)
+	return p.filesystemAt(ctx, location.Device)
+}
+
+// filesystemAt says what is on a device.
+func (p *Purger) filesystemAt(ctx context.Context, device string) string {
+	s, err := p.Filesystems.Inspect(ctx, device)
 	switch {
 	case errors.Is(err, mount.ErrNoFilesystem):
 		return "no ext4, xfs or btrfs, which does not say that nothing is on it"

@@ -28,10 +28,13 @@ import (
 
 // purgeHost is a node with left-overs: what outlives the agent's process.
 type purgeHost struct {
-	t         *testing.T
-	mode      volume.Mode
-	killer    *killer
-	memory    *volumetest.Memory
+	t      *testing.T
+	mode   volume.Mode
+	killer *killer
+	memory *volumetest.Memory
+	// open returns the backend of a process that has just started; backend is that.
+	open      func() volume.Backend
+	backend   volume.Backend
 	api       client.WithWatch
 	ledgerDir string
 	purgeDir  string
@@ -63,6 +66,7 @@ func newPurgeHost(t *testing.T, mode volume.Mode) *purgeHost {
 		api:    fake.NewClientBuilder().WithScheme(scheme).Build(),
 	}
 	h.memory.SetHook(func(context.Context, volumetest.Step) error { return h.killer.step() })
+	h.open = func() volume.Backend { return h.memory }
 	h.start()
 	return h
 }
@@ -75,8 +79,9 @@ func (h *purgeHost) start() {
 	if h.book, err = ledger.Open(h.ledgerDir); err != nil {
 		h.t.Fatal(err)
 	}
+	h.backend = h.open()
 	backends := NewBackends(nil)
-	backends.Set(PoolBackend{Name: "fast", Mode: h.mode, Backend: h.memory})
+	backends.Set(PoolBackend{Name: "fast", Mode: h.mode, Backend: h.backend})
 	backends.SetSynced()
 	h.purger, err = NewPurger(PurgeOptions{
 		Live: interceptor.NewClient(h.api, interceptor.Funcs{
@@ -150,7 +155,7 @@ func (h *purgeHost) request(i int) v1alpha1.PurgeRequest {
 func (h *purgeHost) tend(requests ...v1alpha1.PurgeRequest) []v1alpha1.PurgeStatus {
 	h.t.Helper()
 	h.purger.looks = map[string]purgeLook{}
-	place := PurgePlace{PoolSet: "fast", Mode: h.mode, Backend: h.memory, Again: func() {}}
+	place := PurgePlace{PoolSet: "fast", Mode: h.mode, Backend: h.backend, Again: func() {}}
 	all, _ := h.purger.Tend(h.t.Context(), place, requests)
 	return all
 }

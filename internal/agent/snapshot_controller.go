@@ -65,8 +65,9 @@ type SnapshotReconciler struct {
 	works works
 
 	mu sync.Mutex
-	// waiting are the snapshots to look at again when a pool changes.
-	waiting map[string]bool
+	// waiting are the snapshots to look at again when a pool changes, and doubted those that a pool
+	// does not show, or shows again.
+	waiting, doubted map[string]bool
 }
 
 // SetupWithManager adds the controller of LocalSnapshots.
@@ -113,6 +114,9 @@ func (r *SnapshotReconciler) Reconcile(ctx context.Context, req reconcile.Reques
 	if err := r.Client.Get(ctx, req.NamespacedName, s); err != nil {
 		if apierrors.IsNotFound(err) {
 			r.written.forget(req.Name)
+			r.mu.Lock()
+			delete(r.doubted, req.Name)
+			r.mu.Unlock()
 			return reconcile.Result{}, nil
 		}
 		return reconcile.Result{}, fmt.Errorf("read LocalSnapshot %s: %w", req.Name, err)

@@ -5,6 +5,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/pkg/lvm"
+	"github.com/berth-dev/berth/pkg/volume"
 )
 
 // actionKeepSnapshot is the action of Events of snapshots.
@@ -21,16 +23,17 @@ const actionKeepSnapshot = "KeepSnapshot"
 
 // tellValid writes into the status of a snapshot that stands whether it holds what it should.
 func (r *SnapshotReconciler) tellValid(ctx context.Context, s, base *v1alpha1.LocalSnapshot) (reconcile.Result, error) {
-	if r.State == nil {
-		return reconcile.Result{}, nil
-	}
-	state, known := r.State(string(s.UID))
-	if !known {
-		return reconcile.Result{}, nil
-	}
 	was := meta.FindStatusCondition(s.Status.Conditions, v1alpha1.LocalSnapshotValid)
-	now := validity(s, state)
+	now, known := r.found(ctx, s)
+	if !known && r.State != nil {
+		var state lvm.SnapshotState
+		if state, known = r.State(string(s.UID)); known {
+			now = validity(s, state)
+		}
+	}
 	switch {
+	case !known:
+		return reconcile.Result{}, nil
 	case was == nil && now.Reason == v1alpha1.ReasonHeld, was != nil && was.Reason == now.Reason:
 		return reconcile.Result{}, nil
 	}
@@ -45,6 +48,51 @@ func (r *SnapshotReconciler) tellValid(ctx context.Context, s, base *v1alpha1.Lo
 	}
 	r.Recorder.Eventf(s, nil, kind, now.Reason, actionKeepSnapshot, "%s", now.Message)
 	return result, nil
+}
+
+// isMissing reports whether the status says that the snapshot is gone from its pool.
+func isMissing(s *v1alpha1.LocalSnapshot) bool {
+	c := meta.FindStatusCondition(s.Status.Conditions, v1alpha1.LocalSnapshotValid)
+	return c != nil && c.Reason == v1alpha1.ReasonMissing
+}
+
+// Doubt has a snapshot looked at that its pool does not show, or shows again.
+func (r *SnapshotReconciler) Doubt(name string) {
+	r.mu.Lock()
+	if r.doubted == nil {
+		r.doubted = map[string]bool{}
+	}
+	r.doubted[name] = true
+	r.mu.Unlock()
+	r.queue.add(name)
+}
+
+// found looks at a snapshot that is in doubt. known is false when there is nothing to be said of that.
+func (r *SnapshotReconciler) found(ctx context.Context, s *v1alpha1.LocalSnapshot) (now metav1.Condition, known bool) {
+	missed := isMissing(s)
+	r.mu.Lock()
+	doubted := r.doubted[s.Name]
+	delete(r.doubted, s.Name)
+	r.mu.Unlock()
+	if !missed && !doubted || s.Status.MachineID != r.MachineID {
+		return now, false
+	}
+	snapshots, err := r.snapshotterOf(s)
+	x, ok := snapshots.(volume.SnapshotExaminer)
+	if err != nil || !ok {
+		return now, false // the pool says what is wrong, and doubts it again when it shows what it has
+	}
+	_, err = x.ExamineSnapshot(ctx, string(s.UID))
+	switch {
+	case errors.Is(err, volume.ErrNotFound):
+		return metav1.Condition{
+			Type: v1alpha1.LocalSnapshotValid, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonMissing, ObservedGeneration: s.Generation,
+			Message: fmt.Sprintf("it is gone from pool %s of the node, and nothing can be restored from it: if somebody has removed it there, delete the snapshot", s.Spec.Pool),
+		}, true
+	case err == nil && missed:
+		return validity(s, lvm.SnapshotState{}), true
+	}
+	return now, false
 }
 
 // validity is the condition Valid of a snapshot.

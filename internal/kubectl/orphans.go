@@ -27,8 +27,10 @@ const (
 	noPersistentVolume = "NoPersistentVolume"
 	// noLocalVolume: a PersistentVolume, a volume on a node or a claim on a disk.
 	noLocalVolume = "NoLocalVolume"
-	// noLocalSnapshot: a snapshot on a node.
+	// noLocalSnapshot: a snapshot on a node, or a VolumeSnapshotContent.
 	noLocalSnapshot = "NoLocalSnapshot"
+	// noSnapshotContent: a LocalSnapshot that nothing leads to.
+	noSnapshotContent = "NoVolumeSnapshotContent"
 	// noPool: a claim on a disk.
 	noPool = "NoPool"
 	// noStorage: a LocalVolume, or an entry of a node's ledger.
@@ -106,6 +108,9 @@ func (p *plugin) listOrphans(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	s.searchPools()
+	if err := p.searchSnapshots(ctx, s); err != nil {
+		return false, err
+	}
 	if err := p.searchDisks(ctx, s); err != nil {
 		return false, err
 	}
@@ -240,7 +245,11 @@ func (s *orphanSearch) searchPools() {
 			switch l.Kind {
 			case berth.LeftOverSnapshot:
 				row.Lacks = noLocalSnapshot
-				s.add(row, "a snapshot that no LocalSnapshot stands for; it is kept")
+				of := ""
+				if l.Of != "" {
+					of = ", of volume " + l.Of
+				}
+				s.add(row, "the snapshot%s%s, which no LocalSnapshot stands for; it is kept, with its room%s%s", strings.TrimPrefix(was, " of"), of, inUseOf(l), purgeOf(pool, l))
 			case berth.LeftOverDirectory:
 				row.Lacks = noRecord
 				s.add(row, "a directory among those of volumes, which Berth has no record of and never touches")

@@ -100,14 +100,14 @@ func TestOrphans(t *testing.T) {
 				s.LeftOverCount = 40
 				s.LeftOvers = []berth.LeftOver{
 					{Kind: berth.LeftOverRecord, UID: "u1", Name: "pvc-1"},
-					{Kind: berth.LeftOverSnapshot, UID: "u2", Location: "berth-fast/snap-u2"},
+					{Kind: berth.LeftOverSnapshot, UID: "u2", Name: "snapshot-2", Of: "pvc-3 (u3)", Location: "berth-fast/snap-u2"},
 					{Kind: berth.LeftOverVolume, UID: "u3", Name: "pvc-3", Location: "berth-fast/u3", SizeBytes: 3 << 30},
 				}
 			},
 			found: []string{
 				"node1 fast-node1: berth-fast/snap-u2 NoLocalSnapshot", "node1 fast-node1: berth-fast/u3 NoLocalVolume", "node1 fast-node1: others NoLocalVolume", "node1 fast-node1: u1 NoStorage",
 			},
-			says: []string{"3Gi", "the storage of pvc-3, which no LocalVolume stands for", "37 more", "an entry of pvc-1 in the node's ledger"},
+			says: []string{"3Gi", "the storage of pvc-3, which no LocalVolume stands for", "37 more", "the snapshot snapshot-2, of volume pvc-3 (u3), which no LocalSnapshot stands for", "an entry of pvc-1 in the node's ledger"},
 		},
 		"a disk whose volume is gone": {
 			change: func(c *cluster) { held(c, "LocalVolume", "pvc-raw") },

@@ -140,12 +140,9 @@ func (l *purgePlan) read(pool *berth.Pool) {
 // quarantine.
 func (p *plugin) request(ctx context.Context, pool *berth.Pool, plan *purgePlan, asked int) (bool, error) {
 	l := plan.LeftOver
-	switch {
-	case l.Kind == berth.LeftOverDirectory:
+	if l.Kind == berth.LeftOverDirectory {
 		plan.refuse("it has no mark of Berth, which touches nothing that it has not made")
-	case l.Kind == berth.LeftOverSnapshot:
-		plan.refuse("a snapshot is not purged by Berth: remove it on the node by lvremove")
-	default:
+	} else {
 		plan.Refusals = append(plan.Refusals, whyKept(l)...)
 	}
 	if err := p.refuseClaimed(ctx, plan); err != nil {
@@ -323,10 +320,14 @@ func (p *plugin) tellPurge(plan *purgePlan) error {
 // print says it to people.
 func (l *purgePlan) print(out io.Writer, changed bool) {
 	fmt.Fprintf(out, "%s in pool %s of node %s\n", l.LeftOver.Kind, l.Pool, l.Node)
+	whose := [2][2]string{{"Volume", l.LeftOver.Name}, {"Claim", l.LeftOver.Claim}}
+	if l.LeftOver.Kind == berth.LeftOverSnapshot {
+		whose = [2][2]string{{"Snapshot", l.LeftOver.Name}, {"Of", l.LeftOver.Of}}
+	}
 	for _, line := range [][2]string{
 		{"UID", string(l.LeftOver.UID)},
-		{"Volume", l.LeftOver.Name},
-		{"Claim", l.LeftOver.Claim},
+		whose[0],
+		whose[1],
 		{"Place", l.LeftOver.Location},
 		{"Size", bytes(l.LeftOver.SizeBytes)},
 		{"Identity", l.LeftOver.Identity},
@@ -352,11 +353,11 @@ func (l *purgePlan) print(out io.Writer, changed bool) {
 		}
 		return
 	case !changed && l.Purge == nil && !l.Asked:
-		fmt.Fprintln(out, "\nNothing was changed. It is put into quarantine first, where no pod gets it, and removed when you have confirmed that.")
+		fmt.Fprintln(out, "\nNothing was changed. It is put into quarantine first, where nobody gets it, and removed when you have confirmed that.")
 	case changed && l.Asked && l.Purge == nil:
 		fmt.Fprintf(out, "\nIt is asked for, and the agent of node %s has not answered yet: run the same command again.\n", l.Node)
 	case changed && !l.Asked:
-		fmt.Fprintln(out, "\nThe request was withdrawn. Nothing was removed, and pods can have it again.")
+		fmt.Fprintln(out, "\nThe request was withdrawn. Nothing was removed, and it can be used again.")
 	}
 	if l.Next != "" {
 		fmt.Fprintf(out, "\nNext, if nobody needs what it holds:\n  %s\n", l.Next)

@@ -25,7 +25,7 @@ func leftCluster(requests []berth.PurgeRequest, answers ...berth.PurgeStatus) *c
 	pool := get[*berth.Pool](c, "Pool//fast-node1")
 	pool.Status.LeftOvers = []berth.LeftOver{
 		{Kind: berth.LeftOverVolume, UID: leftUID, Name: "pvc-3", Location: "berth-fast/u3", SizeBytes: 3 << 30, Identity: "vg/lv", Claim: "shop/orders"},
-		{Kind: berth.LeftOverSnapshot, UID: "00000000-0000-4000-8000-000000000004", Identity: "x"},
+		{Kind: berth.LeftOverSnapshot, UID: "00000000-0000-4000-8000-000000000004", Name: "snapshot-4", Of: "pvc-1 (u1)", Identity: "x"},
 		{Kind: berth.LeftOverVolume, UID: "00000000-0000-4000-8000-000000000005", Name: "pvc-5"},
 		{Kind: berth.LeftOverVolume, UID: "00000000-0000-4000-8000-000000000006", Name: "pvc-6", Identity: "x", InUse: "mounted at /mnt"},
 		{Kind: berth.LeftOverVolume, UID: "00000000-0000-4000-8000-000000000007", Name: "twice", Identity: "x"},
@@ -106,7 +106,10 @@ func TestPurge(t *testing.T) {
 			change: func(c *cluster) { c.add(claimOf("lost", "fast", "pvc-3")) },
 			asked:  request(""), before: []berth.PurgeStatus{quarantine}, args: "node1/fast/pvc-3 --confirm=tok --yes", code: exitTrouble, says: []string{"claim default/lost is bound to"},
 		},
-		"a snapshot":          {args: "node1/fast/00000000-0000-4000-8000-000000000004 --yes", code: exitTrouble, says: []string{"lvremove"}},
+		"a snapshot": {
+			args: "node1/fast/snapshot-4 --yes", code: exitTrouble, want: []berth.PurgeRequest{{UID: "00000000-0000-4000-8000-000000000004", Kind: berth.LeftOverSnapshot, Identity: "x"}},
+			says: []string{"Snapshot in pool", "Snapshot  snapshot-4", "Of        pvc-1 (u1)", "has not answered yet"},
+		},
 		"of unknown identity": {args: "node1/fast/pvc-5 --yes", code: exitTrouble, says: []string{"cannot be named in full"}},
 		"of nobody":           {args: "node1/fast//srv/berth/volumes/x --yes", code: exitTrouble, says: []string{"no mark of Berth"}},
 		"in use":              {args: "node1/fast/pvc-6 --yes", code: exitTrouble, says: []string{"in use: mounted at /mnt"}},

@@ -153,12 +153,13 @@ func (n *Agent) assemble(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	volumes.Carver.LeftOvers = pools.Purger
+	volumes.Carver.LeftOvers, volumes.Carver.Copies.Quarantined = pools.Purger, pools.Purger.Quarantined
 	pools.Mounts, pools.Doubt = mount.NewMounter(n.Host), volumes.Doubt
 	snapshots := &agent.SnapshotReconciler{
 		Client: n.manager.GetClient(), Backends: backends, Ledger: n.Ledger, MachineID: n.MachineID, Locks: locks,
 		Encrypted: n.sealer, Recorder: recorder,
 	}
+	pools.DoubtSnapshot = snapshots.Doubt
 	if err := n.keepSnapshots(snapshots, backends); err != nil {
 		return err
 	}

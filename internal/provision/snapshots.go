@@ -240,7 +240,7 @@ func Taken(s *berth.LocalSnapshot) bool {
 	return s.DeletionTimestamp == nil && meta.IsStatusConditionTrue(s.Status.Conditions, berth.LocalSnapshotReady)
 }
 
-// Lost reports whether a snapshot has overflowed, and holds nothing any more.
+// Lost reports whether a snapshot has overflowed or is gone, and holds nothing any more.
 func Lost(s *berth.LocalSnapshot) bool {
 	return meta.IsStatusConditionFalse(s.Status.Conditions, berth.LocalSnapshotValid)
 }

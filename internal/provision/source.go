@@ -115,6 +115,9 @@ func OriginOfSnapshot(s *berth.LocalSnapshot, what string) (*Origin, error) {
 	if !Taken(s) || s.Status.RestoreSize == nil {
 		return nil, fmt.Errorf("LocalSnapshot %q is not ready: %w", s.Name, volume.ErrBusy)
 	}
+	if c := meta.FindStatusCondition(s.Status.Conditions, berth.LocalSnapshotValid); c != nil && c.Reason == berth.ReasonMissing {
+		return nil, refuse("%s is gone from the pool of its node, and nothing can be restored from it; delete it", what)
+	}
 	if Lost(s) {
 		return nil, refuse("%s has overflowed, and nothing can be restored from it: more was written to its volume than it had room to keep; delete it", what)
 	}

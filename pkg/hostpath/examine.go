@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path"
 	"slices"
 	"time"
@@ -16,15 +18,53 @@ import (
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
-var _ volume.Examiner = (*Backend)(nil)
+var (
+	_ volume.Examiner         = (*Backend)(nil)
+	_ volume.SnapshotExaminer = (*Backend)(nil)
+)
 
 // Examine implements volume.Examiner, by the promise and the directory. What is kept of
 // deleted volumes, and what was taken back, has no promise, and is not found. A directory
 // that is gone from under its promise is part of the identity.
 func (b *Backend) Examine(ctx context.Context, id string) (volume.Examination, error) {
-	root, p, err := b.find(ctx, id, nil)
+	e, err := b.examine(ctx, promise{ID: id}, func(root *os.Root, p promise, e *volume.Examination) error {
+		snapshots, err := b.allSnapshots(root)
+		for _, s := range snapshots {
+			if s.Source == p.ID {
+				e.Snapshots = append(e.Snapshots, s.ID+" ("+s.Name+")")
+			}
+		}
+		slices.Sort(e.Snapshots)
+		return err
+	})
 	if err != nil {
 		return volume.Examination{}, fmt.Errorf("examine volume %s: %w", id, err)
+	}
+	return e, nil
+}
+
+// ExamineSnapshot implements volume.SnapshotExaminer, as Examine does.
+func (b *Backend) ExamineSnapshot(ctx context.Context, id string) (volume.Examination, error) {
+	e, err := b.examine(ctx, promise{ID: id, Snapshot: true}, func(root *os.Root, p promise, e *volume.Examination) error {
+		e.Of = p.Source
+		of, err := readPromise(root, p.Source)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // it outlives its volume
+		}
+		e.OfName = of.Name
+		return err
+	})
+	if err != nil {
+		return volume.Examination{}, fmt.Errorf("examine snapshot %s: %w", id, err)
+	}
+	return e, nil
+}
+
+// examine finds a volume or a snapshot, and has more told of it.
+func (b *Backend) examine(ctx context.Context, wanted promise, more func(*os.Root, promise, *volume.Examination) error) (volume.Examination, error) {
+	root, p, err := b.findPromise(ctx, wanted, nil)
+	if err != nil {
+		return volume.Examination{}, err
 	}
 	defer closeRoot(root)
 	e := volume.Examination{Record: b.record(p), Name: p.Name, Claim: p.Claim, Made: p.Created}
@@ -42,18 +82,27 @@ func (b *Backend) Examine(ctx context.Context, id string) (volume.Examination, e
 		directory, err = identityOf(fd)
 		return err
 	})
-	if err != nil && !errors.Is(err, unix.ENOENT) {
-		return volume.Examination{}, fmt.Errorf("examine volume %s: %w", id, err)
+	if e.Gone = errors.Is(err, unix.ENOENT); err != nil && !e.Gone {
+		return volume.Examination{}, err
 	}
 	e.Identity = b.identity(p, directory)
-	return e, nil
+	return e, more(root, p, &e)
 }
 
 // ProveUnused implements volume.Examiner, by the host's mount table.
 func (b *Backend) ProveUnused(ctx context.Context, id string, rec volume.Record) error {
-	root, p, err := b.find(ctx, id, &rec)
+	return b.proveUnused(ctx, promise{ID: id}, rec)
+}
+
+// ProveSnapshotUnused implements volume.SnapshotExaminer, by the host's mount table.
+func (b *Backend) ProveSnapshotUnused(ctx context.Context, id string, rec volume.Record) error {
+	return b.proveUnused(ctx, promise{ID: id, Snapshot: true}, rec)
+}
+
+func (b *Backend) proveUnused(ctx context.Context, wanted promise, rec volume.Record) error {
+	root, p, err := b.findPromise(ctx, wanted, &rec)
 	if err != nil {
-		return fmt.Errorf("look for who has volume %s: %w", id, err)
+		return fmt.Errorf("look for who has %s: %w", wanted.dir(), err)
 	}
 	defer closeRoot(root)
 	return b.requireUnused(p.dir())

@@ -67,3 +67,44 @@ func TestExamineKnowsVolumesOnly(t *testing.T) {
 		t.Errorf("it is not known of what and when it was made: %+v", before)
 	}
 }
+
+// A snapshot tells of which volume it is, also when that is gone, and a volume which it has.
+func TestExamineSnapshot(t *testing.T) {
+	t.Parallel()
+	p := newCopyingPool(t)
+	rec, _ := volumeWith(t, p, 1)
+	snap, err := p.backend.Snapshot(t.Context(), snapshotSpec(5, 1, rec))
+	must(t, err)
+	e, err := p.backend.ExamineSnapshot(t.Context(), volumetest.ID(5))
+	must(t, err)
+	if !e.Record.SameStorage(snap) || e.Name != "snap-5" || e.Of != volumetest.ID(1) || e.OfName != spec(1, mib).Name || e.Made.IsZero() || e.Gone {
+		t.Errorf("ExamineSnapshot = %+v", e)
+	}
+	v, err := p.backend.Examine(t.Context(), volumetest.ID(1))
+	must(t, err)
+	if !slices.Equal(v.Snapshots, []string{volumetest.ID(5) + " (snap-5)"}) || v.Gone {
+		t.Errorf("Examine = %+v", v)
+	}
+	for _, n := range []int{1, 6} {
+		if e, err := p.backend.ExamineSnapshot(t.Context(), volumetest.ID(n)); !errors.Is(err, volume.ErrNotFound) {
+			t.Errorf("ExamineSnapshot(%d) = %+v, %v", n, e, err)
+		}
+	}
+	must(t, p.backend.ProveSnapshotUnused(t.Context(), volumetest.ID(5), snap))
+	if err := p.backend.ProveSnapshotUnused(t.Context(), volumetest.ID(5), rec); !errors.Is(err, volume.ErrIdentity) {
+		t.Errorf("ProveSnapshotUnused of another = %v", err)
+	}
+
+	must(t, p.backend.Delete(t.Context(), volumetest.ID(1), &rec, volume.WipeNone))
+	after, err := p.backend.ExamineSnapshot(t.Context(), volumetest.ID(5))
+	must(t, err)
+	if after.Of != volumetest.ID(1) || after.OfName != "" || after.Identity != e.Identity {
+		t.Errorf("without its volume it is %+v, and was %+v", after, e)
+	}
+	must(t, os.Rename(p.dirOf(snap), p.dirOf(snap)+".aside"))
+	gone, err := p.backend.ExamineSnapshot(t.Context(), volumetest.ID(5))
+	must(t, err)
+	if !gone.Gone || gone.Identity == e.Identity {
+		t.Errorf("without its directory it is %+v", gone)
+	}
+}

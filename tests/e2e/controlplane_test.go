@@ -158,7 +158,7 @@ echo kept >/dev/termination-log
 		Expect(space.DeleteClaim(ctx, "doomed")).To(Succeed())
 		expectGone(ctx, doomed)
 		expectHeld(ctx, young)
-		left := leftOver{young}
+		left := leftOver{local: young}
 		left.ask(ctx, left.request())
 		DeferCleanup(func(ctx SpecContext) { left.ask(ctx) }, NodeTimeout(time.Minute))
 		left.confirm(ctx, left.await(ctx, v1alpha1.PurgeQuarantined).Token)

@@ -4,6 +4,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -13,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -39,7 +41,7 @@ var _ = Describe("A left-over", Label("purge", "long"), func() {
 		Expect(space.DeletePod(ctx, "writer")).To(Succeed())
 		Expect(space.DeleteClaim(ctx, "left")).To(Succeed())
 
-		left := leftOver{local}
+		left := leftOver{local: local}
 		By("refusing what has objects")
 		left.ask(ctx, left.request())
 		DeferCleanup(func(ctx SpecContext) { left.ask(ctx) }, NodeTimeout(time.Minute))
@@ -61,7 +63,7 @@ var _ = Describe("A left-over", Label("purge", "long"), func() {
 		Expect(space.DeletePod(ctx, "reader")).To(Succeed())
 		Expect(space.DeleteClaim(ctx, "back")).To(Succeed())
 		Expect(adopted.Status.LVM.LVUUID).To(Equal(local.Status.LVM.LVUUID))
-		local, left = adopted, leftOver{adopted}
+		local, left = adopted, leftOver{local: adopted}
 		left.takeAway(ctx, space, volume)
 
 		By("putting it into quarantine")
@@ -74,14 +76,99 @@ var _ = Describe("A left-over", Label("purge", "long"), func() {
 		left.confirm(ctx, purge.Token)
 		expectGone(ctx, local)
 	}, SpecTimeout(2*patience))
+
+	It("is a snapshot, which is purged before its volume", Serial, func(ctx SpecContext) {
+		class := suite.description.Classes.LVMRetain
+		if class == "" {
+			Skip("the cluster has no StorageClass with reclaimPolicy Retain")
+		}
+		space := newSpace(ctx)
+		claim := kinds[0].claim("left")
+		claim.Class = class
+		_, err := space.CreateClaim(ctx, claim)
+		Expect(err).NotTo(HaveOccurred())
+		_, _, err = space.RunPod(ctx, kinds[0].with(workload.Pod{Name: "writer", Script: kinds[0].writeScript("left")}, "left"))
+		Expect(err).NotTo(HaveOccurred())
+		volume, err := space.AwaitBound(ctx, "left")
+		Expect(err).NotTo(HaveOccurred())
+		local := volumeOf(ctx, volume)
+		snapshot := takeSnapshot(ctx, space, "kept", "left")
+		Expect(space.DeletePod(ctx, "writer")).To(Succeed())
+		left, leftSnapshot := leftOver{local: local}, leftOver{kind: v1alpha1.LeftOverSnapshot, local: &v1alpha1.LocalVolume{
+			ObjectMeta: metav1.ObjectMeta{UID: snapshot.UID}, Spec: v1alpha1.LocalVolumeSpec{NodeName: snapshot.Spec.NodeName, Pool: snapshot.Spec.Pool},
+			Status: v1alpha1.LocalVolumeStatus{LVM: snapshot.Status.LVM},
+		}}
+
+		By("refusing what has objects")
+		left.ask(ctx, leftSnapshot.request())
+		DeferCleanup(func(ctx SpecContext) { left.ask(ctx) }, NodeTimeout(time.Minute))
+		leftSnapshot.await(ctx, v1alpha1.PurgeRefused)
+		left.ask(ctx)
+
+		By("taking away what leads to the snapshot")
+		keepSnapshot(ctx, space, "kept")
+		code, said, complained := runPlugin(ctx, "orphans", "list", "-o", "json")
+		Expect(code).To(Equal(1), said+complained)
+		Expect(said).To(And(ContainSubstring("localsnapshot/"+snapshot.Name), ContainSubstring("NoVolumeSnapshotContent")))
+		byForce(ctx, snapshot)
+		Expect(space.DeleteClaim(ctx, "left")).To(Succeed())
+		left.takeAway(ctx, space, volume)
+
+		By("refusing the volume as long as its snapshot is there")
+		left.ask(ctx, left.request())
+		Expect(left.await(ctx, v1alpha1.PurgeRefused).Message).To(ContainSubstring(string(snapshot.UID)))
+
+		By("putting the snapshot into quarantine, and confirming that")
+		left.ask(ctx, leftSnapshot.request())
+		purge := leftSnapshot.await(ctx, v1alpha1.PurgeQuarantined)
+		Expect(purge.Holds).To(And(ContainSubstring(snapshot.Name), ContainSubstring(local.Name)))
+		expectHeld(ctx, local)
+		leftSnapshot.confirm(ctx, purge.Token)
+		if suite.description.Has(CanExec) {
+			found, err := lookAt(ctx, snapshot.Spec.NodeName)
+			Expect(err).NotTo(HaveOccurred())
+			Expect(found.logicalVolumes).NotTo(ContainElement(ContainSubstring(string(snapshot.UID))))
+		}
+		expectHeld(ctx, local)
+
+		By("purging its volume")
+		left.ask(ctx, left.request())
+		left.confirm(ctx, left.await(ctx, v1alpha1.PurgeQuarantined).Token)
+		expectGone(ctx, local)
+	}, SpecTimeout(2*patience))
 })
 
-// leftOver is a logical volume whose objects are gone, named by the LocalVolume that it had.
-type leftOver struct{ local *v1alpha1.LocalVolume }
+// keepSnapshot deletes a VolumeSnapshot and its content, and not what they lead to.
+func keepSnapshot(ctx context.Context, space *workload.Space, name string) {
+	GinkgoHelper()
+	snapshot := snapshotObject("VolumeSnapshot", space.Namespace, name)
+	Expect(suite.client.Get(ctx, client.ObjectKeyFromObject(snapshot), snapshot)).To(Succeed())
+	bound, _, err := unstructured.NestedString(snapshot.Object, "status", "boundVolumeSnapshotContentName")
+	Expect(err).NotTo(HaveOccurred())
+	content := snapshotObject("VolumeSnapshotContent", "", bound)
+	Expect(suite.client.Patch(ctx, content, client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"deletionPolicy":"Retain"}}`)))).To(Succeed())
+	Expect(space.Delete(ctx, snapshot)).To(Succeed())
+	Expect(space.Delete(ctx, content)).To(Succeed())
+}
+
+// byForce deletes an object that stands for something, and leaves what that is.
+func byForce(ctx context.Context, object client.Object) {
+	GinkgoHelper()
+	patch := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null,"annotations":{"berth.dev/allow-delete":"true"}}}`))
+	Expect(suite.client.Patch(ctx, object, patch)).To(Succeed())
+	Expect(suite.client.Delete(ctx, object)).To(Succeed())
+}
+
+// leftOver is a logical volume whose objects are gone, named by the LocalVolume that it had; or
+// what is named as if it were one, of another kind.
+type leftOver struct {
+	local *v1alpha1.LocalVolume
+	kind  v1alpha1.LeftOverKind
+}
 
 func (l leftOver) request() v1alpha1.PurgeRequest {
 	return v1alpha1.PurgeRequest{
-		UID: string(l.local.UID), Kind: v1alpha1.LeftOverVolume, Identity: l.local.Status.LVM.VGUUID + "/" + l.local.Status.LVM.LVUUID,
+		UID: string(l.local.UID), Kind: cmp.Or(l.kind, v1alpha1.LeftOverVolume), Identity: l.local.Status.LVM.VGUUID + "/" + l.local.Status.LVM.LVUUID,
 	}
 }
 
@@ -96,9 +183,7 @@ func (l leftOver) takeAway(ctx context.Context, space *workload.Space, volume *c
 	none := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`))
 	Expect(suite.client.Patch(ctx, volume, none)).To(Succeed())
 	Expect(suite.client.Delete(ctx, volume)).To(Succeed())
-	patch := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null,"annotations":{"berth.dev/allow-delete":"true"}}}`))
-	Expect(suite.client.Patch(ctx, l.local, patch)).To(Succeed())
-	Expect(suite.client.Delete(ctx, l.local)).To(Succeed())
+	byForce(ctx, l.local)
 	Expect(space.AwaitVolumeGone(ctx, volume.Name)).To(Succeed())
 	expectHeld(ctx, l.local)
 }
