@@ -75,7 +75,7 @@ func (p *Purger) purge(ctx context.Context, place PurgePlace, req v1alpha1.Purge
 	if err := p.records.put(rec, &done); err != nil {
 		return err
 	}
-	p.Carver.Backends.Touch(place.PoolSet)
+	p.touch(place.PoolSet)
 	p.Log.Info("Purged a left-over", "uid", rec.UID, "volume", rec.name(), "pool", rec.PoolSet, "held", rec.Holds, "wipe", found.entry.Wipe)
 	return nil
 }
@@ -102,7 +102,7 @@ func (p *Purger) begin(ctx context.Context, place PurgePlace, req v1alpha1.Purge
 // resume takes up a removal that had begun. What is still there must be the very thing, and
 // nobody's.
 func (p *Purger) resume(ctx context.Context, place PurgePlace, rec *purgeRecord) (found provenLeftOver, err error) {
-	if err := p.proveNobodys(ctx, behind(rec.UID, rec.Names, rec.NameCut, rec.Storage)); err != nil {
+	if err := p.proveNobodys(ctx, behind(rec.UID, rec.Names, rec.NameCut, rec.Storage, place.Links...)); err != nil {
 		return found, err
 	}
 	e, err := p.Ledger.Get(rec.UID)
@@ -139,6 +139,10 @@ func (p *Purger) resume(ctx context.Context, place PurgePlace, rec *purgeRecord)
 		return found, fmt.Errorf("%w: it is another one by now: this is %q, named is %q", errKept, found.exam.Identity, rec.Identity)
 	case e.State == ledger.Deleting:
 		return found, nil // that nobody has it was proven before
+	case place.Mode == volume.ModeDevice:
+		if err := p.identifyDisk(ctx, place, found); err != nil {
+			return found, err
+		}
 	}
 	return found, p.proveUnused(ctx, place.Backend, e)
 }
