@@ -67,3 +67,18 @@ func (p *Purger) identifyDisk(ctx context.Context, place PurgePlace, found prove
 	}
 	return nil
 }
+
+// proveReleased returns an error as long as a volume holds a disk. One that is away is released
+// when it is back and was proven to be that disk.
+func (p *Purger) proveReleased(ctx context.Context, place PurgePlace, uid string) error {
+	held, err := place.Backend.List(ctx)
+	if err != nil {
+		return fmt.Errorf("look whether the disk was released: %w", err)
+	}
+	for _, v := range held {
+		if v.ID == uid {
+			return fmt.Errorf("the disk is away: %w", volume.ErrNotFound)
+		}
+	}
+	return nil
+}

@@ -456,6 +456,45 @@ func TestPurgeOfADiskKilledAtEveryStep(t *testing.T) {
 	}
 }
 
+// A removal that has begun does not release a disk that is away, or another one, or one that has got an owner.
+func TestPurgeOfADiskThatHadBegun(t *testing.T) {
+	t.Parallel()
+	for _, known := range []bool{true, false} {
+		h := newDiskHost(t)
+		h.leave(known, nil)
+		req := h.request()
+		req.Confirm = h.wantDisk(req, v1alpha1.PurgeQuarantined, "").Token
+		for n := 0; ; n++ {
+			if n == 20 {
+				t.Fatal("the removal never begins")
+			}
+			h.killer.arm(n)
+			h.ask(req)
+			h.start()
+			if rec, err := h.purger.records.get(req.UID); err != nil || rec == nil || rec.State != v1alpha1.PurgeQuarantined {
+				break
+			}
+		}
+		h.wantClaimed()
+		h.host.Pull(t, leftDisk)
+		h.wantDisk(req, v1alpha1.PurgePurging, "the disk is away")
+		h.wantClaimed()
+		h.host.Push(t, leftDisk)
+		if known {
+			was := h.on
+			h.on = &mount.Superblock{FSType: "xfs", UUID: "theirs"}
+			h.wantDisk(req, v1alpha1.PurgePurging, "on the disk is the filesystem theirs")
+			h.on = was
+		}
+		owner := &v1alpha1.LocalVolume{ObjectMeta: metav1.ObjectMeta{Name: "pvc-back", UID: types.UID(req.UID)}, Spec: v1alpha1.LocalVolumeSpec{NodeName: "n1", Mode: v1alpha1.ModeDevice}}
+		h.create(owner)
+		h.wantDisk(req, v1alpha1.PurgePurging, "LocalVolume pvc-back")
+		h.wantClaimed()
+		h.remove(owner)
+		h.wantDisk(req, v1alpha1.PurgePurged, "")
+	}
+}
+
 // What is known of the requests when they cannot be read ends no quarantine, and what had begun
 // goes on without its request.
 func TestPurgeOfADiskWithoutItsRequest(t *testing.T) {

@@ -130,6 +130,8 @@ func (p *Purger) resume(ctx context.Context, place PurgePlace, rec *purgeRecord)
 	}
 	found.exam, err = x.Examine(ctx, rec.UID)
 	switch {
+	case errors.Is(err, volume.ErrNotFound) && place.Mode == volume.ModeDevice && e.State != ledger.Deleting:
+		return found, p.proveReleased(ctx, place, rec.UID)
 	case errors.Is(err, volume.ErrNotFound):
 		// It is gone, or has the name of what was deleted: the backend knows by its record.
 		return found, nil
