@@ -51,8 +51,8 @@ func (p *Purger) identifyDisk(ctx context.Context, place PurgePlace, found prove
 			return fmt.Errorf("%w: the node's ledger has the disk for volume %s (%s), too", errKept, other.Name, other.UID)
 		}
 	}
-	for _, err := range p.Ledger.Damaged() {
-		return fmt.Errorf("%w: a damaged entry of the node's ledger may be of this disk: %w", errKept, err)
+	if damaged := p.Ledger.Damaged(); len(damaged) > 0 {
+		return fmt.Errorf("%w: a damaged entry of the node's ledger may be of this disk: %w", errKept, damaged[0])
 	}
 	if !found.known || !e.Formatted() || e.Encryption != nil || found.exam.Device == "" {
 		return nil
