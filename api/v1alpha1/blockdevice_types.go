@@ -4,6 +4,8 @@
 package v1alpha1
 
 import (
+	"fmt"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -56,6 +58,19 @@ type BlockDeviceSpec struct {
 	// it before anything else happens to the disk.
 	// +optional
 	ClaimRef *BlockDeviceClaimRef `json:"claimRef,omitempty"`
+
+	// Purge asks to give up what is on the disk: it is claimed for a LocalVolume that is gone. Its
+	// uid is that of spec.claimRef, its identity what DiskIdentity makes of the status. The disk is
+	// looked at and put into quarantine first; it is released, and wiped as the volume's class had
+	// said, when it is confirmed by the token that status.purges shows then. Taken away, it ends a
+	// quarantine, and nothing has happened. A person writes it (`kubectl berth orphans purge`),
+	// never an agent.
+	// +optional
+	// +listType=map
+	// +listMapKey=uid
+	// +kubebuilder:validation:MaxItems=1
+	// +kubebuilder:validation:XValidation:rule="self.all(r, r.kind == 'Volume')",message="of a disk, a Volume can be purged"
+	Purge []PurgeRequest `json:"purge,omitempty"`
 }
 
 // BlockDeviceClaimRef names the object that holds a disk.
@@ -159,6 +174,11 @@ type DeviceIdentity struct {
 	Value string `json:"value"`
 	// Quality is Weak when only the place of the disk is known.
 	Quality IdentityQuality `json:"quality"`
+}
+
+// DiskIdentity names a disk in full, as spec.purge of its BlockDevice does.
+func DiskIdentity(scheme, value string, sizeBytes int64) string {
+	return fmt.Sprintf("%s %s, %d bytes", scheme, value, sizeBytes)
 }
 
 // BlockDeviceFilesystem is what a probe found on the disk. It is evidence, never
@@ -285,6 +305,12 @@ type BlockDeviceStatus struct {
 	// Wipe stands while a released disk is being cleaned.
 	// +optional
 	Wipe *BlockDeviceWipe `json:"wipe,omitempty"`
+	// Purges say what has come of spec.purge.
+	// +optional
+	// +listType=map
+	// +listMapKey=uid
+	// +kubebuilder:validation:MaxItems=4
+	Purges []PurgeStatus `json:"purges,omitempty"`
 	// +optional
 	// +listType=map
 	// +listMapKey=type

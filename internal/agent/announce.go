@@ -61,7 +61,7 @@ func (r *PoolReconciler) announcePool(p *livePool, before, pool *v1alpha1.Pool) 
 				"%s the pool: %s", change.verb, strings.Join(names, ", "))
 		}
 	}
-	r.announcePurges(before, pool)
+	announcePurges(r.Recorder, pool, before.Status.Purges, pool.Status.Purges)
 	now := meta.FindStatusCondition(pool.Status.Conditions, v1alpha1.PoolReady)
 	if now == nil || now.Status == metav1.ConditionUnknown || now.Reason == p.told {
 		return

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 )
@@ -40,18 +41,18 @@ func purgeOf(all []v1alpha1.PurgeStatus, uid string) (v1alpha1.PurgeStatus, bool
 }
 
 // announcePurges tells of left-overs that were put into quarantine or removed, or are not.
-func (r *PoolReconciler) announcePurges(before, pool *v1alpha1.Pool) {
-	for _, now := range pool.Status.Purges {
-		if was, _ := purgeOf(before.Status.Purges, now.UID); was.State == now.State {
+func announcePurges(recorder Announcer, regarding runtime.Object, before, after []v1alpha1.PurgeStatus) {
+	for _, now := range after {
+		if was, _ := purgeOf(before, now.UID); was.State == now.State {
 			continue
 		}
 		switch now.State {
 		case v1alpha1.PurgeQuarantined:
-			r.Recorder.Eventf(pool, nil, corev1.EventTypeWarning, reasonLeftOverQuarantined, actionPurge, "%s is to be purged when that is confirmed: %s", now.UID, now.Holds)
+			recorder.Eventf(regarding, nil, corev1.EventTypeWarning, reasonLeftOverQuarantined, actionPurge, "%s is to be purged when that is confirmed: %s", now.UID, now.Holds)
 		case v1alpha1.PurgeRefused:
-			r.Recorder.Eventf(pool, nil, corev1.EventTypeWarning, reasonPurgeRefused, actionPurge, "%s is kept: %s", now.UID, now.Message)
+			recorder.Eventf(regarding, nil, corev1.EventTypeWarning, reasonPurgeRefused, actionPurge, "%s is kept: %s", now.UID, now.Message)
 		case v1alpha1.PurgePurged:
-			r.Recorder.Eventf(pool, nil, corev1.EventTypeNormal, reasonLeftOverPurged, actionPurge, "%s was purged: %s", now.UID, now.Holds)
+			recorder.Eventf(regarding, nil, corev1.EventTypeNormal, reasonLeftOverPurged, actionPurge, "%s was purged: %s", now.UID, now.Holds)
 		case v1alpha1.PurgeWaiting, v1alpha1.PurgePurging:
 		}
 	}

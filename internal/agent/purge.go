@@ -44,6 +44,9 @@ type PurgeOptions struct {
 	Directory string
 	// Filesystems says what is on a volume.
 	Filesystems Filesystems
+	// DiskTouched is called when a whole disk that somebody has asked to purge is to be looked at
+	// again; nil where none can be. It must not block.
+	DiskTouched func(name string)
 	Log         *slog.Logger
 }
 
@@ -85,13 +88,26 @@ func NewPurger(o PurgeOptions) (*Purger, error) {
 	return &Purger{PurgeOptions: o, records: records, looks: map[string]purgeLook{}}, nil
 }
 
-// PurgePlace is the pool that left-overs are in.
+// PurgePlace is the pool that left-overs are in, or the disk that one is.
 type PurgePlace struct {
+	// PoolSet is its name, or what placeOfDisk makes of that of a disk.
 	PoolSet string
 	Mode    volume.Mode
 	Backend volume.Backend
+	// Links are stable paths of a disk.
+	Links []string
+	// Kept says why nothing is purged here; empty where it can be.
+	Kept string
 	// Again looks at the pool soon.
 	Again func()
+}
+
+// ledgerPool is what the ledger calls the pool: a disk is none.
+func (p PurgePlace) ledgerPool() string {
+	if p.Mode == volume.ModeDevice {
+		return ""
+	}
+	return p.PoolSet
 }
 
 // Quarantined reports whether a volume is not handed to pods because somebody has asked to
@@ -104,7 +120,7 @@ func (p *Purger) Quarantined(uid string) bool {
 	p.mu.Lock()
 	delete(p.looks, uid)
 	p.mu.Unlock()
-	p.Carver.Backends.Touch(rec.PoolSet)
+	p.touch(rec.PoolSet)
 	return true
 }
 
@@ -251,6 +267,12 @@ func quarantined(rec *purgeRecord, state v1alpha1.PurgeState, message string) v1
 
 func purged(rec *purgeRecord) v1alpha1.PurgeStatus {
 	message := "it was deleted as volumes are, by the wipe policy " + string(rec.Wipe)
+	if _, isDisk := diskOfPlace(rec.PoolSet); isDisk {
+		message = "the disk was released, and is wiped by the policy " + string(rec.Wipe)
+		if rec.Wipe == volume.WipeNone {
+			message = "the disk was given back with what is on it: the volume's wipe policy is none"
+		}
+	}
 	switch rec.Kind {
 	case v1alpha1.LeftOverRecord:
 		message = "the entry was removed from the node's ledger"

@@ -29,14 +29,16 @@ type leftBehind struct {
 	prefix string
 	// storage is what is on the disk; nil where nothing is.
 	storage *volume.Record
+	// links are stable paths of it, where it is a disk.
+	links []string
 	// adopter is the UID of the LocalVolume that is to have it; empty for none.
 	adopter string
 }
 
 // behind is what objects could name a left-over by that has those names. Of the last, when it is
 // cut, each longer one may be the volume's.
-func behind(uid string, names []string, cut bool, storage *volume.Record) leftBehind {
-	l := leftBehind{uid: uid, names: names, storage: storage}
+func behind(uid string, names []string, cut bool, storage *volume.Record, links ...string) leftBehind {
+	l := leftBehind{uid: uid, names: names, storage: storage, links: links}
 	if cut && len(names) > 0 {
 		l.prefix = names[len(names)-1]
 	}
@@ -95,6 +97,8 @@ func volumeThatHas(ctx context.Context, live client.Reader, l leftBehind) (strin
 			case l.adopter != "" && string(lv.UID) == l.adopter:
 			case lv.Spec.Adopt != nil && lv.Spec.Adopt.LeftOver != nil && lv.Spec.Adopt.LeftOver.UID == l.uid:
 				return "LocalVolume " + lv.Name + ", which asks to adopt it"
+			case lv.Spec.Adopt != nil && l.storage != nil && l.storage.Device != nil && lv.Spec.Adopt.Device == l.storage.Device.Name:
+				return "LocalVolume " + lv.Name + ", which asks to adopt the disk"
 			case string(lv.UID) == l.uid, l.isCalled(lv.Name), rec != nil && l.storage != nil && rec.SameStorage(*l.storage):
 				return "LocalVolume " + lv.Name
 			case lv.Spec.Source != nil && l.isSource(*lv.Spec.Source) && !isReady(lv):
@@ -127,6 +131,9 @@ func persistentVolumeThatHas(ctx context.Context, live client.Reader, l leftBehi
 	}
 	within := func(p string) bool {
 		p = path.Clean(p)
+		if slices.Contains(l.links, p) {
+			return true
+		}
 		// A directory is called by the UID, which is nobody else's: that counts whatever the path is, for
 		// there may be links above the root.
 		return directory != "" && (p == directory || strings.HasPrefix(p, directory+"/") || slices.Contains(strings.Split(p, "/"), l.uid))

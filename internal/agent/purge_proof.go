@@ -47,7 +47,7 @@ func (p *Purger) prove(ctx context.Context, place PurgePlace, req v1alpha1.Purge
 	if len(names) == 0 {
 		return found, fmt.Errorf("%w: what it was called is not known, so it cannot be told whether a PersistentVolume leads to it", errKept)
 	}
-	if err := p.proveNobodys(ctx, behind(req.UID, names, found.exam.NameCut, e.Record)); err != nil {
+	if err := p.proveNobodys(ctx, behind(req.UID, names, found.exam.NameCut, e.Record, place.Links...)); err != nil {
 		return found, err
 	}
 	if req.Kind == v1alpha1.LeftOverRecord {
@@ -96,8 +96,11 @@ func (p *Purger) proveUnused(ctx context.Context, b volume.Backend, kind v1alpha
 
 // identify finds what a request names, and proves that it is the very thing.
 func (p *Purger) identify(ctx context.Context, place PurgePlace, req v1alpha1.PurgeRequest) (found provenLeftOver, err error) {
-	if !isPurgeable(req.Kind) {
+	if !isPurgeable(req.Kind) || place.Mode == volume.ModeDevice && req.Kind != v1alpha1.LeftOverVolume {
 		return found, fmt.Errorf("%w: what is of kind %q cannot be purged", errKept, req.Kind)
+	}
+	if place.Kept != "" {
+		return found, fmt.Errorf("%w: %s", errKept, place.Kept)
 	}
 	x, err := examinerOf(place.Backend, req.Kind)
 	if err != nil {
@@ -108,7 +111,7 @@ func (p *Purger) identify(ctx context.Context, place PurgePlace, req v1alpha1.Pu
 	case errors.Is(err, ledger.ErrNotFound):
 	case err != nil:
 		return found, fmt.Errorf("%w: %w", errKept, err)
-	case e.MachineID != p.Carver.MachineID || e.Mode != place.Mode || e.Pool != place.PoolSet:
+	case e.MachineID != p.Carver.MachineID || e.Mode != place.Mode || e.Pool != place.ledgerPool():
 		return found, fmt.Errorf("%w: the node's ledger has it in pool %q on the machine %s", errKept, e.Pool, e.MachineID)
 	case e.State == ledger.Deleting:
 		return found, fmt.Errorf("%w: its deletion has begun, and is ended without anybody's asking", errKept)
@@ -130,6 +133,8 @@ func (p *Purger) identify(ctx context.Context, place PurgePlace, req v1alpha1.Pu
 		return found, fmt.Errorf("%w: the node's ledger names other storage for it: %w", errKept, volume.ErrIdentity)
 	case len(found.exam.Snapshots) > 0:
 		return found, fmt.Errorf("%w: first its snapshots go, and then it does: delete the VolumeSnapshots of those that have one, and purge those that are left over: %s", errKept, firstOf(found.exam.Snapshots))
+	case place.Mode == volume.ModeDevice && found.known && e.Record != nil && e.Record.SizeBytes > found.exam.Record.SizeBytes:
+		return found, fmt.Errorf("%w: the disk has %d bytes, and the node's ledger says %d: %w", errKept, found.exam.Record.SizeBytes, e.Record.SizeBytes, volume.ErrIdentity)
 	}
 	rec := found.exam.Record
 	if !found.known {
@@ -140,13 +145,16 @@ func (p *Purger) identify(ctx context.Context, place PurgePlace, req v1alpha1.Pu
 		found.entry = p.unrecorded(place, req.UID, found.exam.Name, wipe)
 	}
 	found.entry.Record = &rec
+	if place.Mode == volume.ModeDevice {
+		return found, p.identifyDisk(ctx, place, found)
+	}
 	return found, nil
 }
 
 // unrecorded is the entry of a volume that the ledger does not know.
 func (p *Purger) unrecorded(place PurgePlace, uid, name string, wipe volume.WipePolicy) ledger.Entry {
 	e := ledger.Entry{
-		UID: uid, Name: name, MachineID: p.Carver.MachineID, Mode: place.Mode, Pool: place.PoolSet, Wipe: wipe,
+		UID: uid, Name: name, MachineID: p.Carver.MachineID, Mode: place.Mode, Pool: place.ledgerPool(), Wipe: wipe,
 		State: ledger.Carved, Access: volume.AccessFilesystem,
 	}
 	if place.Mode != volume.ModeHostpath {

@@ -25,8 +25,10 @@ type purgeRecord struct {
 	UID           string                `json:"uid"`
 	Kind          v1alpha1.LeftOverKind `json:"kind"`
 	Identity      string                `json:"identity"`
-	PoolSet       string                `json:"poolSet"`
-	MachineID     string                `json:"machineID"`
+	// PoolSet is the pool's, or what placeOfDisk makes of a disk's name: another field would be
+	// one that an older agent does not know, and then it would not heed the quarantine.
+	PoolSet   string `json:"poolSet"`
+	MachineID string `json:"machineID"`
 	// Names are what the volume is called; it is locked by the first. NameCut is true when the
 	// last may go on.
 	Names   []string `json:"names"`
@@ -134,6 +136,18 @@ func (d *purgeRecords) ofPool(poolSet string) (all []*purgeRecord) {
 		}
 	}
 	return all
+}
+
+// disks are those that records are about.
+func (d *purgeRecords) disks() (names []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, r := range d.all {
+		if name, isDisk := diskOfPlace(r.PoolSet); isDisk && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // put writes a record in the place of old, which is nil for none, and is durable when it returns

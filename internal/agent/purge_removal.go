@@ -70,7 +70,7 @@ func (p *Purger) purge(ctx context.Context, place PurgePlace, req v1alpha1.Purge
 	if err := p.records.put(rec, &done); err != nil {
 		return err
 	}
-	p.Carver.Backends.Touch(place.PoolSet)
+	p.touch(place.PoolSet)
 	p.Log.Info("Purged a left-over", "kind", rec.Kind, "uid", rec.UID, "name", rec.name(), "pool", rec.PoolSet, "held", rec.Holds, "wipe", found.entry.Wipe)
 	return nil
 }
@@ -97,7 +97,7 @@ func (p *Purger) begin(ctx context.Context, place PurgePlace, req v1alpha1.Purge
 // resume takes up a removal that had begun. What is still there must be the very thing, and
 // nobody's.
 func (p *Purger) resume(ctx context.Context, place PurgePlace, rec *purgeRecord) (found provenLeftOver, err error) {
-	if err := p.proveNobodys(ctx, behind(rec.UID, rec.Names, rec.NameCut, rec.Storage)); err != nil {
+	if err := p.proveNobodys(ctx, behind(rec.UID, rec.Names, rec.NameCut, rec.Storage, place.Links...)); err != nil {
 		return found, err
 	}
 	e, err := p.recorded(rec.Kind, rec.UID)
@@ -125,6 +125,8 @@ func (p *Purger) resume(ctx context.Context, place PurgePlace, rec *purgeRecord)
 	}
 	found.exam, err = x.Examine(ctx, rec.UID)
 	switch {
+	case errors.Is(err, volume.ErrNotFound) && place.Mode == volume.ModeDevice && e.State != ledger.Deleting:
+		return found, p.proveReleased(ctx, place, rec.UID)
 	case errors.Is(err, volume.ErrNotFound):
 		// It is gone, or has the name of what was deleted: the backend knows by its record.
 		return found, nil
@@ -136,6 +138,10 @@ func (p *Purger) resume(ctx context.Context, place PurgePlace, rec *purgeRecord)
 		return found, fmt.Errorf("%w: it is another one by now: this is %q, named is %q", errKept, found.exam.Identity, rec.Identity)
 	case e.State == ledger.Deleting:
 		return found, nil // that nobody has it was proven before
+	case place.Mode == volume.ModeDevice:
+		if err := p.identifyDisk(ctx, place, found); err != nil {
+			return found, err
+		}
 	}
 	return found, p.proveUnused(ctx, place.Backend, rec.Kind, found)
 }

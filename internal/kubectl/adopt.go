@@ -118,6 +118,9 @@ func (p *plugin) adoptCommand(plan *adoptPlan) string {
 
 // planAdoption finds the left-over, or what has become of it.
 func (p *plugin) planAdoption(ctx context.Context, what string) (*adoptPlan, error) {
+	if node, name, isDisk := splitDisk(what); isDisk {
+		return nil, fmt.Errorf("%w: a whole disk is not adopted, since its former volume holds it: copy what is on it, and then kubectl berth orphans purge %s/%s (docs/guides/left-overs.md)", errUsage, node, name)
+	}
 	node, poolName, name, err := splitLeftOver(what)
 	if err != nil {
 		return nil, err

@@ -78,7 +78,7 @@ func (p *plugin) orphans(ctx context.Context, args []string) (bool, error) {
 	case args[0] == "adopt" && len(args) == 2: //nolint:mnd // and what
 		return p.adopt(ctx, args[1])
 	}
-	return false, fmt.Errorf("%w: kubectl berth orphans list, or adopt or purge NODE/POOL/UID; there is no %q", errUsage, strings.Join(args, " "))
+	return false, fmt.Errorf("%w: kubectl berth orphans list, or adopt or purge NODE/POOL/UID or NODE/DISK; there is no %q", errUsage, strings.Join(args, " "))
 }
 
 // listOrphans lists what is left over; it is troubled when there is something.
@@ -277,12 +277,17 @@ func inUseOf(l berth.LeftOver) string {
 
 // purgeOf says how far the request is to purge something.
 func purgeOf(pool *berth.Pool, l berth.LeftOver) string {
-	for _, s := range pool.Status.Purges {
-		if s.UID == string(l.UID) {
+	return purgeIn(pool.Status.Purges, l.UID, "")
+}
+
+// purgeIn says how far the purge of a UID is; otherwise, when nobody has asked for it.
+func purgeIn(all []berth.PurgeStatus, uid types.UID, otherwise string) string {
+	for _, s := range all {
+		if s.UID == string(uid) {
 			return fmt.Sprintf("; to be purged, %s: %s", s.State, s.Message)
 		}
 	}
-	return ""
+	return otherwise
 }
 
 // searchDisks finds claims whose holder is gone. A disk that is Released waits for its wipe,
@@ -322,9 +327,9 @@ func (p *plugin) searchDisks(ctx context.Context, s *orphanSearch) error {
 			row.UID = d.Spec.ClaimRef.UID
 			s.add(row, "%s is held by Pool %s, which is gone; it is kept", orNone(d.Status.Path), d.Spec.ClaimRef.Name)
 		case noLocalVolume:
-			row.UID = d.Spec.ClaimRef.UID
-			s.add(row, "%s is held by LocalVolume %s, which is gone; its data are kept, and nobody gets it. When they are not needed any more, clean it and take its claim away (docs/guides/lost-nodes-and-disks.md)",
-				orNone(d.Status.Path), d.Spec.ClaimRef.Name)
+			row.UID, row.Identity = d.Spec.ClaimRef.UID, leftOverOnDisk(d).Identity
+			s.add(row, "%s is held by LocalVolume %s, which is gone; its data are kept, and nobody gets it%s",
+				orNone(d.Status.Path), d.Spec.ClaimRef.Name, purgeIn(d.Status.Purges, row.UID, fmt.Sprintf("; when they are not needed any more: kubectl berth orphans purge %s/%s", d.Spec.NodeName, d.Name)))
 		}
 	}
 	return nil

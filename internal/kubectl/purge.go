@@ -26,8 +26,10 @@ const purgePoll = 500 * time.Millisecond
 // purgePlan is what is to be purged, and how far that is.
 type purgePlan struct {
 	Node string `json:"node"`
-	// Pool is the object's name.
-	Pool     string         `json:"pool"`
+	// Pool is the object's name; empty of a whole disk.
+	Pool string `json:"pool,omitempty"`
+	// Disk is the BlockDevice's name, of a whole disk.
+	Disk     string         `json:"disk,omitempty"`
 	LeftOver berth.LeftOver `json:"leftOver"`
 	// Refusals are why it is not asked for.
 	Refusals []string `json:"refusals,omitempty"`
@@ -40,11 +42,34 @@ type purgePlan struct {
 }
 
 // where is how the command line names it.
-func (l *purgePlan) where() string { return l.Node + "/" + l.Pool + "/" + string(l.LeftOver.UID) }
+func (l *purgePlan) where() string {
+	if l.Disk != "" {
+		return l.Node + "/" + l.Disk
+	}
+	return l.Node + "/" + l.Pool + "/" + string(l.LeftOver.UID)
+}
+
+// asks are spec.purge of a Pool or a BlockDevice, and answers their status.purges.
+func asks(home client.Object) *[]berth.PurgeRequest {
+	if d, is := home.(*berth.BlockDevice); is {
+		return &d.Spec.Purge
+	}
+	return &home.(*berth.Pool).Spec.Purge //nolint:forcetypeassert // there is no third
+}
+
+func answers(home client.Object) []berth.PurgeStatus {
+	if d, is := home.(*berth.BlockDevice); is {
+		return d.Status.Purges
+	}
+	return home.(*berth.Pool).Status.Purges //nolint:forcetypeassert // there is no third
+}
 
 // purge is the two phases of removing a left-over, and the way back from the first. It is
 // troubled when it refuses, or when the agent does, or does not answer.
 func (p *plugin) purge(ctx context.Context, what string) (bool, error) {
+	if node, name, isDisk := splitDisk(what); isDisk {
+		return p.purgeDisk(ctx, node, name)
+	}
 	node, poolName, name, err := splitLeftOver(what)
 	if err != nil {
 		return false, err
@@ -68,21 +93,26 @@ func (p *plugin) purge(ctx context.Context, what string) (bool, error) {
 			plan.LeftOver = l
 		}
 	}
-	plan.read(pool)
+	return p.step(ctx, pool, plan, asked)
+}
+
+// step is the phase that is wanted, of what a Pool or a BlockDevice asks for.
+func (p *plugin) step(ctx context.Context, home client.Object, plan *purgePlan, asked int) (bool, error) {
+	plan.read(home)
 	switch {
 	case p.o.Withdraw:
-		return p.withdraw(ctx, pool, plan, asked)
+		return p.withdraw(ctx, home, plan, asked)
 	case p.o.Confirm != "":
-		return p.confirm(ctx, pool, plan, asked)
+		return p.confirm(ctx, home, plan, asked)
 	}
-	return p.request(ctx, pool, plan, asked)
+	return p.request(ctx, home, plan, asked)
 }
 
 // splitLeftOver reads NODE/POOL/NAME.
 func splitLeftOver(what string) (node, pool, name string, err error) {
 	parts := strings.SplitN(what, "/", 3) //nolint:mnd // the three
 	if len(parts) != 3 || slices.Contains(parts, "") {
-		return "", "", "", fmt.Errorf("%w: %q is not NODE/POOL/NAME, as NODE, POOL and UID of kubectl berth orphans list -o wide", errUsage, what)
+		return "", "", "", fmt.Errorf("%w: %q is not NODE/POOL/NAME or NODE/DISK, as kubectl berth orphans list -o wide shows them", errUsage, what)
 	}
 	return parts[0], parts[1], parts[2], nil
 }
@@ -129,16 +159,17 @@ func whyKept(l berth.LeftOver) []string {
 	return nil
 }
 
-func (l *purgePlan) read(pool *berth.Pool) {
+func (l *purgePlan) read(home client.Object) {
 	l.Purge = nil
-	if i := slices.IndexFunc(pool.Status.Purges, func(s berth.PurgeStatus) bool { return s.UID == string(l.LeftOver.UID) }); i >= 0 {
-		l.Purge = &pool.Status.Purges[i]
+	all := answers(home)
+	if i := slices.IndexFunc(all, func(s berth.PurgeStatus) bool { return s.UID == string(l.LeftOver.UID) }); i >= 0 {
+		l.Purge = &all[i]
 	}
 }
 
 // request is the first phase: it asks the agent to look at the left-over and to put it into
 // quarantine.
-func (p *plugin) request(ctx context.Context, pool *berth.Pool, plan *purgePlan, asked int) (bool, error) {
+func (p *plugin) request(ctx context.Context, home client.Object, plan *purgePlan, asked int) (bool, error) {
 	l := plan.LeftOver
 	if l.Kind == berth.LeftOverDirectory {
 		plan.refuse("it has no mark of Berth, which touches nothing that it has not made")
@@ -148,7 +179,8 @@ func (p *plugin) request(ctx context.Context, pool *berth.Pool, plan *purgePlan,
 	if err := p.refuseClaimed(ctx, plan); err != nil {
 		return false, err
 	}
-	plan.Asked = asked >= 0 && pool.Spec.Purge[asked].Identity == l.Identity
+	requests := asks(home)
+	plan.Asked = asked >= 0 && (*requests)[asked].Identity == l.Identity
 	if len(plan.Refusals) > 0 {
 		return true, p.tellPurge(plan)
 	}
@@ -160,18 +192,17 @@ func (p *plugin) request(ctx context.Context, pool *berth.Pool, plan *purgePlan,
 		return false, p.tellPurge(plan)
 	}
 	if !plan.Asked {
-		base := pool.DeepCopy()
+		base := copyOf(home)
 		request := berth.PurgeRequest{UID: string(l.UID), Kind: l.Kind, Identity: l.Identity}
 		// What is done with makes room. One of another thing at the same UID is another request.
-		pool.Spec.Purge = slices.DeleteFunc(pool.Spec.Purge, func(r berth.PurgeRequest) bool {
-			i := slices.IndexFunc(pool.Status.Purges, func(s berth.PurgeStatus) bool { return s.UID == r.UID })
-			return i >= 0 && pool.Status.Purges[i].State == berth.PurgePurged
+		*requests = slices.DeleteFunc(*requests, func(r berth.PurgeRequest) bool {
+			return slices.ContainsFunc(answers(home), func(s berth.PurgeStatus) bool { return s.UID == r.UID && s.State == berth.PurgePurged })
 		})
-		if slices.ContainsFunc(pool.Spec.Purge, func(r berth.PurgeRequest) bool { return r.UID == request.UID }) {
-			return false, fmt.Errorf("%w: something else of that UID is asked to be purged: withdraw that first: kubectl berth orphans purge %s --withdraw --yes", errUsage, plan.where())
+		if slices.ContainsFunc(*requests, func(r berth.PurgeRequest) bool { return plan.Disk != "" || r.UID == request.UID }) {
+			return false, fmt.Errorf("%w: something else of that name is asked to be purged: withdraw that first: kubectl berth orphans purge %s --withdraw --yes", errUsage, plan.where())
 		}
-		pool.Spec.Purge = append(pool.Spec.Purge, request)
-		if err := p.writePurge(ctx, pool, base); err != nil {
+		*requests = append(*requests, request)
+		if err := p.writePurge(ctx, home, base); err != nil {
 			return false, err
 		}
 		plan.Asked = true
@@ -185,7 +216,7 @@ func (p *plugin) request(ctx context.Context, pool *berth.Pool, plan *purgePlan,
 }
 
 // confirm is the second phase.
-func (p *plugin) confirm(ctx context.Context, pool *berth.Pool, plan *purgePlan, asked int) (bool, error) {
+func (p *plugin) confirm(ctx context.Context, home client.Object, plan *purgePlan, asked int) (bool, error) {
 	if plan.Asked = asked >= 0; !plan.Asked {
 		plan.refuse("nobody has asked to purge it yet: kubectl berth orphans purge %s", plan.where())
 	} else if plan.Purge == nil || plan.Purge.Token == "" || plan.Purge.Token != p.o.Confirm {
@@ -201,9 +232,9 @@ func (p *plugin) confirm(ctx context.Context, pool *berth.Pool, plan *purgePlan,
 		plan.next()
 		return false, p.tellPurge(plan)
 	}
-	base := pool.DeepCopy()
-	pool.Spec.Purge[asked].Confirm = p.o.Confirm
-	if err := p.writePurge(ctx, pool, base); err != nil {
+	base := copyOf(home)
+	(*asks(home))[asked].Confirm = p.o.Confirm
+	if err := p.writePurge(ctx, home, base); err != nil {
 		return false, err
 	}
 	answered, err := p.awaitPurge(ctx, plan, func(s *berth.PurgeStatus) bool {
@@ -217,7 +248,7 @@ func (p *plugin) confirm(ctx context.Context, pool *berth.Pool, plan *purgePlan,
 }
 
 // withdraw is the way back from the first phase.
-func (p *plugin) withdraw(ctx context.Context, pool *berth.Pool, plan *purgePlan, asked int) (bool, error) {
+func (p *plugin) withdraw(ctx context.Context, home client.Object, plan *purgePlan, asked int) (bool, error) {
 	switch {
 	case p.o.Confirm != "":
 		return false, fmt.Errorf("%w: --withdraw or --confirm", errUsage)
@@ -234,9 +265,9 @@ func (p *plugin) withdraw(ctx context.Context, pool *berth.Pool, plan *purgePlan
 		plan.Next = fmt.Sprintf("kubectl berth orphans purge %s --withdraw --yes", plan.where())
 		return false, p.tellPurge(plan)
 	}
-	base := pool.DeepCopy()
-	pool.Spec.Purge = slices.Delete(pool.Spec.Purge, asked, asked+1)
-	if err := p.writePurge(ctx, pool, base); err != nil {
+	base, requests := copyOf(home), asks(home)
+	*requests = slices.Delete(*requests, asked, asked+1)
+	if err := p.writePurge(ctx, home, base); err != nil {
 		return false, err
 	}
 	plan.Asked, plan.Purge = false, nil
@@ -281,22 +312,30 @@ func (p *plugin) claimsOf(ctx context.Context, volume string) (bound []string, e
 	return bound, nil
 }
 
-// writePurge writes the requests, unless somebody else has written to the Pool meanwhile.
-func (p *plugin) writePurge(ctx context.Context, pool, base *berth.Pool) error {
-	if err := p.client.Patch(ctx, pool, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})); err != nil {
-		return fmt.Errorf("write spec.purge of Pool %s: %w", pool.Name, err)
+// writePurge writes the requests, unless somebody else has written to the object meanwhile.
+func (p *plugin) writePurge(ctx context.Context, home, base client.Object) error {
+	if err := p.client.Patch(ctx, home, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})); err != nil {
+		return fmt.Errorf("write spec.purge of %s: %w", home.GetName(), err)
 	}
 	return nil
+}
+
+func copyOf(home client.Object) client.Object {
+	return home.DeepCopyObject().(client.Object) //nolint:forcetypeassert // a copy is what it is a copy of
 }
 
 // awaitPurge waits for what the agent says of the request.
 func (p *plugin) awaitPurge(ctx context.Context, plan *purgePlan, enough func(*berth.PurgeStatus) bool) (answered bool, err error) {
 	look := func(ctx context.Context) (bool, error) {
-		pool := &berth.Pool{}
-		if err := p.client.Get(ctx, client.ObjectKey{Name: plan.Pool}, pool); err != nil {
-			return false, fmt.Errorf("read Pool %s: %w", plan.Pool, err)
+		var home client.Object = &berth.Pool{}
+		if plan.Disk != "" {
+			home = &berth.BlockDevice{}
 		}
-		plan.read(pool)
+		name := cmp.Or(plan.Disk, plan.Pool)
+		if err := p.client.Get(ctx, client.ObjectKey{Name: name}, home); err != nil {
+			return false, fmt.Errorf("read what is said of %s: %w", name, err)
+		}
+		plan.read(home)
 		return plan.Purge != nil && enough(plan.Purge), nil
 	}
 	if answered, err := look(ctx); answered || err != nil || p.o.Wait <= 0 {
@@ -319,7 +358,11 @@ func (p *plugin) tellPurge(plan *purgePlan) error {
 
 // print says it to people.
 func (l *purgePlan) print(out io.Writer, changed bool) {
-	fmt.Fprintf(out, "%s in pool %s of node %s\n", l.LeftOver.Kind, l.Pool, l.Node)
+	if l.Disk != "" {
+		fmt.Fprintf(out, "Volume on the whole disk %s of node %s\n", l.Disk, l.Node)
+	} else {
+		fmt.Fprintf(out, "%s in pool %s of node %s\n", l.LeftOver.Kind, l.Pool, l.Node)
+	}
 	whose := [2][2]string{{"Volume", l.LeftOver.Name}, {"Claim", l.LeftOver.Claim}}
 	if l.LeftOver.Kind == berth.LeftOverSnapshot {
 		whose = [2][2]string{{"Snapshot", l.LeftOver.Name}, {"Of", l.LeftOver.Of}}

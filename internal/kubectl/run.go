@@ -168,7 +168,7 @@ func subcommands() []subcommand {
 			run: (*plugin).why, least: 1, most: 1,
 		},
 		{
-			name: "orphans", arguments: "list | adopt NODE/POOL/UID [--claim=NAMESPACE/NAME] [--yes] [--withdraw] | purge NODE/POOL/UID [--yes] [--confirm=TOKEN | --withdraw]",
+			name: "orphans", arguments: "list | adopt NODE/POOL/UID [--claim=NAMESPACE/NAME] [--yes] [--withdraw] | purge NODE/POOL/UID | NODE/DISK [--yes] [--confirm=TOKEN | --withdraw]",
 			summary: "List what is left over: volumes, disks and PersistentVolumes of which the other half is missing; and use a volume of them again, or remove it, in two phases",
 			run:     (*plugin).orphans, least: 1, most: 2, //nolint:mnd // adopt or purge, and what
 		},

@@ -99,10 +99,11 @@ func (n *Agent) assemble(ctx context.Context) error {
 		Registry: n.inventory, Disks: disks, Observer: n.inventory, Log: n.Log.With("part", "cleaner"),
 		Parallelism: n.WipeParallelism, RateBytesPerSecond: n.WipeRateBytesPerSecond,
 	})
-	backends := agent.NewBackends(device.New(device.Options{
+	whole := device.New(device.Options{
 		Registry: n.inventory, Disks: disks, Prober: block.Prober{Runner: n.Host, HostRoot: n.HostRoot},
 		Log: n.Log.With("part", "device"),
-	}))
+	})
+	backends := agent.NewBackends(whole)
 	generations, err := agent.OpenGenerations(filepath.Join(n.StateDir, "volume-groups"))
 	if err != nil {
 		return fmt.Errorf("open the records of volume groups: %w", err)
@@ -154,6 +155,14 @@ func (n *Agent) assemble(ctx context.Context) error {
 		return err
 	}
 	volumes.Carver.LeftOvers, volumes.Carver.Copies.Quarantined = pools.Purger, pools.Purger.Quarantined
+	changedDisks, _ := n.inventory.Subscribe()
+	if err := n.manager.Add(agent.NewDiskPurges(agent.DiskPurgesOptions{
+		Purger: pools.Purger, Disks: n.inventory, Changed: changedDisks, Backend: whole,
+		PoolOf:   agent.RecordedPools(filepath.Join(n.StateDir, "pools")).Of,
+		Recorder: recorder, Log: n.Log.With("part", "purges"),
+	})); err != nil {
+		return err
+	}
 	pools.Mounts, pools.Doubt = mount.NewMounter(n.Host), volumes.Doubt
 	snapshots := &agent.SnapshotReconciler{
 		Client: n.manager.GetClient(), Backends: backends, Ledger: n.Ledger, MachineID: n.MachineID, Locks: locks,

@@ -36,7 +36,8 @@ func TestConformanceOnFiles(t *testing.T) {
 
 func runConformance(t *testing.T, newHost func(testing.TB, ...int64) *devicetest.Host, diskBytes int64, holdFlags int, hold func(*os.File) error) {
 	volumetest.Run(t, volumetest.Harness{
-		Access: []volume.Access{volume.AccessFilesystem, volume.AccessBlock},
+		Access:     []volume.Access{volume.AccessFilesystem, volume.AccessBlock},
+		WholeDisks: true,
 		New: func(t *testing.T) *volumetest.Place {
 			host := newHost(t, diskBytes, diskBytes, diskBytes)
 			node := newNode(t, host)

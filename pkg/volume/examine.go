@@ -39,7 +39,7 @@ type SnapshotExaminer interface {
 type Examination struct {
 	Record Record
 	// Identity names the thing on the disk in full: another one never has the same, also when
-	// it lies at the same place under the same ID.
+	// it lies at the same place under the same ID. But a disk is the same one whosever it is.
 	Identity string
 	// Device is where it can be reached right now; empty when nobody has activated it, and in
 	// mode hostpath.

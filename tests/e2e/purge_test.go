@@ -138,6 +138,61 @@ var _ = Describe("A left-over", Label("purge", "long"), func() {
 	}, SpecTimeout(2*patience))
 })
 
+var _ = Describe("A whole disk that is left over", Label("purge", "long"), func() {
+	BeforeEach(func() { needs(CanPlugDisks) })
+
+	// Serial: other specs look for what no object stands for.
+	It("is purged in two phases, and is blank", Serial, func(ctx SpecContext) {
+		node, disk := suite.nodes[0], Disk{Serial: "E2E-LEFTOVER", SizeBytes: smallDisk}
+		plug(ctx, node, disk)
+		awaitDisk(ctx, node, disk.Serial, "blank")
+		space := newSpace(ctx)
+		class := onDisk(ctx, disk.Serial)
+		whole := kind{name: "device with ext4", class: func(Classes) string { return class }, size: "200Mi"}
+		_, err := space.CreateClaim(ctx, whole.claim("left"))
+		Expect(err).NotTo(HaveOccurred())
+		_, _, err = space.RunPod(ctx, whole.with(workload.Pod{Name: "writer", Node: node, Script: whole.writeScript("left")}, "left"))
+		Expect(err).NotTo(HaveOccurred())
+		volume, err := space.AwaitBound(ctx, "left")
+		Expect(err).NotTo(HaveOccurred())
+		local := volumeOf(ctx, volume)
+		held := awaitDisk(ctx, node, disk.Serial, "held by LocalVolume "+local.Name)
+		where := node + "/" + held.Name
+
+		By("refusing what has objects")
+		code, said, complained := runPlugin(ctx, "orphans", "purge", where, "--yes")
+		Expect(code).To(Equal(1), said+complained)
+		Expect(said).To(ContainSubstring("there is a LocalVolume " + local.Name))
+
+		By("taking its objects away by force")
+		Expect(space.DeletePod(ctx, "writer")).To(Succeed())
+		retain := client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"persistentVolumeReclaimPolicy":"Retain"}}`))
+		Expect(suite.client.Patch(ctx, volume, retain)).To(Succeed())
+		Expect(space.DeleteClaim(ctx, "left")).To(Succeed())
+		leftOver{local: local}.takeAway(ctx, space, volume)
+
+		By("putting it into quarantine")
+		code, said, complained = runPlugin(ctx, "orphans", "purge", where, "--wait=1m", "--yes")
+		Expect(code).To(Equal(0), said+complained)
+		Expect(said).To(And(ContainSubstring("It holds: volume "+local.Name), ContainSubstring("ext4")))
+		Expect(suite.client.Get(ctx, client.ObjectKeyFromObject(held), held)).To(Succeed())
+		Expect(held.Status.Purges).To(HaveLen(1))
+		Expect(held.Status.Purges[0].State).To(Equal(v1alpha1.PurgeQuarantined))
+		Expect(held.Status.ClaimState).To(Equal(v1alpha1.ClaimStateClaimed))
+
+		By("confirming it by another token")
+		code, said, complained = runPlugin(ctx, "orphans", "purge", where, "--confirm=another", "--yes")
+		Expect(code).To(Equal(1), said+complained)
+
+		By("confirming it")
+		code, said, complained = runPlugin(ctx, "orphans", "purge", where, "--confirm="+held.Status.Purges[0].Token, "--wait=1m", "--yes")
+		Expect(code).To(Equal(0), said+complained)
+		expectGone(ctx, local)
+		clean := awaitDisk(ctx, node, disk.Serial, "blank")
+		Expect(clean.Status.ClaimState).To(Equal(v1alpha1.ClaimStateUnclaimed))
+	}, SpecTimeout(2*patience))
+})
+
 // keepSnapshot deletes a VolumeSnapshot and its content, and not what they lead to.
 func keepSnapshot(ctx context.Context, space *workload.Space, name string) {
 	GinkgoHelper()

@@ -63,6 +63,37 @@ func purgeOf(kind v1alpha1.LeftOverKind, uid, identity, confirm string) []v1alph
 	return []v1alpha1.PurgeRequest{{UID: uid, Kind: kind, Identity: identity, Confirm: confirm}}
 }
 
+// Of a disk one volume at a time is asked to be purged, and the request comes to be for nothing else.
+func TestPurgeOfADiskIsValidated(t *testing.T) {
+	t.Parallel()
+	disk := blockDevice("bd-purge-changes", "node1")
+	disk.Spec.Purge = purgeOf("Volume", leftUID, "x", "")
+	if err := server.admin.Create(t.Context(), disk); err != nil {
+		t.Fatal(err)
+	}
+	const other = "6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a13"
+	for _, test := range []struct {
+		purge   []v1alpha1.PurgeRequest
+		refused string
+	}{
+		{purge: purgeOf("Volume", leftUID, "x", "token")},
+		{purge: purgeOf("Volume", other, "x", "")},
+		{},
+		{purgeOf("Volume", leftUID, "y", ""), "a request to purge is for one thing"},
+		{purgeOf("Record", other, "x", ""), "of a disk, a Volume can be purged"},
+		{append(purgeOf("Volume", leftUID, "x", ""), purgeOf("Volume", other, "x", "")...), "spec.purge"},
+	} {
+		changed := disk.DeepCopy()
+		changed.Spec.Purge = test.purge
+		err := server.admin.Update(t.Context(), changed, client.DryRunAll)
+		if test.refused != "" {
+			wantRefused(t, err, test.refused)
+		} else if err != nil {
+			t.Errorf("change to %+v: %v", test.purge, err)
+		}
+	}
+}
+
 // A request to purge comes to be for nothing else: it is confirmed, or withdrawn.
 func TestPurgeRequestChanges(t *testing.T) {
 	t.Parallel()

@@ -211,6 +211,21 @@ func TestAgentWritesItsOwnPart(t *testing.T) {
 	if err := write(agent, `{"claimRef":{"kind":"Pool","name":"stolen-`+node+`","uid":"6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11"}}`); err != nil {
 		t.Errorf("claim its disk: %v", err)
 	}
+	const request = `[{"uid":"6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11","kind":"Volume","identity":"x"}]`
+	wantRefused(t, write(agent, `{"purge":`+request+`}`), "what is asked to be purged")
+	wantRefused(t, write(agent, `{"purge":`+request+`,"claimRef":null}`), "what is asked to be purged")
+	if err := write(server.admin, `{"purge":`+request+`}`); err != nil {
+		t.Fatalf("ask to purge a disk as an administrator: %v", err)
+	}
+	told := client.RawPatch(types.MergePatchType, []byte(`{"status":{"purges":[{"uid":"6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11","state":"Quarantined","token":"t"}]}}`))
+	if err := agent.Patch(t.Context(), disk, told); err != nil {
+		t.Errorf("say what has come of the purge of its disk: %v", err)
+	}
+	wantRefused(t, write(agent, `{"purge":[{"uid":"6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11","kind":"Volume","identity":"x","confirm":"t"}]}`), "what is asked to be purged")
+	wantRefused(t, write(agent, `{"purge":null}`), "what is asked to be purged")
+	askingDisk := blockDevice("bd-asking-"+node, node)
+	askingDisk.Spec.Purge = []v1alpha1.PurgeRequest{{UID: "6b8c9d3e-3d5f-4f0e-9c3b-0d2f5d1e7a11", Kind: v1alpha1.LeftOverVolume, Identity: "x"}}
+	wantRefused(t, agent.Create(t.Context(), askingDisk), "may not ask to purge")
 	wantRefused(t, write(agent, `{"reserved":"mine"}`), "spec.reserved")
 	if err := write(server.admin, `{"reserved":"the operator's"}`); err != nil {
 		t.Fatalf("reserve a disk as an administrator: %v", err)

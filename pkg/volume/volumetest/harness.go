@@ -20,6 +20,8 @@ type Harness struct {
 	Access []volume.Access
 	// CanGrow is false for a backend whose volumes have the size they have.
 	CanGrow bool
+	// WholeDisks are named by what they are: the next volume of one has its identity.
+	WholeDisks bool
 	// CanSnapshot is true for a volume.Snapshotter or volume.GroupSnapshotter whose places have snapshots. A snapshot
 	// then takes as much room as its volume, and volumes of twice VolumeBytes can be made.
 	CanSnapshot bool

@@ -1,0 +1,84 @@
+// Copyright The Berth Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/berth-dev/berth/pkg/block"
+	"github.com/berth-dev/berth/pkg/mount"
+	"github.com/berth-dev/berth/pkg/volume"
+)
+
+// diskPlace begins the place of a left-over that is a disk. No PoolSet has a slash in its name.
+const diskPlace = "blockdevice/"
+
+func placeOfDisk(name string) string { return diskPlace + name }
+
+// diskOfPlace returns the disk that a place is; false for a pool.
+func diskOfPlace(place string) (name string, is bool) { return strings.CutPrefix(place, diskPlace) }
+
+// touch has the place of a left-over looked at again.
+func (p *Purger) touch(place string) {
+	name, isDisk := diskOfPlace(place)
+	switch {
+	case !isDisk:
+		p.Carver.Backends.Touch(place)
+	case p.DiskTouched != nil:
+		p.DiskTouched(name)
+	}
+}
+
+// identifyDisk proves what a disk that holds no mark of Berth is known by: that it is the disk
+// that was named, that no record of the node has it for something else, and that there is on it
+// what the ledger says. A serial number that a hypervisor gives to a slot comes back with
+// whatever disk is there next.
+func (p *Purger) identifyDisk(ctx context.Context, place PurgePlace, found provenLeftOver) error {
+	e, disk := found.entry, found.exam.Record.Device
+	name, _ := diskOfPlace(place.PoolSet)
+	switch {
+	case disk == nil || disk.Name != name:
+		return fmt.Errorf("%w: it is not what holds the disk %s: %w", errKept, name, volume.ErrIdentity)
+	case disk.IdentityScheme == block.SchemeByPath:
+		return fmt.Errorf("%w: only its place (%s) tells the disk from another one", errKept, disk.IdentityValue)
+	}
+	for _, other := range p.Ledger.All() {
+		if other.UID != e.UID && other.MachineID == p.Carver.MachineID && other.Record != nil && other.Record.Device != nil && other.Record.Device.Name == name {
+			return fmt.Errorf("%w: the node's ledger has the disk for volume %s (%s), too", errKept, other.Name, other.UID)
+		}
+	}
+	if damaged := p.Ledger.Damaged(); len(damaged) > 0 {
+		return fmt.Errorf("%w: a damaged entry of the node's ledger may be of this disk: %w", errKept, damaged[0])
+	}
+	if !found.known || !e.Formatted() || e.Encryption != nil || found.exam.Device == "" {
+		return nil
+	}
+	switch s, err := p.Filesystems.Inspect(ctx, found.exam.Device); {
+	case errors.Is(err, mount.ErrNoFilesystem):
+		return nil // erased by its user, perhaps: that is shown, and no other filesystem is there
+	case err != nil:
+		return fmt.Errorf("read what is on the disk: %w", err)
+	case !strings.EqualFold(s.UUID, e.FSUUID):
+		return fmt.Errorf("%w: on the disk is the filesystem %s, and the node's ledger says %s: %w", errKept, s.UUID, e.FSUUID, volume.ErrIdentity)
+	}
+	return nil
+}
+
+// proveReleased returns an error as long as a volume holds a disk. One that is away is released
+// when it is back and was proven to be that disk.
+func (p *Purger) proveReleased(ctx context.Context, place PurgePlace, uid string) error {
+	held, err := place.Backend.List(ctx)
+	if err != nil {
+		return fmt.Errorf("look whether the disk was released: %w", err)
+	}
+	for _, v := range held {
+		if v.ID == uid {
+			return fmt.Errorf("the disk is away: %w", volume.ErrNotFound)
+		}
+	}
+	return nil
+}
