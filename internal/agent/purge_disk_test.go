@@ -174,13 +174,13 @@ func (h *diskHost) released() *device.ReleasedDisk {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	for i := range all {
-		if all[i].Name != devicetest.Name(leftDisk) {
-			h.t.Fatalf("the disk %s was released", all[i].Name)
-		}
-		return &all[i]
+	if len(all) == 0 {
+		return nil
 	}
-	return nil
+	if len(all) > 1 || all[0].Name != devicetest.Name(leftDisk) {
+		h.t.Fatalf("released are %+v", all)
+	}
+	return &all[0]
 }
 
 // wantClaimed fails unless the volume holds its disk.

@@ -54,14 +54,14 @@ func asks(home client.Object) *[]berth.PurgeRequest {
 	if d, is := home.(*berth.BlockDevice); is {
 		return &d.Spec.Purge
 	}
-	return &home.(*berth.Pool).Spec.Purge //nolint:forcetypeassert // there is no third
+	return &home.(*berth.Pool).Spec.Purge //nolint:errcheck,forcetypeassert // there is no third
 }
 
 func answers(home client.Object) []berth.PurgeStatus {
 	if d, is := home.(*berth.BlockDevice); is {
 		return d.Status.Purges
 	}
-	return home.(*berth.Pool).Status.Purges //nolint:forcetypeassert // there is no third
+	return home.(*berth.Pool).Status.Purges //nolint:errcheck,forcetypeassert // there is no third
 }
 
 // purge is the two phases of removing a left-over, and the way back from the first. It is
@@ -321,7 +321,7 @@ func (p *plugin) writePurge(ctx context.Context, home, base client.Object) error
 }
 
 func copyOf(home client.Object) client.Object {
-	return home.DeepCopyObject().(client.Object) //nolint:forcetypeassert // a copy is what it is a copy of
+	return home.DeepCopyObject().(client.Object) //nolint:errcheck,forcetypeassert // a copy is what it is a copy of
 }
 
 // awaitPurge waits for what the agent says of the request.
