@@ -100,7 +100,7 @@ func (l *living) over(c *cluster) client.Client {
 	}
 	builder := fake.NewClientBuilder().WithScheme(scheme)
 	for _, o := range c.objects {
-		builder = builder.WithObjects(o)
+		builder = builder.WithObjects(o.DeepCopyObject().(client.Object))
 	}
 	return interceptor.NewClient(builder.Build(), interceptor.Funcs{
 		Patch: func(ctx context.Context, api client.WithWatch, o client.Object, patch client.Patch, opts ...client.PatchOption) error {

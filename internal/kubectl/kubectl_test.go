@@ -168,7 +168,8 @@ func (c *cluster) build(t *testing.T) client.WithWatch {
 	}
 	builder := fake.NewClientBuilder().WithScheme(scheme)
 	for _, o := range c.objects {
-		builder = builder.WithObjects(o)
+		// It writes versions into what it is given, which other tests may have as well.
+		builder = builder.WithObjects(o.DeepCopyObject().(client.Object))
 	}
 	return builder.Build()
 }
