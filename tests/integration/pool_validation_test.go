@@ -28,7 +28,8 @@ func TestPoolChanges(t *testing.T) {
 		{"a deleted volume of no name", v1alpha1.PoolHostpath, func(s *v1alpha1.PoolSpec) { s.TakeBack = []string{""} }, "spec.takeBack[0]"},
 		{"a deleted logical volume", v1alpha1.PoolLVM, func(s *v1alpha1.PoolSpec) { s.TakeBack = []string{"pvc-0"} }, "spec.takeBack is for kind hostpath"},
 		{"a left-over is asked to be purged", v1alpha1.PoolHostpath, func(s *v1alpha1.PoolSpec) { s.Purge = purgeOf("Volume", leftUID, "x", "y") }, ""},
-		{"a snapshot is asked to be purged", v1alpha1.PoolLVM, func(s *v1alpha1.PoolSpec) { s.Purge = purgeOf("Snapshot", leftUID, "x", "") }, "only a Volume or a Record can be purged"},
+		{"a snapshot is asked to be purged", v1alpha1.PoolLVM, func(s *v1alpha1.PoolSpec) { s.Purge = purgeOf("Snapshot", leftUID, "x", "") }, ""},
+		{"a directory is asked to be purged", v1alpha1.PoolHostpath, func(s *v1alpha1.PoolSpec) { s.Purge = purgeOf("Directory", leftUID, "x", "") }, "only a Volume, a Snapshot or a Record can be purged"},
 		{"a purge of no identity", v1alpha1.PoolLVM, func(s *v1alpha1.PoolSpec) { s.Purge = purgeOf("Volume", leftUID, "", "") }, "spec.purge[0].identity"},
 		{"a purge of a path", v1alpha1.PoolLVM, func(s *v1alpha1.PoolSpec) { s.Purge = purgeOf("Volume", "../x", "x", "") }, "spec.purge[0].uid"},
 		{"two purges of one", v1alpha1.PoolLVM, func(s *v1alpha1.PoolSpec) {
