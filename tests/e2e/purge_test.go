@@ -138,7 +138,7 @@ var _ = Describe("A left-over", Label("purge", "long"), func() {
 	}, SpecTimeout(2*patience))
 })
 
-var _ = Describe("A whole disk that is left over", Label("purge", "long"), func() {
+var _ = Describe("A whole disk that is left over", Label("purge"), func() {
 	BeforeEach(func() { needs(CanPlugDisks) })
 
 	// Serial: other specs look for what no object stands for.
