@@ -183,6 +183,20 @@ func (h *diskHost) released() *device.ReleasedDisk {
 	return &all[0]
 }
 
+// begin kills the agent at the first step after the removal has begun.
+func (h *diskHost) begin(confirmed v1alpha1.PurgeRequest) {
+	h.t.Helper()
+	for n := range 20 {
+		h.killer.arm(n)
+		h.ask(confirmed)
+		h.start()
+		if rec, err := h.purger.records.get(confirmed.UID); err != nil || rec == nil || rec.State != v1alpha1.PurgeQuarantined {
+			return
+		}
+	}
+	h.t.Fatal("the removal never begins")
+}
+
 // wantClaimed fails unless the volume holds its disk.
 func (h *diskHost) wantClaimed() {
 	h.t.Helper()
@@ -464,17 +478,7 @@ func TestPurgeOfADiskThatHadBegun(t *testing.T) {
 		h.leave(known, nil)
 		req := h.request()
 		req.Confirm = h.wantDisk(req, v1alpha1.PurgeQuarantined, "").Token
-		for n := 0; ; n++ {
-			if n == 20 {
-				t.Fatal("the removal never begins")
-			}
-			h.killer.arm(n)
-			h.ask(req)
-			h.start()
-			if rec, err := h.purger.records.get(req.UID); err != nil || rec == nil || rec.State != v1alpha1.PurgeQuarantined {
-				break
-			}
-		}
+		h.begin(req)
 		h.wantClaimed()
 		h.host.Pull(t, leftDisk)
 		h.wantDisk(req, v1alpha1.PurgePurging, "the disk is away")
@@ -512,17 +516,7 @@ func TestPurgeOfADiskWithoutItsRequest(t *testing.T) {
 		t.Fatal("the quarantine was ended")
 	}
 	req.Confirm = token
-	for n := 0; ; n++ {
-		if n == 20 {
-			t.Fatal("the removal never begins")
-		}
-		h.killer.arm(n)
-		h.ask(req)
-		h.start()
-		if rec, err := h.purger.records.get(req.UID); err != nil || rec == nil || rec.State != v1alpha1.PurgeQuarantined {
-			break
-		}
-	}
+	h.begin(req)
 	// Its BlockDevice was made anew, without the request.
 	h.disks.bd.Status.Purges = nil
 	h.ask()
