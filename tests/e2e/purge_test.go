@@ -21,9 +21,9 @@ import (
 	"github.com/berth-dev/berth/tests/workload"
 )
 
-var _ = Describe("A left-over", Label("purge", "long"), func() {
+var _ = Describe("A left-over", Label("purge"), func() {
 	// Serial: other specs look for what no object stands for.
-	It("is adopted, and purged in two phases", Serial, func(ctx SpecContext) {
+	It("is adopted, and purged in two phases", Label("long"), Serial, func(ctx SpecContext) {
 		class := suite.description.Classes.LVMRetain
 		if class == "" {
 			Skip("the cluster has no StorageClass with reclaimPolicy Retain")
