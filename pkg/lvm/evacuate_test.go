@@ -42,7 +42,7 @@ var evacuations = map[string]func(t *testing.T) *raid{
 
 func newEvacuation(t *testing.T, vg *lvmtest.VG) *raid {
 	t.Helper()
-	r := &raid{t: t, vg: vg, b: vg.Backend()}
+	r := &raid{t: t, vg: vg, b: vg.Backend().CompareFollowed()}
 	r.rec = r.create(1, 6*raidMiB)
 	r.write("here")
 	// One more extent than the largest disk of the pools above has.
@@ -193,6 +193,21 @@ func TestEvacuateIsTakenBack(t *testing.T) {
 			r.vg.SetSlowCopy(false)
 			r.reads("here")
 			r.create(2, raidMiB)
+		})
+	}
+}
+
+// What was put on a disk after it was looked at is moved from it, too.
+func TestEvacuateWhatCameBetween(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"linear", "striped", "thin"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			r := evacuations[kind](t)
+			r.evacuate(lvm.EvacuateOptions{Open: []string{emptied}}) // looks where everything lies
+			r.create(2, raidMiB)
+			r.out()
+			r.reads("here")
 		})
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 )
 
 // Waiting returns how many operations wait for the next process.
@@ -37,12 +38,35 @@ func (b *Backend) CompareFollowed() *Backend {
 		if wanted == nil || wanted.Seqno != g.Seqno {
 			return // somebody else has changed it meanwhile
 		}
-		got, want := inOrder(g), inOrder(wanted)
-		if !reflect.DeepEqual(got, want) {
-			panic(fmt.Sprintf("a group that was followed is not as lvm reports it:\n%+v\nlvm:\n%+v", got, want))
+		if differences := differences(inOrder(g), inOrder(wanted)); len(differences) > 0 {
+			panic("a group that was followed is not as lvm reports it:\n" + strings.Join(differences, "\n"))
 		}
 	}
 	return b
+}
+
+// differences names the fields in which two groups differ, and of volumes and devices those that do.
+func differences(got, want Group) (out []string) {
+	g, w := reflect.ValueOf(got), reflect.ValueOf(want)
+	for i := range g.NumField() {
+		name, a, b := g.Type().Field(i).Name, fmt.Sprintf("%+v", g.Field(i)), fmt.Sprintf("%+v", w.Field(i))
+		if a == b {
+			continue
+		}
+		if g.Field(i).Kind() != reflect.Slice || g.Field(i).Len() != w.Field(i).Len() {
+			out = append(out, fmt.Sprintf("%s: %s\nlvm: %s", name, a, b))
+			continue
+		}
+		for j := range g.Field(i).Len() {
+			if a, b := fmt.Sprintf("%+v", g.Field(i).Index(j)), fmt.Sprintf("%+v", w.Field(i).Index(j)); a != b {
+				out = append(out, fmt.Sprintf("%s[%d]: %s\nlvm: %s", name, j, a, b))
+			}
+		}
+	}
+	if len(out) == 0 && !reflect.DeepEqual(got, want) {
+		out = append(out, fmt.Sprintf("something that does not show: %+v\nlvm: %+v", got, want))
+	}
+	return out
 }
 
 // inOrder is a group in the order of lvm, without what finds its volumes.

@@ -55,6 +55,7 @@ func (g *Group) follow(before, after *sections) *Group {
 func (g *Group) with(made, gone []plainVolume, after *sections) *Group {
 	next := *g
 	next.Seqno = after.seqno
+	next.segments, next.withSegments = nil, false // lvm is asked where volumes lie when it matters
 	next.PVs = slices.Clone(g.PVs)
 	next.LVs = slices.DeleteFunc(slices.Clone(g.LVs), func(lv LogicalVolume) bool {
 		return slices.ContainsFunc(gone, func(v plainVolume) bool { return v.lv.UUID == lv.UUID })

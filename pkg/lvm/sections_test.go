@@ -160,6 +160,7 @@ func TestFollow(t *testing.T) {
 			PVs: []PhysicalVolume{{UUID: "e3ECUC-pDmr-HD9c-OZmR-OVN2-9dXU-5C2jm5", FreeExtents: 2519}, {UUID: "e3ECUC-pDmr-HD9c-OZmR-OV54-UWAE-Ng3DRK", FreeExtents: 2543}},
 			LVs: []LogicalVolume{{Name: "a", UUID: idA, SizeBytes: 24 * extent, Layout: []string{"linear"}, Role: []string{"public"}}, {Name: "thin", UUID: idP, Layout: poolLayout, Role: []string{"private"}}},
 		}
+		g.segments, g.withSegments = []segment{{name: "a"}}, true
 		g.index()
 		return g
 	}
@@ -200,6 +201,9 @@ func TestFollow(t *testing.T) {
 		}
 		if strings.Join(names, " ") != c.volumes || next.PVs[0].FreeExtents != c.free[0] || next.PVs[1].FreeExtents != c.free[1] || next.FreeExtents != c.free[0]+c.free[1] {
 			t.Errorf("%s: it is %+v", name, next)
+		}
+		if next.withSegments || len(next.segments) > 0 {
+			t.Errorf("%s: where volumes lie is known from before: %+v", name, next.segments)
 		}
 		if len(g.LVs) != 2 || g.PVs[0].FreeExtents != 2519 || g.Seqno != 7 {
 			t.Errorf("%s: what was known has changed: %+v", name, g)
