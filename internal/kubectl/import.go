@@ -187,6 +187,9 @@ func (p *plugin) printMoves(moves []*move) error {
 				fmt.Fprintf(p.out, "  %s\n", command)
 			}
 		}
+		if m.State == stateMoved && (p.o.Yes || len(moves) == 1) {
+			fmt.Fprintf(p.out, "\nWhen all is well, without a way back from then on:\n  kubectl delete pv %s\n", m.PersistentVolume)
+		}
 	}
 	if left {
 		fmt.Fprintf(p.out, "\nNothing was changed. With --yes it is done.\n")

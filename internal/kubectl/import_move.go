@@ -43,7 +43,7 @@ func (p *plugin) move(ctx context.Context, m *move) error {
 			return fmt.Errorf("move PersistentVolume %s: %w", m.PersistentVolume, err)
 		}
 	}
-	m.State, m.Message = stateMoved, fmt.Sprintf("claim %s has it; kubectl delete pv %s removes what is left of the old one", m.Claim, m.PersistentVolume)
+	m.State, m.Message = stateMoved, fmt.Sprintf("claim %s has it", m.Claim)
 	return nil
 }
 

@@ -175,7 +175,7 @@ func (p *plugin) planMove(w *world, pv *corev1.PersistentVolume) *move {
 		}
 	}
 	if m.isMoved(w, made) {
-		m.State, m.Message = stateMoved, fmt.Sprintf("claim %s has it as PersistentVolume %s; kubectl delete pv %s removes what is left of the old one", m.Claim, m.Volume, pv.Name)
+		m.State, m.Message = stateMoved, fmt.Sprintf("claim %s has it", m.Claim)
 		m.Back = m.back()
 		return m
 	}

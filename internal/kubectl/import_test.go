@@ -327,7 +327,7 @@ func TestImportCutShort(t *testing.T) {
 		l.cutAt = -1
 		for range 2 { // and once more, which changes nothing
 			code, out, errs = l.run(api, "shop/db", "--yes")
-			if code != exitWell || !strings.Contains(out, "Moved") || !strings.Contains(out, "To go back") {
+			if code != exitWell || !strings.Contains(out, "Moved") || !strings.Contains(out, "To go back") || !strings.Contains(out, "way back from then on:\n  kubectl delete pv "+"pvc-") {
 				t.Fatalf("cut at %d, and run again: exit code %d: %s%s", n, code, out, errs)
 			}
 		}

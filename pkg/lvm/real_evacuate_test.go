@@ -126,6 +126,13 @@ func evacuateOnKernel(t *testing.T, layout lvm.Layout, thin, killed bool) {
 		}
 	}()
 
+	// Before the disk more is there: striped and raid volumes lie on all disks that there are, and have no place to go to then.
+	for n := 2; n < 8; n++ {
+		if _, err := b.Create(t.Context(), spec(n, 8*mib)); err != nil {
+			t.Fatal(err)
+		}
+	}
+
 	empty := r.disks[0]
 	extra := disks[len(r.disks)]
 	client := lvm.NewClient(r.host, lvm.DiskFlusher("/"))
@@ -141,11 +148,6 @@ func evacuateOnKernel(t *testing.T, layout lvm.Layout, thin, killed bool) {
 		}
 	})
 
-	for n := 2; n < 8; n++ {
-		if _, err := b.Create(t.Context(), spec(n, 8*mib)); err != nil {
-			t.Fatal(err)
-		}
-	}
 	killing, mercy := context.WithCancel(t.Context())
 	defer mercy()
 	if killed {
