@@ -172,6 +172,16 @@ func (b *fakeGroupBackend) Group(context.Context) (*lvm.Group, error) {
 	return b.lvm.group(b.uuid), nil
 }
 
+// Capacity has the more room the more disks the group has beside its first.
+func (b *fakeGroupBackend) Capacity(ctx context.Context) (volume.Capacity, error) {
+	c, err := b.Memory.Capacity(ctx)
+	if g := b.lvm.h.groups[b.uuid]; err == nil && g != nil {
+		more := int64(len(g.devices)-1) * 100 * mib
+		c.TotalBytes, c.FreeBytes = c.TotalBytes+more, c.FreeBytes+more
+	}
+	return c, err
+}
+
 func (b *fakeGroupBackend) Text(context.Context) (lvm.GroupText, error) {
 	return lvm.GroupText{}, volume.ErrPoolUnavailable
 }

@@ -51,6 +51,32 @@ func TestPoolGrowth(t *testing.T) {
 	}
 }
 
+// The scheduler looks at what is published of a pool's room, and whoever waits for room waits to
+// be told.
+func TestPoolGrowthIsTold(t *testing.T) {
+	t.Parallel()
+	h := newPoolHost(t, "a")
+	h.apply(poolSet())
+	h.settle()
+	told := 0
+	h.backends.OnTouch(func(pool string) {
+		if pool != "fast" {
+			t.Errorf("pool %q was touched", pool)
+		}
+		told++
+	})
+	h.settle()
+	if told > 0 {
+		t.Fatal("told of what has not changed")
+	}
+	h.disks["b"] = &fakeDisk{}
+	h.settle()
+	h.wantHealthy("a", "b")
+	if told == 0 {
+		t.Error("nobody was told of the disk's room")
+	}
+}
+
 func TestPoolWaitsForDisks(t *testing.T) {
 	t.Parallel()
 	h := newPoolHost(t)

@@ -40,7 +40,9 @@ func (r *PoolReconciler) publish(ctx context.Context, pool *v1alpha1.Pool, view 
 		rounded := forPeople(*view.capacity)
 		view.capacity = &rounded
 	}
-	p.last.Store(&view) // not changed from here on
+	if last := p.last.Swap(&view); last != nil && view.hasAnotherSizeThan(last) { // neither is changed from here on
+		r.Backends.Touch(pool.Spec.PoolSetName) // nobody else tells that a disk has joined, or left
+	}
 	result := reconcile.Result{}
 	if view.ready != metav1.ConditionTrue || view.thin != nil || view.raid != nil {
 		result.RequeueAfter = poolRetry
@@ -72,6 +74,11 @@ func (r *PoolReconciler) publish(ctx context.Context, pool *v1alpha1.Pool, view 
 		r.Log.Info("Pool", "pool", pool.Name, "state", pool.Status.State, "reason", view.reason, "message", view.message)
 	}
 	return result, nil
+}
+
+// hasAnotherSizeThan reports whether two looks have found the pool of different sizes.
+func (v *poolView) hasAnotherSizeThan(other *poolView) bool {
+	return v.capacity != nil && other.capacity != nil && v.capacity.TotalBytes != other.capacity.TotalBytes
 }
 
 // readiness is whether volumes can be made in a pool, and why not.

@@ -321,7 +321,7 @@ func (h *poolHost) wantHealthy(disks ...string) *v1alpha1.Pool {
 	if !slices.Equal(devices, paths) || !slices.Equal(p.Status.BlockDevices, disks) {
 		h.t.Fatalf("devices %v, in the status %v, want %v", devices, p.Status.BlockDevices, disks)
 	}
-	if p.Status.Capacity == nil || p.Status.Capacity.Value() != 100*mib || p.Status.Free == nil {
+	if p.Status.Capacity == nil || p.Status.Capacity.Value() != int64(len(disks))*100*mib || p.Status.Free == nil {
 		h.t.Fatalf("numbers %+v", p.Status)
 	}
 	if _, err := h.backends.ForNew(volume.ModeLVM, "fast"); err != nil {

@@ -26,6 +26,10 @@ const (
 	// relist is how often the publisher compares what it believes to have written with
 	// what is there, in case somebody else changed it.
 	relist = 30 * time.Minute
+	// unavailableRetry is how soon a class is looked at again, at first, of which the pool could
+	// not be used. Nothing may tell when it can: a disk was just joining it, or an operator's lvm
+	// had it.
+	unavailableRetry = 5 * time.Second
 )
 
 // ErrNoPlace: volumes of the class cannot be made on this node, now or ever. It is an
@@ -62,6 +66,9 @@ type Publisher struct {
 	published map[string]published
 	// lookedAt is when it was read from there last.
 	lookedAt time.Time
+	// again is how soon classes are looked at again of which the pool cannot be used; zero
+	// while there are none.
+	again time.Duration
 }
 
 type published struct {
@@ -155,6 +162,7 @@ func (p *Publisher) publish(ctx context.Context) (time.Duration, error) {
 
 	next := relist + time.Duration(rand.Int64N(int64(relist/5)))
 	wanted := map[string]bool{}
+	unavailable := false
 	var errs, failedWrites []error
 	for i := range classes.Items {
 		class := &classes.Items[i]
@@ -162,17 +170,21 @@ func (p *Publisher) publish(ctx context.Context) (time.Duration, error) {
 			continue
 		}
 		n := name(class.Name, p.o.NodeName)
-		room, err := p.room(ctx, class)
-		if errors.Is(err, ErrNotYet) {
+		c, err := p.o.Room(ctx, class.Parameters)
+		switch {
+		case errors.Is(err, ErrNoPlace):
+			unavailable = unavailable || errors.Is(err, volume.ErrPoolUnavailable)
+			continue
+		case errors.Is(err, ErrNotYet):
 			wanted[n] = true
 			continue
-		}
-		if err != nil {
+		case err != nil:
 			// Not known: what was published stands until it is.
 			wanted[n] = true
 			errs = append(errs, fmt.Errorf("class %s: %w", class.Name, err))
 			continue
 		}
+		room := Room{FreeBytes: c.FreeBytes, MaxVolumeBytes: c.MaxVolumeBytes}
 		if room.None() {
 			continue
 		}
@@ -192,18 +204,16 @@ func (p *Publisher) publish(ctx context.Context) (time.Duration, error) {
 			failedWrites = append(failedWrites, err)
 		}
 	}
+	if !unavailable {
+		p.again = 0
+	} else {
+		p.again = min(max(2*p.again, unavailableRetry), lastRetry)
+		next = min(next, p.again)
+	}
 	if len(failedWrites) > 0 {
 		p.published = nil // whether they were written is not known: read again
 	}
 	return next, errors.Join(append(errs, failedWrites...)...)
-}
-
-func (p *Publisher) room(ctx context.Context, class *storagev1.StorageClass) (Room, error) {
-	c, err := p.o.Room(ctx, class.Parameters)
-	if errors.Is(err, ErrNoPlace) {
-		return Room{}, nil
-	}
-	return Room{FreeBytes: c.FreeBytes, MaxVolumeBytes: c.MaxVolumeBytes}, err
 }
 
 // read learns what is published, by an earlier process too.

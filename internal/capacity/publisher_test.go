@@ -6,6 +6,7 @@ package capacity
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"testing"
@@ -339,6 +340,32 @@ func TestRoomThatIsNotKnownChangesNothing(t *testing.T) {
 		after(2 * lastRetry)
 		if o := c.objects(t)["fast"]; o.Capacity.Value() != 20*gib {
 			t.Errorf("not published after it was known again: %v", o.Capacity)
+		}
+	})
+}
+
+// While a disk joins a group nobody can say what is in it, and nothing else tells when that is over.
+func TestAPoolThatIsUnavailableIsLookedAtAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, class("fast", v1alpha1.DriverName, "fast"))
+		c.set("fast", 100*gib, 100*gib)
+		p := c.publisher()
+		defer run(t, p)()
+		c.mu.Lock()
+		c.errs["fast"] = fmt.Errorf("%w: a disk is missing: %w", ErrNoPlace, volume.ErrPoolUnavailable)
+		c.mu.Unlock()
+		p.Kick()
+		after(2 * settle)
+		if got := c.objects(t); len(got) != 0 {
+			t.Errorf("published for a pool that cannot be used: %v", got)
+		}
+		c.mu.Lock()
+		delete(c.errs, "fast")
+		c.mu.Unlock()
+		after(2 * unavailableRetry)
+		if got := c.objects(t); len(got) != 1 {
+			t.Error("not published after it could be used again")
 		}
 	})
 }
