@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strings"
 )
 
 // A report costs as much as the change before it, and more the more volumes a group has. What
@@ -68,6 +69,7 @@ func (g *Group) with(made, gone []plainVolume, after *sections) *Group {
 			}
 			v.lv.PoolUUID = pool.UUID
 		}
+		v.lv.own()
 		v.lv.groupUUID = g.UUID
 		next.LVs = append(next.LVs, v.lv)
 		if !next.take(v, after, 1) {
@@ -89,6 +91,15 @@ func (g *Group) with(made, gone []plainVolume, after *sections) *Group {
 	}
 	next.index()
 	return &next
+}
+
+// own gives a volume its words for itself. They are parts of the text of the generation in which it
+// was made, all of which would stay in memory as long as the volume is known, and so for each volume.
+func (lv *LogicalVolume) own() {
+	lv.Name, lv.UUID = strings.Clone(lv.Name), strings.Clone(lv.UUID)
+	for i := range lv.Tags {
+		lv.Tags[i] = strings.Clone(lv.Tags[i])
+	}
 }
 
 // take counts the extents of a volume, by sign, as taken from the group's devices.

@@ -5,6 +5,9 @@ package lvm
 
 import (
 	"bytes"
+	"fmt"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -212,6 +215,43 @@ func TestFollow(t *testing.T) {
 	if next := report().follow(sectionsOf(t, groupText("6", a, pool)), sectionsOf(t, groupText("8", pool))); next != nil {
 		t.Errorf("from another generation it follows %+v", next)
 	}
+}
+
+// A volume that was made long ago does not keep the whole text of then in memory.
+func TestFollowedVolumesKeepNoTexts(t *testing.T) { // alone, for it measures the memory that is in use
+	const changes, most = 64, 16 << 20
+	padding := strings.Repeat("x", 1<<20)
+	text := func(n int) *sections {
+		var volumes []string
+		for i := range n {
+			volumes = append(volumes, volumeText(fmt.Sprintf("v%02d", i), fmt.Sprintf("%06d", i)+idA[6:], "tags = [\"berth.dev/volume=x\"]\n", onPV0))
+		}
+		// Each generation has strings of its own, as one that was read has.
+		return sectionsOf(t, append(bytes.TrimSuffix(groupText(strconv.Itoa(7+n), volumes...), []byte("}\n")), padding...))
+	}
+	g := &Group{
+		Seqno: 7, ExtentBytes: 4 << 20, Extents: 5086, FreeExtents: 5086,
+		PVs: []PhysicalVolume{{UUID: "e3ECUC-pDmr-HD9c-OZmR-OVN2-9dXU-5C2jm5", Extents: 2543, FreeExtents: 2543}, {UUID: "e3ECUC-pDmr-HD9c-OZmR-OV54-UWAE-Ng3DRK", Extents: 2543, FreeExtents: 2543}},
+	}
+	inUse := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before, s := inUse(), text(0)
+	for n := range changes {
+		after := text(n + 1)
+		if g = g.follow(s, after); g == nil {
+			t.Fatalf("change %d is not followed", n)
+		}
+		s = after
+	}
+	if more := inUse() - before; more > most {
+		t.Errorf("%d MiB are in use after %d changes of a text of 1 MiB", more>>20, changes)
+	}
+	runtime.KeepAlive(g)
+	runtime.KeepAlive(s)
 }
 
 // What is parsed may be anything that was ever on a disk.
