@@ -6,6 +6,7 @@ package lvm
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -164,19 +165,26 @@ func (q *queue) sectionsBefore(p *plan, g *Group) *sections {
 	return s
 }
 
-// agrees reports whether a group is as its metadata say, as far as its plain volumes go. What is
-// followed from then on rests on both.
+// agrees reports whether a group is as its metadata say, as far as its plain volumes go, and has all
+// volumes that these have. What is followed from then on rests on both. The generation alone does not
+// tell: what vgcfgrestore has put in the place of the last change has the same (backup_restore_vg in
+// lib/format_text/archiver.c adds one to that of the file).
 func (s *sections) agrees(g *Group) bool {
 	for i := range g.LVs {
 		lv := &g.LVs[i]
-		if !isPlain(lv) {
-			continue
+		if !strings.Contains(s.volumes[lv.Name], "\nid = \""+lv.UUID+"\"\n") {
+			return false
 		}
-		if v, ok := s.plain(lv.Name, g.ExtentBytes); ok && (v.lv.UUID != lv.UUID || v.lv.SizeBytes != lv.SizeBytes) {
+		if v, ok := s.plain(lv.Name, g.ExtentBytes); ok && isPlain(lv) && (v.lv.SizeBytes != lv.SizeBytes || !slices.Equal(v.lv.Layout, lv.Layout)) {
 			return false
 		}
 	}
-	return true
+	for name := range s.volumes {
+		if _, ok := s.plain(name, g.ExtentBytes); ok && g.Volume(name) == nil {
+			return false
+		}
+	}
+	return len(s.devices) == len(g.PVs) && !slices.ContainsFunc(slices.Collect(maps.Values(s.devices)), func(uuid string) bool { return g.device(uuid) == nil })
 }
 
 // readSections reads a generation of the metadata from the group's devices.

@@ -258,6 +258,10 @@ type Editor struct {
 // SetUUID makes it another group of the same name.
 func (e *Editor) SetUUID() { e.g.uuid = e.h.newUUID() }
 
+// SameGeneration makes it vgcfgrestore in the place of the last change, by the file that lvm has kept
+// of the group before that.
+func (e *Editor) SameGeneration() { e.g.seqno-- }
+
 // Rename is vgrename.
 func (e *Editor) Rename(name string) { e.g.name = name }
 
