@@ -87,7 +87,7 @@ func (g *Group) with(made, gone []plainVolume, after *sections) *Group {
 	}
 	slices.SortStableFunc(next.LVs, func(a, b LogicalVolume) int { return cmp.Compare(a.Name, b.Name) })
 	next.lvCount += len(made) - len(gone)
-	if len(next.LVs) != next.lvCount {
+	if len(next.LVs) != next.lvCount || !next.countsFree() {
 		return nil
 	}
 	next.index()
@@ -114,6 +114,12 @@ func (g *Group) take(v plainVolume, s *sections, sign int64) bool {
 		g.FreeExtents -= sign * extents
 	}
 	return true
+}
+
+// countsFree reports whether no device has more free extents than extents, or less than none.
+func (g *Group) countsFree() bool {
+	return g.FreeExtents >= 0 && g.FreeExtents <= g.Extents &&
+		!slices.ContainsFunc(g.PVs, func(pv PhysicalVolume) bool { return pv.FreeExtents < 0 || pv.FreeExtents > pv.Extents })
 }
 
 // metadataFree is how much larger a text may become in an area, half of which must stay free for

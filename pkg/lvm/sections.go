@@ -6,6 +6,7 @@ package lvm
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 )
@@ -173,7 +174,7 @@ func (v *plainVolume) item(key, value string, segments *int64) bool {
 // segment reads one of the volume's segments, and returns how many extents it has.
 func (v *plainVolume) segment(items map[string]string, stripes []string) (extents int64, ok bool) {
 	extents, err := strconv.ParseInt(items["extent_count"], 10, 64)
-	if err != nil || extents <= 0 || items["start_extent"] == "" {
+	if err != nil || extents <= 0 || extents > math.MaxUint32 || items["start_extent"] == "" { // lvm counts them in 32 bits
 		return 0, false
 	}
 	switch items["type"] {

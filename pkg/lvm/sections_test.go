@@ -111,6 +111,7 @@ func TestPlainVolumes(t *testing.T) {
 		"flagged":            {text: strings.Replace(volumeText("a", idA, "", onPV0), "flags = []", "flags = [\"ACTIVATION_SKIP\"]", 1), unknown: true},
 		"a segment too few":  {text: strings.Replace(volumeText("a", idA, "", onPV0), "segment_count = 1", "segment_count = 2", 1), unknown: true},
 		"no UUID":            {text: volumeText("a", "short", "", onPV0), unknown: true},
+		"too many extents":   {text: volumeText("a", idA, "", strings.Replace(onPV0, "extent_count = 24", "extent_count = 9223372036854775807", 1)), unknown: true},
 		"uneven stripes":     {text: volumeText("a", idA, "", strings.Replace(onBoth, "extent_count = 8", "extent_count = 7", 1)), unknown: true},
 	} {
 		s := sectionsOf(t, groupText("7", c.text))
@@ -160,7 +161,7 @@ func TestFollow(t *testing.T) {
 	report := func() *Group {
 		g := &Group{
 			Name: "fast", UUID: "BdzGhu-j1r6-1Wmt-yAZB-ql0L-BljM-4Fz7B2", Seqno: 7, ExtentBytes: extent, Extents: 5086, FreeExtents: 5062, MetadataBytes: 64 << 20, MetadataFreeBytes: 20 << 20, lvCount: 2,
-			PVs: []PhysicalVolume{{UUID: "e3ECUC-pDmr-HD9c-OZmR-OVN2-9dXU-5C2jm5", FreeExtents: 2519}, {UUID: "e3ECUC-pDmr-HD9c-OZmR-OV54-UWAE-Ng3DRK", FreeExtents: 2543}},
+			PVs: []PhysicalVolume{{UUID: "e3ECUC-pDmr-HD9c-OZmR-OVN2-9dXU-5C2jm5", Extents: 2543, FreeExtents: 2519}, {UUID: "e3ECUC-pDmr-HD9c-OZmR-OV54-UWAE-Ng3DRK", Extents: 2543, FreeExtents: 2543}},
 			LVs: []LogicalVolume{{Name: "a", UUID: idA, SizeBytes: 24 * extent, Layout: []string{"linear"}, Role: []string{"public"}}, {Name: "thin", UUID: idP, Layout: poolLayout, Role: []string{"private"}}},
 		}
 		g.segments, g.withSegments = []segment{{name: "a"}}, true
@@ -185,6 +186,7 @@ func TestFollow(t *testing.T) {
 		"a pool less":      {after: groupText("8", a)},
 		"another type":     {after: groupText("8", a, pool, volumeText("b", idB, "", isOther))},
 		"another disk":     {after: []byte(strings.Replace(string(groupText("8", a, pool)), "ALLOCATABLE", "", 1))},
+		"more than fits":   {after: groupText("8", a, pool, volumeText("b", idB, "", strings.Replace(onPV1, "extent_count = 6", "extent_count = 2544", 1)))},
 		"of no known pool": {after: groupText("8", a, pool, volumeText("v", idB, "", strings.Replace(isThin, "\"thin\"\ntrans", "\"tank\"\ntrans", 1)))},
 	} {
 		g := report()
@@ -267,6 +269,57 @@ func FuzzSections(f *testing.F) {
 		for name := range s.volumes {
 			if v, ok := s.plain(name, 4<<20); ok && (v.lv.SizeBytes <= 0 || !validUUID(v.lv.UUID)) {
 				t.Errorf("%q is %+v", name, v)
+			}
+		}
+	})
+}
+
+// Of any two texts a group is followed to one that contradicts itself nowhere.
+func FuzzFollow(f *testing.F) {
+	a, v, pool := volumeText("a", idA, "tags = [\"x\"]\n", onPV0), volumeText("v", idB, "", isThin), volumeText("thin", idP, "", isPool)
+	f.Add(groupText("7", a, pool), groupText("8", volumeText("a", idA, "", onPV0, onPV1), v, pool))
+	f.Add(groupText("7", a, v, pool), groupText("9", pool))
+	f.Add(groupText("7", a), groupText("8", volumeText("b", idA, "", onPV0), volumeText("a", idB, "", onBoth)))
+	f.Fuzz(func(t *testing.T, from, to []byte) {
+		before, err := parseSections(from)
+		if err != nil {
+			return
+		}
+		after, err := parseSections(to)
+		if err != nil {
+			return
+		}
+		g := &Group{Seqno: before.seqno, ExtentBytes: 4 << 20, UUID: "BdzGhu-j1r6-1Wmt-yAZB-ql0L-BljM-4Fz7B2"}
+		for _, uuid := range before.devices {
+			g.PVs = append(g.PVs, PhysicalVolume{UUID: uuid, Extents: 2543, FreeExtents: 1000})
+			g.Extents, g.FreeExtents = g.Extents+2543, g.FreeExtents+1000
+		}
+		for name := range before.volumes {
+			lv := LogicalVolume{Name: name, UUID: "of " + name, Layout: poolLayout, Role: []string{"private"}}
+			if v, ok := before.plain(name, g.ExtentBytes); ok {
+				lv = v.lv
+			}
+			g.LVs = append(g.LVs, lv)
+		}
+		g.lvCount = len(g.LVs)
+		g.index()
+		next := g.follow(before, after)
+		if next == nil {
+			return
+		}
+		var free int64
+		for _, pv := range next.PVs {
+			if free += pv.FreeExtents; pv.FreeExtents < 0 || pv.FreeExtents > pv.Extents {
+				t.Errorf("%+v", pv)
+			}
+		}
+		if free != next.FreeExtents || len(next.LVs) != len(after.volumes) || next.Seqno != after.seqno {
+			t.Errorf("%d extents are free and %d on the devices, with %d volumes of %d in generation %d of %d", next.FreeExtents, free, len(next.LVs), len(after.volumes), next.Seqno, after.seqno)
+		}
+		for i := range next.LVs {
+			lv := &next.LVs[i]
+			if v, ok := after.plain(lv.Name, g.ExtentBytes); next.Volume(lv.Name) != lv || next.volumeByUUID(lv.UUID) != lv || ok && v.lv.UUID != lv.UUID {
+				t.Errorf("volume %+v", lv)
 			}
 		}
 	})
