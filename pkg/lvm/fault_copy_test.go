@@ -66,7 +66,10 @@ func TestFaultMatrixOfCopies(t *testing.T) {
 		{
 			name: "snapshot", commands: []string{"lvcreate", "lvs", "pvs"},
 			run: func(t *testing.T, w *world) error {
-				_, err := w.backend.Snapshot(t.Context(), w.snapshotSpec())
+				rec, err := w.backend.Snapshot(t.Context(), w.snapshotSpec())
+				if err == nil && rec.SizeBytes != 2*extent {
+					t.Errorf("the snapshot is said to be %d bytes large", rec.SizeBytes)
+				}
 				return err
 			},
 			want: with("snapshot "+id(5), 2*extent, false),

@@ -147,7 +147,7 @@ func (op *operation) met(g *Group) bool {
 	case verbClone:
 		return lv != nil && ownedVolume(lv)
 	case verbSnapshot:
-		return lv != nil && (ownedSnapshot(lv) || ownedCopy(lv)) && lv.stands()
+		return lv != nil && (ownedSnapshot(lv) || ownedCopy(lv)) && lv.stands() && lv.SizeBytes >= op.sizeBytes
 	case verbFill:
 		return lv != nil && ownedFilling(lv) && lv.SizeBytes >= op.sizeBytes
 	case verbHandOut:

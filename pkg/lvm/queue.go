@@ -227,6 +227,7 @@ func (q *queue) process(ctx context.Context, batch []*operation) []*operation {
 			// Which of the commands lvm complained of is not known: try it alone.
 			again = append(again, op)
 		default:
+			q.known, q.text = nil, nil // it does not show what was asked for, whoever is wrong: the next one looks anew
 			op.answer(nil, fmt.Errorf("%s %s/%s: %w", op.verb, q.groupName, op.name, explain(stderr, actErr)))
 		}
 	}

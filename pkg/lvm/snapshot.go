@@ -78,7 +78,10 @@ func (b *Backend) snapshotOperation(ctx context.Context, spec volume.SnapshotSpe
 	if source == nil {
 		return nil, fmt.Errorf("snapshot %s/%s: %w: volume %s", b.group.GroupName, spec.ID, volume.ErrNotFound, spec.VolumeID)
 	}
-	return &operation{verb: verbSnapshot, name: name, source: spec.Volume.LVM.LVUUID, tag: TagSnapshot + tagText(spec.Name), wipe: spec.Wipe}, nil
+	return &operation{
+		verb: verbSnapshot, name: name, source: spec.Volume.LVM.LVUUID, sizeBytes: spec.Volume.SizeBytes,
+		tag: TagSnapshot + tagText(spec.Name), wipe: spec.Wipe,
+	}, nil
 }
 
 // DeleteSnapshot implements volume.Snapshotter. What a thick snapshot has kept is wiped as
