@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/pkg/block"
 	"github.com/berth-dev/berth/pkg/volume"
 )
 
@@ -61,7 +62,7 @@ const ownerPage = 500
 // returns how that is called, "" for none; an error says nothing.
 func ownerOf(ctx context.Context, live client.Reader, l leftBehind) (owner string, err error) {
 	for _, look := range []func(context.Context, client.Reader, leftBehind) (string, error){
-		volumeThatHas, snapshotThatHas, persistentVolumeThatHas, contentThatHas,
+		volumeThatHas, snapshotThatHas, persistentVolumeThatHas, contentThatHas, nodeThatHas,
 	} {
 		if owner, err := look(ctx, live, l); err != nil || owner != "" {
 			return owner, err
@@ -147,6 +148,33 @@ func persistentVolumeThatHas(ctx context.Context, live client.Reader, l leftBehi
 				pv.Spec.Local != nil && within(pv.Spec.Local.Path),
 				pv.Spec.HostPath != nil && within(pv.Spec.HostPath.Path):
 				return "PersistentVolume " + pv.Name
+			}
+		}
+		return ""
+	})
+}
+
+// nodeThatHas looks for a disk that another node sees as well (a shelf with two ports, a LUN that is
+// mapped twice), or has seen last and holds for somebody: what is on it may be that one's, and
+// nothing on this node shows that it is in use there.
+func nodeThatHas(ctx context.Context, live client.Reader, l leftBehind) (string, error) {
+	if l.storage == nil || l.storage.Device == nil {
+		return "", nil
+	}
+	disk := l.storage.Device
+	if !(block.Identity{Scheme: disk.IdentityScheme, Value: disk.IdentityValue}).Worldwide() {
+		return "", nil
+	}
+	list := &v1alpha1.BlockDeviceList{}
+	return eachPage(ctx, live, list, "BlockDevices", func() string {
+		for i := range list.Items {
+			bd := &list.Items[i]
+			// The name is of the node as well: of this one there is no other.
+			if bd.Name == disk.Name || bd.Status.Identity == nil || bd.Status.Identity.Scheme != disk.IdentityScheme || bd.Status.Identity.Value != disk.IdentityValue {
+				continue
+			}
+			if bd.Status.State != v1alpha1.DeviceInactive || bd.Spec.ClaimRef != nil {
+				return "node " + bd.Spec.NodeName + ", too, which has the disk as BlockDevice " + bd.Name
 			}
 		}
 		return ""

@@ -63,19 +63,6 @@ func identityLabel(i block.Identity) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// worldwide reports whether no two disks of the world should have the identity.
-// Serial numbers are not: those that a hypervisor invents are the same on each of
-// its machines.
-func worldwide(i block.Identity) bool {
-	switch i.Scheme {
-	case block.SchemeNGUID, block.SchemeEUI64, block.SchemeWWN:
-		return true
-	case block.SchemeDMUUID:
-		return strings.HasPrefix(i.Value, "mpath-")
-	}
-	return false
-}
-
 // lookElsewhere asks the API server for the same disk on other nodes.
 func (inv *Inventory) lookElsewhere(ctx context.Context, name string, f *facts) (*sightings, error) {
 	if f.identity.Weak || len(f.devices) != 1 {
@@ -95,7 +82,7 @@ func (inv *Inventory) lookElsewhere(ctx context.Context, name string, f *facts) 
 			if s.gone == nil || goneSince(bd).After(goneSince(s.gone)) {
 				s.gone = bd
 			}
-		case worldwide(f.identity):
+		case f.identity.Worldwide():
 			s.active = append(s.active, bd)
 		default:
 			s.namesake = true
@@ -190,7 +177,7 @@ func (f *facts) whence() string {
 
 // requireHere refuses a claim on a disk that another node shows as well.
 func (inv *Inventory) requireHere(ctx context.Context, name string, f *facts) error {
-	if !worldwide(f.identity) {
+	if !f.identity.Worldwide() {
 		return nil
 	}
 	s, err := inv.lookElsewhere(ctx, name, f)

@@ -150,7 +150,7 @@ func TestDiskThatTwoNodesSee(t *testing.T) {
 	t.Parallel()
 	host := newFakeHost(t)
 	identity := host.addWorldwide("vdb", "naa.5000c500a1b2c3d4", 16)
-	if !worldwide(identity) {
+	if !identity.Worldwide() {
 		t.Fatalf("identity %s", identity)
 	}
 	name := block.Name(testNode, identity)

@@ -45,6 +45,19 @@ func (i Identity) String() string {
 	return i.Scheme + " " + i.Value
 }
 
+// Worldwide reports whether no two disks of the world should have the identity.
+// Serial numbers are not: those that a hypervisor invents are the same on each of
+// its machines.
+func (i Identity) Worldwide() bool {
+	switch i.Scheme {
+	case SchemeNGUID, SchemeEUI64, SchemeWWN:
+		return true
+	case SchemeDMUUID:
+		return strings.HasPrefix(i.Value, "mpath-")
+	}
+	return false
+}
+
 // Identify returns the strongest identity that a whole device has. What hardware
 // reports counts for more than what is written on the disk; values that many
 // devices share because nobody filled them in are passed over. A partition needs
