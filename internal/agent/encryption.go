@@ -21,8 +21,12 @@ type Encrypted interface {
 	// ProveClosed closes a volume that is open and that nobody has. volume.ErrInUse: it is
 	// published, mounted, or open; nothing was changed.
 	ProveClosed(ctx context.Context, e ledger.Entry, device string) error
+	// HasHeader reports whether the volume's header is on the device. volume.ErrIdentity: that of
+	// another one is, or a filesystem, which nobody sees from outside of one that is encrypted.
+	HasHeader(ctx context.Context, e ledger.Entry, device string) (bool, error)
 	// DestroyKeys makes the content of a volume that is being deleted unreadable for ever.
-	// It returns false when the volume never had a header.
+	// It returns false when the volume never had a header. volume.ErrIdentity as HasHeader: nothing
+	// was changed.
 	DestroyKeys(ctx context.Context, e ledger.Entry, device string) (bool, error)
 	// Quiesce holds up what uses a volume that is open, with its filesystem frozen, until
 	// release is called. It does nothing for one that is not open.

@@ -408,14 +408,36 @@ func (s *Sealer) ProveClosed(ctx context.Context, e ledger.Entry, device string)
 	return s.Cryptsetup.Close(ctx, e.UID)
 }
 
-// DestroyKeys implements Encrypted.
-func (s *Sealer) DestroyKeys(ctx context.Context, e ledger.Entry, device string) (bool, error) {
-	if e.Encryption.Seal == ledger.Unsealed {
-		// The ledger may have been lost since: what is there is looked at.
-		if _, err := s.Cryptsetup.Header(ctx, device); errors.Is(err, luks.ErrNoHeader) {
-			return false, nil
-		}
+// HasHeader implements Encrypted.
+func (s *Sealer) HasHeader(ctx context.Context, e ledger.Entry, device string) (bool, error) {
+	switch h, err := s.Cryptsetup.Header(ctx, device); {
+	case err == nil && h.UUID == e.Encryption.UUID:
+		return true, nil
+	case err == nil:
+		return false, fmt.Errorf("on %s is the LUKS header %s, and that of volume %s is %s: %w", device, h.UUID, e.Name, e.Encryption.UUID, volume.ErrIdentity)
+	case !errors.Is(err, luks.ErrNoHeader):
+		return false, err
 	}
+	switch found, err := s.Filesystems.Inspect(ctx, device); {
+	case err == nil:
+		return false, fmt.Errorf("on %s is %s %s, and volume %s is encrypted: %w", device, found.FSType, found.UUID, e.Name, volume.ErrIdentity)
+	case !errors.Is(err, mount.ErrNoFilesystem):
+		return false, err
+	}
+	return false, nil
+}
+
+// DestroyKeys implements Encrypted. A disk that another one has taken the place of, of the same
+// serial number, would lose what nobody has asked to delete, so that what is there is looked at.
+func (s *Sealer) DestroyKeys(ctx context.Context, e ledger.Entry, device string) (bool, error) {
+	switch has, err := s.HasHeader(ctx, e, device); {
+	case errors.Is(err, volume.ErrIdentity):
+		return false, err
+	case err == nil && !has && e.Encryption.Seal == ledger.Unsealed:
+		// The ledger may have been lost since, or it never had one.
+		return false, nil
+	}
+	// What cannot be read is what an agent leaves that was killed here.
 	if err := s.Cryptsetup.DestroyKeys(ctx, device); err != nil {
 		return false, err
 	}

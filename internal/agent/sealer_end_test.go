@@ -67,6 +67,36 @@ func TestKilledWhileDeletingEncrypted(t *testing.T) {
 	}
 }
 
+// Another disk that has taken the place of an encrypted one keeps its key slots, whoever deletes the
+// volume.
+func TestForeignKeySlotsAreKept(t *testing.T) {
+	t.Parallel()
+	for name, mutate := range encryptedKinds() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := encryptedHost(t, mutate)
+			if err := h.stage(oldSecret); err != nil {
+				t.Fatal(err)
+			}
+			h.settle()
+			h.vault.reboot()
+			for _, header := range h.vault.headers {
+				header.uuid = "theirs"
+			}
+			h.delete()
+			_ = h.reconcile()
+			if slices.Contains(h.vault.ran, "destroy") || h.get() == nil {
+				t.Fatalf("ran %v", h.vault.ran)
+			}
+			for _, header := range h.vault.headers {
+				header.uuid = lvUID
+			}
+			h.settle()
+			h.wantNothing()
+		})
+	}
+}
+
 func TestGrowEncrypted(t *testing.T) {
 	t.Parallel()
 	h := encryptedHost(t, encrypted)
