@@ -36,8 +36,9 @@ type DiskPurgesOptions struct {
 
 // PurgedDisks are the BlockDevices of this node.
 type PurgedDisks interface {
-	// Purges are complete, or there is an error.
-	Purges(ctx context.Context) ([]*v1alpha1.BlockDevice, error)
+	// Purges are those that ask for one or say what has come of it, and those of these names that there
+	// are: complete, or there is an error.
+	Purges(ctx context.Context, names ...string) ([]*v1alpha1.BlockDevice, error)
 	// TellPurges writes status.purges.
 	TellPurges(ctx context.Context, name string, purges []v1alpha1.PurgeStatus) (*v1alpha1.BlockDevice, error)
 }
@@ -93,7 +94,8 @@ func (d *DiskPurges) Start(ctx context.Context) error {
 // something happens.
 func (d *DiskPurges) tend(ctx context.Context) (wait time.Duration, err error) {
 	// Of a disk whose request is not known a quarantine would be ended, so that all are read first.
-	disks, err := d.Disks.Purges(ctx)
+	// Those that do not ask any more say still why a disk is to be kept.
+	disks, err := d.Disks.Purges(ctx, d.Purger.records.disks()...)
 	if err != nil {
 		return 0, fmt.Errorf("look which disks are to be purged: %w", err)
 	}
@@ -110,7 +112,7 @@ func (d *DiskPurges) tend(ctx context.Context) (wait time.Duration, err error) {
 		}
 		announcePurges(d.Recorder, now, bd.Status.Purges, all)
 	}
-	// Those whose BlockDevice does not ask any more, or is gone.
+	// Those whose BlockDevice is gone.
 	for _, name := range d.Purger.records.disks() {
 		if asked[name] {
 			continue

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -67,8 +68,8 @@ type purgedDisks struct {
 	err error
 }
 
-func (d *purgedDisks) Purges(context.Context) ([]*v1alpha1.BlockDevice, error) {
-	if d.err != nil || len(d.bd.Spec.Purge) == 0 && len(d.bd.Status.Purges) == 0 {
+func (d *purgedDisks) Purges(_ context.Context, names ...string) ([]*v1alpha1.BlockDevice, error) {
+	if d.err != nil || len(d.bd.Spec.Purge) == 0 && len(d.bd.Status.Purges) == 0 && !slices.Contains(names, d.bd.Name) {
 		return nil, d.err
 	}
 	return []*v1alpha1.BlockDevice{d.bd.DeepCopy()}, nil

@@ -139,6 +139,9 @@ func (p *Purger) resume(ctx context.Context, place PurgePlace, rec *purgeRecord)
 	case e.State == ledger.Deleting:
 		return found, nil // that nobody has it was proven before
 	case place.Mode == volume.ModeDevice:
+		if place.Kept != "" {
+			return found, fmt.Errorf("%w: %s", errKept, place.Kept)
+		}
 		if err := p.identifyDisk(ctx, place, found); err != nil {
 			return found, err
 		}

@@ -6,6 +6,7 @@ package discovery
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 
@@ -13,14 +14,14 @@ import (
 )
 
 // Purges returns the objects of the disks of which somebody has asked to purge what is on them,
-// and of those that still say what has come of that. They must not be changed.
-func (inv *Inventory) Purges(ctx context.Context) (asked []*v1alpha1.BlockDevice, err error) {
+// and of those that still say what has come of that or have one of these names. They must not be changed.
+func (inv *Inventory) Purges(ctx context.Context, names ...string) (asked []*v1alpha1.BlockDevice, err error) {
 	objects, err := inv.complete(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, bd := range objects {
-		if len(bd.Spec.Purge) > 0 || len(bd.Status.Purges) > 0 {
+		if len(bd.Spec.Purge) > 0 || len(bd.Status.Purges) > 0 || slices.Contains(names, bd.Name) {
 			asked = append(asked, bd)
 		}
 	}

@@ -29,6 +29,9 @@ func TestPurgesOfDisks(t *testing.T) {
 		}
 	}
 	wantAsked(0)
+	if all, err := inv.Purges(t.Context(), nameOf("A"), "bd-gone"); err != nil || len(all) != 1 || all[0].Name != nameOf("A") {
+		t.Fatalf("of that name are %+v, %v", all, err)
+	}
 	bd := inv.get(t, nameOf("A"))
 	bd.Spec.Purge = []v1alpha1.PurgeRequest{{UID: "u", Kind: v1alpha1.LeftOverVolume, Identity: "x"}}
 	if err := inv.client.Update(t.Context(), bd); err != nil {
