@@ -206,6 +206,9 @@ func (p *Purger) tend(ctx context.Context, place PurgePlace, req v1alpha1.PurgeR
 		return p.carryOut(ctx, place, req, rec)
 	}
 	found, err := p.prove(ctx, place, req)
+	if err == nil && rec != nil {
+		err = p.proveShown(ctx, place, rec, found)
+	}
 	if err != nil {
 		return p.give(rec, req.UID, err)
 	}

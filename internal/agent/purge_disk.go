@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/berth-dev/berth/pkg/block"
+	"github.com/berth-dev/berth/pkg/luks"
 	"github.com/berth-dev/berth/pkg/mount"
 	"github.com/berth-dev/berth/pkg/volume"
 )
@@ -54,7 +55,13 @@ func (p *Purger) identifyDisk(ctx context.Context, place PurgePlace, found prove
 	if damaged := p.Ledger.Damaged(); len(damaged) > 0 {
 		return fmt.Errorf("%w: a damaged entry of the node's ledger may be of this disk: %w", errKept, damaged[0])
 	}
-	if !found.known || !e.Formatted() || e.Encryption != nil || found.exam.Device == "" {
+	if !found.known || found.exam.Device == "" {
+		return nil
+	}
+	if e.Encryption != nil {
+		return p.identifyEncrypted(ctx, found)
+	}
+	if !e.Formatted() {
 		return nil
 	}
 	switch s, err := p.Filesystems.Inspect(ctx, found.exam.Device); {
@@ -66,6 +73,36 @@ func (p *Purger) identifyDisk(ctx context.Context, place PurgePlace, found prove
 		return fmt.Errorf("%w: on the disk is the filesystem %s, and the node's ledger says %s: %w", errKept, s.UUID, e.FSUUID, volume.ErrIdentity)
 	}
 	return nil
+}
+
+// identifyEncrypted proves that on the disk of a volume that is encrypted is no other one's header,
+// and no filesystem. That there is no header at all is shown.
+func (p *Purger) identifyEncrypted(ctx context.Context, found provenLeftOver) error {
+	_, err := p.Carver.Encrypted.HasHeader(ctx, found.entry, found.exam.Device)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, volume.ErrIdentity), errors.Is(err, luks.ErrDamaged):
+		return fmt.Errorf("%w: %w", errKept, err)
+	}
+	return fmt.Errorf("read what is on the disk: %w", err)
+}
+
+// proveShown proves that on a disk is what was shown of it when it was put into quarantine: that is
+// what was confirmed. By what it says of itself a disk is not always told from the one that has
+// taken its slot.
+func (p *Purger) proveShown(ctx context.Context, place PurgePlace, rec *purgeRecord, found provenLeftOver) error {
+	if place.Mode != volume.ModeDevice {
+		return nil
+	}
+	now := p.contents(ctx, place, found)
+	switch {
+	case strings.Contains(", "+rec.Holds+", ", ", "+now+", "):
+		return nil
+	case now == holdsUnread:
+		return errors.New("what is on the disk could not be read")
+	}
+	return fmt.Errorf("%w: on the disk is something else than was shown: %s: %w", errKept, now, volume.ErrIdentity)
 }
 
 // proveReleased returns an error as long as a volume holds a disk. One that is away is released

@@ -43,6 +43,8 @@ type diskHost struct {
 	pooled   string
 	// on is what is on the disk; no filesystem when it is nil.
 	on *mount.Superblock
+	// vault has its LUKS headers; nil where nothing is encrypted.
+	vault *vault
 }
 
 // killableDisks ends the process before and after the one step of a deletion.
@@ -99,6 +101,9 @@ func (h *diskHost) start() {
 	h.purgeHost.start()
 	h.backend = &killableDisks{device.New(device.Options{Registry: h.registry, Disks: h.registry.Opener(), Log: slog.New(slog.DiscardHandler)}), h.killer}
 	h.purger.Carver.Backends, h.purger.Filesystems = NewBackends(h.backend), h
+	if h.vault != nil {
+		h.purger.Carver.Encrypted = &Sealer{Ledger: killableJournal{h.book, h.killer}, Cryptsetup: h.vault, Filesystems: h, Log: slog.New(slog.DiscardHandler)}
+	}
 	h.tending = NewDiskPurges(DiskPurgesOptions{
 		Purger: h.purger, Disks: h.disks, Backend: h.backend, Recorder: &newspaper{},
 		PoolOf: func(string) (string, error) { return h.pooled, nil }, Log: slog.New(slog.DiscardHandler),

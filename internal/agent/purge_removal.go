@@ -86,6 +86,9 @@ func (p *Purger) begin(ctx context.Context, place PurgePlace, req v1alpha1.Purge
 		return rec, provenLeftOver{}, fmt.Errorf("%w: it is not confirmed", errKept)
 	}
 	found, err := p.prove(ctx, place, req)
+	if err == nil {
+		err = p.proveShown(ctx, place, rec, found)
+	}
 	if err != nil {
 		return rec, found, err
 	}
@@ -145,6 +148,9 @@ func (p *Purger) resume(ctx context.Context, place PurgePlace, rec *purgeRecord)
 		if err := p.identifyDisk(ctx, place, found); err != nil {
 			return found, err
 		}
+		if err := p.proveShown(ctx, place, rec, found); err != nil {
+			return found, err
+		}
 	}
 	return found, p.proveUnused(ctx, place.Backend, rec.Kind, found)
 }
@@ -180,20 +186,32 @@ func (p *Purger) describe(ctx context.Context, place PurgePlace, kind v1alpha1.L
 	return strings.Join(append(parts, "wipe policy "+string(e.Wipe)), ", ")
 }
 
+// holdsUnread is said of what a volume holds where nobody knows.
+const holdsUnread = "what is on it could not be read"
+
 // contents says what is on a volume.
 func (p *Purger) contents(ctx context.Context, place PurgePlace, found provenLeftOver) string {
 	e := found.entry
 	switch {
 	case place.Mode == volume.ModeHostpath:
 		return "a directory"
-	case e.Encryption != nil:
+	case e.Encryption != nil && place.Mode != volume.ModeDevice:
 		return "encrypted"
 	}
 	location, err := place.Backend.Locate(ctx, e.UID, *e.Record)
 	if err != nil {
-		return "what is on it could not be read"
+		return holdsUnread
 	}
-	return p.filesystemAt(ctx, location.Device)
+	if e.Encryption == nil {
+		return p.filesystemAt(ctx, location.Device)
+	}
+	switch has, err := p.Carver.Encrypted.HasHeader(ctx, e, location.Device); {
+	case err != nil:
+		return holdsUnread
+	case !has:
+		return "encrypted but without its LUKS header"
+	}
+	return "encrypted"
 }
 
 // filesystemAt says what is on a device.
@@ -203,7 +221,7 @@ func (p *Purger) filesystemAt(ctx context.Context, device string) string {
 	case errors.Is(err, mount.ErrNoFilesystem):
 		return "no ext4, xfs or btrfs, which does not say that nothing is on it"
 	case err != nil:
-		return "what is on it could not be read"
+		return holdsUnread
 	}
 	said := s.FSType
 	if s.Label != "" {
