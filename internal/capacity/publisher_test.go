@@ -88,6 +88,13 @@ func (c *cluster) set(pool string, free, largest int64) {
 	c.room[pool] = volume.Capacity{FreeBytes: free, MaxVolumeBytes: largest}
 }
 
+// failRoom has the room of a pool be an error; nil ends that.
+func (c *cluster) failRoom(pool string, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.errs[pool] = err
+}
+
 func (c *cluster) count() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -320,9 +327,7 @@ func TestRoomThatIsNotKnownChangesNothing(t *testing.T) {
 		c.set("slow", 100*gib, 100*gib)
 		p := c.publisher()
 		defer run(t, p)()
-		c.mu.Lock()
-		c.errs["fast"] = errors.New("lvs hangs")
-		c.mu.Unlock()
+		c.failRoom("fast", errors.New("lvs hangs"))
 		c.set("slow", 10*gib, 10*gib)
 		p.Kick()
 		after(10 * time.Second)
@@ -333,9 +338,7 @@ func TestRoomThatIsNotKnownChangesNothing(t *testing.T) {
 		if o := got["slow"]; o.Capacity.Value() != 10*gib {
 			t.Errorf("one class held up the other: %v", o.Capacity)
 		}
-		c.mu.Lock()
-		delete(c.errs, "fast")
-		c.mu.Unlock()
+		c.failRoom("fast", nil)
 		c.set("fast", 20*gib, 20*gib)
 		after(2 * lastRetry)
 		if o := c.objects(t)["fast"]; o.Capacity.Value() != 20*gib {
@@ -352,17 +355,13 @@ func TestAPoolThatIsUnavailableIsLookedAtAgain(t *testing.T) {
 		c.set("fast", 100*gib, 100*gib)
 		p := c.publisher()
 		defer run(t, p)()
-		c.mu.Lock()
-		c.errs["fast"] = fmt.Errorf("%w: a disk is missing: %w", ErrNoPlace, volume.ErrPoolUnavailable)
-		c.mu.Unlock()
+		c.failRoom("fast", fmt.Errorf("%w: a disk is missing: %w", ErrNoPlace, volume.ErrPoolUnavailable))
 		p.Kick()
 		after(2 * settle)
 		if got := c.objects(t); len(got) != 0 {
 			t.Errorf("published for a pool that cannot be used: %v", got)
 		}
-		c.mu.Lock()
-		delete(c.errs, "fast")
-		c.mu.Unlock()
+		c.failRoom("fast", nil)
 		after(2 * unavailableRetry)
 		if got := c.objects(t); len(got) != 1 {
 			t.Error("not published after it could be used again")
