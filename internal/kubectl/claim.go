@@ -114,6 +114,9 @@ func (p *plugin) whyBound(ctx context.Context, a *answer, claim *corev1.Persiste
 	if err := p.whyVolume(ctx, a, local); err != nil {
 		return err
 	}
+	if err := p.whyChange(ctx, a, claim); err != nil {
+		return err
+	}
 	if len(users) == 0 {
 		a.say("No pod uses it.")
 	}
@@ -136,6 +139,7 @@ func (p *plugin) whyVolume(ctx context.Context, a *answer, local *berth.LocalVol
 		a.blame("Its volume of %s is not ready, %s: %s", where, ready.Reason, ready.Message)
 	default:
 		a.say("Its volume of %s is ready.", where)
+		a.sayUnwell(local)
 		return nil
 	}
 	return p.blameNode(ctx, a, local.Spec.NodeName)

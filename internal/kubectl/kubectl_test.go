@@ -82,6 +82,31 @@ func podOf(name, node, claim string) *corev1.Pod {
 	return pod
 }
 
+// withCondition adds a condition that is False to the volume of claim data.
+func withCondition(c *cluster, kind, reason, message string) {
+	lv := get[*berth.LocalVolume](c, "LocalVolume//pv-data")
+	lv.Status.Conditions = append(lv.Status.Conditions, condition(kind, false, reason, message)...)
+}
+
+// growing lets claim data ask for 2Gi where it has 1Gi, with a condition that is True.
+func growing(c *cluster, kind corev1.PersistentVolumeClaimConditionType, message string) {
+	claim := get[*corev1.PersistentVolumeClaim](c, "PersistentVolumeClaim/default/data")
+	claim.Spec.Resources.Requests[corev1.ResourceStorage] = *gib(2)
+	claim.Status.Capacity = corev1.ResourceList{corev1.ResourceStorage: *gib(1)}
+	claim.Status.Conditions = []corev1.PersistentVolumeClaimCondition{{Type: kind, Status: corev1.ConditionTrue, Message: message}}
+}
+
+// modifying lets claim data ask for VolumeAttributesClass gold, with an error if there is one.
+func modifying(c *cluster, status corev1.PersistentVolumeClaimModifyVolumeStatus, failure string) {
+	claim := get[*corev1.PersistentVolumeClaim](c, "PersistentVolumeClaim/default/data")
+	class := "gold"
+	claim.Spec.VolumeAttributesClassName = &class
+	claim.Status.ModifyVolumeStatus = &corev1.ModifyVolumeStatus{TargetVolumeAttributesClassName: class, Status: status}
+	if failure != "" {
+		claim.Status.Conditions = []corev1.PersistentVolumeClaimCondition{{Type: corev1.PersistentVolumeClaimVolumeModifyVolumeError, Status: corev1.ConditionTrue, Message: failure}}
+	}
+}
+
 func newCluster() *cluster {
 	delayed := storagev1.VolumeBindingWaitForFirstConsumer
 	replicas := int32(2)
@@ -266,6 +291,58 @@ func TestWhy(t *testing.T) {
 				claim.DeletionTimestamp, claim.Finalizers = &now, []string{"kubernetes.io/pvc-protection"}
 			},
 			about: "pvc/data", code: exitTrouble, says: []string{"waits because pods use it: db"},
+		},
+		"a volume that is not well": {
+			change: func(c *cluster) { withCondition(c, berth.LocalVolumeHealthy, "DiskGone", "disk S1 is gone") },
+			about:  "pvc/data", code: exitTrouble, says: []string{"is ready", "It is not well, DiskGone: disk S1 is gone"},
+		},
+		"a volume without its limits": {
+			change: func(c *cluster) {
+				withCondition(c, berth.LocalVolumeLimited, "NotEnforceable", "the node has no cgroup v2")
+			},
+			about: "pvc/data", code: exitTrouble, says: []string{"Its limits are not in force, NotEnforceable: the node has no cgroup v2"},
+		},
+		"a claim that cannot grow": {
+			change: func(c *cluster) {
+				withCondition(c, berth.LocalVolumeResized, "NoSpace", "pool fast-node1 has 1Gi free")
+				growing(c, corev1.PersistentVolumeClaimControllerResizeError, "out of range")
+			},
+			about: "pvc/data", code: exitTrouble, says: []string{"Its node could not make it larger, NoSpace: pool fast-node1 has 1Gi free", "It asks for 2Gi and has 1Gi, and does not grow: out of range"},
+		},
+		"a claim that grows with a pod": {
+			change: func(c *cluster) { growing(c, corev1.PersistentVolumeClaimFileSystemResizePending, "") },
+			about:  "pvc/data", code: exitTrouble, says: []string{"It asks for 2Gi and has 1Gi: its filesystem grows when a pod has it"},
+		},
+		"a claim that grows": {
+			change: func(c *cluster) { growing(c, corev1.PersistentVolumeClaimResizing, "") },
+			about:  "pvc/data", code: exitTrouble, says: []string{"It asks for 2Gi and has 1Gi: it is being made larger"},
+		},
+		"an attributes class that is wrong": {
+			change: func(c *cluster) {
+				modifying(c, corev1.PersistentVolumeClaimModifyVolumeInfeasible, `parameter "iops" is not known`)
+			},
+			about: "pvc/data", code: exitTrouble, says: []string{`It cannot have VolumeAttributesClass "gold": parameter "iops" is not known`},
+		},
+		"an attributes class that is tried again": {
+			change: func(c *cluster) {
+				modifying(c, corev1.PersistentVolumeClaimModifyVolumeInProgress, "node1 does not answer")
+			},
+			about: "pvc/data", code: exitTrouble, says: []string{`"gold" is not in force yet, and is tried again: node1 does not answer`},
+		},
+		"an attributes class that is being brought into force": {
+			change: func(c *cluster) { modifying(c, corev1.PersistentVolumeClaimModifyVolumeInProgress, "") },
+			about:  "pvc/data", code: exitTrouble, says: []string{`"gold" is being brought into force`},
+		},
+		"an attributes class that does not exist": {
+			change: func(c *cluster) { modifying(c, corev1.PersistentVolumeClaimModifyVolumePending, "") },
+			about:  "pvc/data", code: exitTrouble, says: []string{`Its VolumeAttributesClass "gold" does not exist`},
+		},
+		"an attributes class that came too late": {
+			change: func(c *cluster) {
+				modifying(c, corev1.PersistentVolumeClaimModifyVolumePending, "")
+				c.add(&storagev1.VolumeAttributesClass{ObjectMeta: metav1.ObjectMeta{Name: "gold"}, DriverName: berth.DriverName})
+			},
+			about: "pvc/data", code: exitTrouble, says: []string{`did not find VolumeAttributesClass "gold"`, "It exists now"},
 		},
 		"a disk that is used":      {about: "disk/S1", says: []string{"/dev/sdb on node node1, 10Gi", "used by Pool fast-node1"}, not: "cannot"},
 		"a disk that cannot be":    {about: "disk/node1:/dev/sdc", code: exitTrouble, says: []string{"Cheetah, serial number S2", "cannot be used, InUse: it has a partition table"}},

@@ -30,9 +30,12 @@ const overLimit = 1.3
 var _ = Describe("Limits of a claim's VolumeAttributesClass", Label("limits"), func() {
 	It("hold, are changed while the pod runs, outlive agent and pod, and can be taken away", Serial, func(ctx SpecContext) {
 		node := nodeWithFio(ctx)
+		// All are made before a claim asks for one: csi-resizer v2.3.0 does not look again for
+		// a class that it did not find (docs/limitations.md).
 		slow := newAttributesClass(ctx, map[string]string{"writeBandwidth": "1Mi", "readIOPS": "20"})
 		other := newAttributesClass(ctx, map[string]string{"writeIOPS": "10", "readBandwidth": "512Ki"})
 		none := newAttributesClass(ctx, map[string]string{"readIOPS": "max"})
+		bad := newAttributesClass(ctx, map[string]string{"readIOPS": "many"})
 		space := newSpace(ctx)
 		claim := kinds[0].claim("data")
 		claim.AttributesClass = slow
@@ -77,7 +80,6 @@ var _ = Describe("Limits of a claim's VolumeAttributesClass", Label("limits"), f
 		expectOther()
 
 		By("asking for what cannot be")
-		bad := newAttributesClass(ctx, map[string]string{"readIOPS": "many"})
 		modify(ctx, object, bad)
 		Eventually(func(g Gomega, ctx context.Context) {
 			g.Expect(suite.client.Get(ctx, client.ObjectKeyFromObject(object), object)).To(Succeed())
