@@ -78,6 +78,14 @@ func (l fakeLVM) ExtendGroup(_ context.Context, uuid string, spec lvm.GroupSpec)
 			g.devices = append(g.devices, d)
 		}
 	}
+	// Whoever looks at the group from here on sees all of it, or takes it for damaged.
+	if shown := l.h.pools.live(spec.PoolSet).devices.get(); shown != nil {
+		for _, d := range g.devices {
+			if disk := l.h.disks[strings.TrimPrefix(d, "/dev/")]; !slices.Contains(shown, d) && disk != nil && !disk.missing {
+				l.h.t.Errorf("disk %s is part of the group, which is shown to be %v", d, shown)
+			}
+		}
+	}
 	return l.group(uuid), l.h.killer.step()
 }
 

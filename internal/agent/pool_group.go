@@ -302,13 +302,7 @@ func (r *PoolReconciler) extendGroup(ctx context.Context, rec *poolRecord, membe
 		return nil
 	}
 
-	joining := map[string]device.Claimed{}
-	for name, c := range members {
-		if !slices.Contains(rec.Disks, name) && !slices.Contains(rec.Evacuating, name) {
-			joining[name] = c
-		}
-	}
-	names, paths := present(joining)
+	names, paths := present(joining(rec, members))
 	if len(paths) == 0 {
 		return nil
 	}
@@ -326,6 +320,17 @@ func (r *PoolReconciler) extendGroup(ctx context.Context, rec *poolRecord, membe
 		return err
 	}
 	return nil
+}
+
+// joining are the disks that are claimed and, as far as is recorded, not yet part of the group.
+func joining(rec *poolRecord, members map[string]device.Claimed) map[string]device.Claimed {
+	disks := map[string]device.Claimed{}
+	for name, c := range members {
+		if !slices.Contains(rec.Disks, name) && !slices.Contains(rec.Evacuating, name) {
+			disks[name] = c
+		}
+	}
+	return disks
 }
 
 // present returns the disks that the kernel shows, sorted by name.
@@ -346,6 +351,9 @@ func present(members map[string]device.Claimed) (names, paths []string) {
 // which means all that lvm may see, when a disk of the group is not among the claims:
 // leaving it out would make the group look damaged. It is empty, and not nil, when none of
 // them is there.
+//
+// Disks that are about to join are among them: from the moment that lvm has let one join to that
+// where this is recorded, a group without it would look damaged, and have no room for anybody.
 func pathsOf(rec *poolRecord, members map[string]device.Claimed) []string {
 	if len(rec.Disks) == 0 {
 		return nil
@@ -359,6 +367,10 @@ func pathsOf(rec *poolRecord, members map[string]device.Claimed) []string {
 		if c.Path != "" {
 			paths = append(paths, c.Path)
 		}
+	}
+	if len(paths) > 0 {
+		_, coming := present(joining(rec, members))
+		paths = append(paths, coming...)
 	}
 	return paths
 }
