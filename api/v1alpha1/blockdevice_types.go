@@ -212,6 +212,22 @@ type BlockDeviceWipe struct {
 	// wipe that is cut off begins anew.
 	// +optional
 	DoneBytes int64 `json:"doneBytes,omitempty"`
+	// Content is what was on the disk when it was released. A disk that holds something else by
+	// then is not wiped: it is another one. Absent when it was not known, because the disk was
+	// away or could not be read.
+	// +optional
+	Content *BlockDeviceContent `json:"content,omitempty"`
+}
+
+// BlockDeviceContent is what libblkid finds on a disk; empty for nothing that it knows.
+type BlockDeviceContent struct {
+	// Type as libblkid names it (ext4, crypto_LUKS, LVM2_member), of a partition table (gpt, dos),
+	// or contradiction, for several signatures that contradict each other.
+	// +optional
+	Type string `json:"type,omitempty"`
+	// UUID of that.
+	// +optional
+	UUID string `json:"uuid,omitempty"`
 }
 
 // BlockDeviceSighting is where a disk was before it came to its node.

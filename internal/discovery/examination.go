@@ -89,6 +89,8 @@ type examiner struct {
 	prober block.Prober
 	// content reads a disk: read, but for tests without disks.
 	content func(context.Context, *block.Device) *examination
+	// probe asks libblkid alone, but for tests without disks.
+	probe func(context.Context, *block.Device) (block.Content, error)
 
 	mu sync.Mutex
 	// hanging are the disks that have not answered yet, though nobody waits for it any more.
@@ -104,6 +106,7 @@ type hungDisk struct {
 func newExaminer(sysfs block.Sysfs, prober block.Prober) *examiner {
 	x := &examiner{sysfs: sysfs, prober: prober, hanging: map[hungDisk]bool{}}
 	x.content = x.read
+	x.probe = func(ctx context.Context, d *block.Device) (block.Content, error) { return x.prober.Probe(ctx, d.Path) }
 	return x
 }
 
@@ -178,7 +181,7 @@ func (x *examiner) read(ctx context.Context, d *block.Device) *examination {
 	e := &examination{offset: offset, cryptoErase: erasable}
 	// What libblkid knows lies where Blank has read (block.EdgeBytes): a blank disk
 	// needs no program to be started.
-	e.found, e.probeErr = x.prober.Probe(ctx, d.Path)
+	e.found, e.probeErr = x.probe(ctx, d)
 	if e.found.Type == "LVM2_member" {
 		e.volumeGroup = block.VolumeGroupOnDisk(file)
 	}

@@ -50,7 +50,7 @@ type Informers interface {
 	GetInformer(ctx context.Context, object client.Object, opts ...cache.InformerGetOption) (cache.Informer, error)
 }
 
-// Options of an Inventory. All but Holder, PoolOf, HolderChanged, DiskChanged, WipeDue, Registerer and
+// Options of an Inventory. All but Holder, PoolOf, ContentOf, HolderChanged, DiskChanged, WipeDue, Registerer and
 // SysRoot are needed.
 type Options struct {
 	// NodeName is the name of the Node object.
@@ -78,6 +78,9 @@ type Options struct {
 	// PoolOf returns the pool whose volume group a disk is part of by the node's own records,
 	// empty for none; it is asked before a wipe, and an error forbids it. nil knows of none.
 	PoolOf func(diskName string) (pool string, err error)
+	// ContentOf returns what the owner with this UID has on its disk by the node's own records,
+	// before it is released; false where they do not know. nil never knows. It must not block.
+	ContentOf func(ownerUID string) (device.Content, bool)
 	// HolderChanged is called when a disk that somebody holds has come or gone; nil
 	// calls nobody.
 	HolderChanged func(holder v1alpha1.BlockDeviceClaimRef)

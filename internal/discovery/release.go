@@ -43,6 +43,9 @@ func (inv *Inventory) Resolve(ctx context.Context, diskName string) (device.Clai
 			return device.Claimed{}, err
 		}
 		claimed.WipeToken = bd.Status.Wipe.Token
+		if c := bd.Status.Wipe.Content; c != nil {
+			claimed.Content = &device.Content{Type: c.Type, UUID: c.UUID}
+		}
 	}
 	if claimed.State != device.StateUnclaimed && bd.Status.MachineID != "" && bd.Status.MachineID != inv.opts.MachineID {
 		return device.Claimed{}, fmt.Errorf("BlockDevice %s was claimed on machine %s, and node %s is machine %s now: %w",
@@ -146,6 +149,11 @@ func (inv *Inventory) Release(ctx context.Context, diskName, ownerUID string, po
 		wipe := &v1alpha1.BlockDeviceWipe{Policy: v1alpha1.WipePolicy(policy), StartedAt: metav1.Now()}
 		if policy != volume.WipeNone {
 			wipe.Token = uuid.NewString()
+			content, err := inv.releasing(ctx, bd)
+			if err != nil {
+				return false, fmt.Errorf("release BlockDevice %s: %w", diskName, err)
+			}
+			wipe.Content = content
 		}
 		bd.Status.ClaimState, bd.Status.Wipe = v1alpha1.ClaimStateReleased, wipe
 		inv.forgetContent(diskName)
@@ -163,6 +171,40 @@ func (inv *Inventory) Release(ctx context.Context, diskName, ownerUID string, po
 		return "", nil
 	}
 	return written.Status.Wipe.Token, nil
+}
+
+// releasing returns what is on a disk that is about to be released for a wipe; nil when that is
+// not known. What the node's records say of it is believed where the disk does not say otherwise,
+// and where it does, the disk is another one: volume.ErrIdentity.
+func (inv *Inventory) releasing(ctx context.Context, bd *v1alpha1.BlockDevice) (*v1alpha1.BlockDeviceContent, error) {
+	var recorded device.Content
+	known := false
+	if inv.opts.ContentOf != nil {
+		recorded, known = inv.opts.ContentOf(string(bd.Spec.ClaimRef.UID))
+	}
+	found, err := inv.contentNow(ctx, bd.Name)
+	switch {
+	case err != nil && !known:
+		inv.opts.Log.Info("what is on a disk that is released is not known, so its wipe cannot be held to it", "disk", bd.Name, "reason", err.Error())
+		return nil, nil
+	case err == nil && known:
+		if err := recorded.Refute(found); err != nil {
+			return nil, fmt.Errorf("it may be another disk: %w. If it is this one, erase what it says it is (wipefs --all %s)", err, bd.Status.Path)
+		}
+	case err == nil:
+		recorded = found
+	}
+	return &v1alpha1.BlockDeviceContent{Type: recorded.Type, UUID: recorded.UUID}, nil
+}
+
+// contentNow is what is on a disk at this moment.
+func (inv *Inventory) contentNow(ctx context.Context, diskName string) (device.Content, error) {
+	d, _, err := inv.find(ctx, diskName)
+	if err != nil {
+		return device.Content{}, err
+	}
+	found, err := inv.examiner.probe(ctx, d)
+	return device.ContentOf(found), err
 }
 
 // FinishWipe implements device.Registry.

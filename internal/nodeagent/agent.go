@@ -79,7 +79,7 @@ func (n *Agent) assemble(ctx context.Context) error {
 		Client: n.manager.GetClient(), Reader: n.manager.GetAPIReader(), Informers: n.manager.GetCache(),
 		Recorder: recorder, Runner: n.Host,
 		Log: logr.FromSlogHandler(n.Log.Handler()).WithName("discovery"), Registerer: n.Registerer,
-		Holder: n.holder, PoolOf: agent.RecordedPools(filepath.Join(n.StateDir, "pools")).Of,
+		Holder: n.holder, PoolOf: agent.RecordedPools(filepath.Join(n.StateDir, "pools")).Of, ContentOf: n.contentOf,
 		HolderChanged: func(holder berth.BlockDeviceClaimRef) {
 			if holder.Kind == device.OwnerVolume {
 				volumes.Doubt(holder.Name)
@@ -95,12 +95,13 @@ func (n *Agent) assemble(ctx context.Context) error {
 		return err
 	}
 	disks := hostDisks{n.HostRoot}
+	prober := block.Prober{Runner: n.Host, HostRoot: n.HostRoot}
 	n.cleaner = device.NewCleaner(device.CleanerOptions{
-		Registry: n.inventory, Disks: disks, Observer: n.inventory, Log: n.Log.With("part", "cleaner"),
+		Registry: n.inventory, Disks: disks, Prober: prober, Observer: n.inventory, Log: n.Log.With("part", "cleaner"),
 		Parallelism: n.WipeParallelism, RateBytesPerSecond: n.WipeRateBytesPerSecond,
 	})
 	whole := device.New(device.Options{
-		Registry: n.inventory, Disks: disks, Prober: block.Prober{Runner: n.Host, HostRoot: n.HostRoot},
+		Registry: n.inventory, Disks: disks, Prober: prober,
 		Log: n.Log.With("part", "device"),
 	})
 	backends := agent.NewBackends(whole)
@@ -203,6 +204,21 @@ func (n *Agent) holder(diskName string) (holder device.Owner, held bool) {
 		holder, held = device.Owner{Kind: device.OwnerVolume, Name: e.Name, UID: e.UID}, true
 	}
 	return holder, held
+}
+
+// contentOf returns what a volume has on its disk, by the ledger. Before it was handed out, or
+// after its keys were destroyed, there may also be nothing.
+func (n *Agent) contentOf(uid string) (device.Content, bool) {
+	e, err := n.Ledger.Get(uid)
+	switch {
+	case err != nil || e.MachineID != n.MachineID:
+		return device.Content{}, false
+	case e.Encryption != nil && e.Encryption.UUID != "":
+		return device.Content{Type: luks.ContentType, UUID: e.Encryption.UUID}, true
+	case e.Encryption == nil && e.FSType != "" && e.FSUUID != "":
+		return device.Content{Type: e.FSType, UUID: e.FSUUID}, true
+	}
+	return device.Content{}, false
 }
 
 // metadataDirectory has the node's own copies of the metadata of volume groups.

@@ -10,6 +10,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/berth-dev/berth/internal/discovery"
+	"github.com/berth-dev/berth/internal/ledger"
+	"github.com/berth-dev/berth/pkg/device"
+	"github.com/berth-dev/berth/pkg/volume"
 )
 
 // A node's kubelet reports every few seconds; each report must not make the agent read
@@ -36,5 +39,62 @@ func TestReportsOfKubeletDoNotCount(t *testing.T) {
 		if step.do(); kicked != step.want {
 			t.Errorf("after the Node was %s: %d kicks, want %d", step.what, kicked, step.want)
 		}
+	}
+}
+
+// What a volume has on its disk is known of a filesystem and of a LUKS header that were made on
+// this machine, and of nothing else.
+func TestContentOf(t *testing.T) {
+	t.Parallel()
+	const uid = "0b5f3c1e-0000-4000-8000-000000000001"
+	whole := &volume.Record{Mode: volume.ModeDevice, SizeBytes: 1 << 20, Device: &volume.DeviceRecord{
+		Name: "bd-1", IdentityScheme: "serial", IdentityValue: "S1", SizeBytes: 1 << 20,
+	}}
+	entry := func(change func(*ledger.Entry)) ledger.Entry {
+		e := ledger.Entry{
+			UID: uid, Name: "pvc-1", MachineID: "machine-1", State: ledger.Deleting, Mode: volume.ModeDevice, Wipe: volume.WipeZero,
+			Access: volume.AccessFilesystem, FSType: "ext4", FSUUID: "5d6c2a51-0000-4000-8000-000000000001", Record: whole,
+		}
+		change(&e)
+		return e
+	}
+	for name, tc := range map[string]struct {
+		change func(*ledger.Entry)
+		want   device.Content
+		known  bool
+	}{
+		"a filesystem": {func(*ledger.Entry) {}, device.Content{Type: "ext4", UUID: "5d6c2a51-0000-4000-8000-000000000001"}, true},
+		"another machine's": {
+			func(e *ledger.Entry) { e.MachineID = "machine-2" }, device.Content{}, false,
+		},
+		"a raw block volume": {
+			func(e *ledger.Entry) { e.Access, e.FSType, e.FSUUID = volume.AccessBlock, "", "" }, device.Content{}, false,
+		},
+		"an encrypted one": {
+			func(e *ledger.Entry) {
+				e.Encryption = &ledger.Encryption{Format: volume.EncryptionLUKS2, Seal: ledger.Sealed, UUID: uid, Cipher: "aes-xts-plain64", KeyGeneration: 1}
+			},
+			device.Content{Type: "crypto_LUKS", UUID: uid},
+			true,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l, err := ledger.Open(t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := l.Put(entry(tc.change)); err != nil {
+				t.Fatal(err)
+			}
+			n := &Agent{}
+			n.Ledger, n.MachineID = l, "machine-1"
+			if got, known := n.contentOf(uid); got != tc.want || known != tc.known {
+				t.Errorf("contentOf = %v, %v, want %v, %v", got, known, tc.want, tc.known)
+			}
+			if _, known := n.contentOf("0b5f3c1e-0000-4000-8000-000000000002"); known {
+				t.Error("a volume without an entry is known")
+			}
+		})
 	}
 }

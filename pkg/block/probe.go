@@ -36,7 +36,8 @@ type Content struct {
 	Type, Kind  string
 	UUID, Label string
 	// PartitionTable is gpt, dos, … or empty.
-	PartitionTable string
+	PartitionTable     string
+	PartitionTableUUID string
 }
 
 // The exit codes of blkid --probe (blkid(8)).
@@ -120,6 +121,8 @@ func ParseProbe(out []byte) Content {
 			c.Label = value
 		case "PTTYPE":
 			c.PartitionTable = value
+		case "PTUUID":
+			c.PartitionTableUUID = value
 		}
 	}
 	return c

@@ -23,6 +23,9 @@ type CleanerOptions struct {
 	Registry Registry
 	// Disks opens them; nil means the block devices of this host.
 	Disks Opener
+	// Prober tells what is on a disk that is to be wiped; nil refuses those of which it is
+	// known what they held.
+	Prober Prober
 	// Parallelism is how many disks are wiped at once; 0 means 2. A wipe by zeroes
 	// writes as fast as its disk takes it, so this is what bounds the load on what
 	// the disks share.
@@ -316,6 +319,13 @@ func (c *Cleaner) wipeOpen(ctx context.Context, disk OpenDisk, released Released
 		return fmt.Errorf("disk %s has %d bytes, released were %d; it is not touched: %w", released.Name,
 			now.SizeBytes, released.SizeBytes, volume.ErrIdentity)
 	}
+	if err := sameDisk(disk, now); err != nil {
+		return fmt.Errorf("disk %s: %w", released.Name, err)
+	}
+	if err := c.proveContent(ctx, now); err != nil {
+		return fmt.Errorf("disk %s: %w", released.Name, err)
+	}
+	// The path was probed, and may have become another disk's meanwhile.
 	if err := sameDisk(disk, now); err != nil {
 		return fmt.Errorf("disk %s: %w", released.Name, err)
 	}

@@ -35,8 +35,14 @@ func released(t *testing.T, policy volume.WipePolicy) *node {
 // clean runs a cleaner over the node until a wipe has ended, and returns how.
 func clean(t *testing.T, registry device.Registry, disks device.Opener) error {
 	t.Helper()
+	return cleanWith(t, device.CleanerOptions{Registry: registry, Disks: disks})
+}
+
+func cleanWith(t *testing.T, o device.CleanerOptions) error {
+	t.Helper()
 	ended := wipeLog{ended: make(chan error, 100)}
-	c := device.NewCleaner(device.CleanerOptions{Registry: registry, Disks: disks, Observer: ended, Log: quiet})
+	o.Observer, o.Log = ended, quiet
+	c := device.NewCleaner(o)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	done := make(chan struct{})
 	go func() {
@@ -152,6 +158,7 @@ func TestCleanerRefuses(t *testing.T) {
 		change func(t *testing.T, n *node, r *skewed)
 		want   error
 		opener device.Opener
+		prober device.Prober
 	}{
 		"another size": {change: func(_ *testing.T, _ *node, r *skewed) { r.now.SizeBytes++ }, want: volume.ErrIdentity},
 		"grown": {want: volume.ErrIdentity, change: func(t *testing.T, n *node, r *skewed) {
@@ -171,6 +178,12 @@ func TestCleanerRefuses(t *testing.T) {
 			must(t, err)
 			t.Cleanup(func() { _ = held.Close() })
 		}},
+		"another filesystem": {prober: ext4(), want: volume.ErrIdentity, change: func(_ *testing.T, _ *node, r *skewed) {
+			r.now.Content = &device.Content{Type: "ext4", UUID: "other"}
+		}},
+		"content where there was none": {prober: ext4(), want: volume.ErrIdentity, change: func(_ *testing.T, _ *node, r *skewed) { r.now.Content = &device.Content{} }},
+		"content that cannot be read":  {prober: prober{err: errUnread}, want: errUnread, change: func(_ *testing.T, _ *node, r *skewed) { r.now.Content = &device.Content{} }},
+		"content that nothing tells":   {change: func(_ *testing.T, _ *node, r *skewed) { r.now.Content = &device.Content{} }, want: errAny},
 		"another disk under its name": {want: volume.ErrIdentity, change: func(t *testing.T, n *node, r *skewed) {
 			r.firstPath = n.host.Add(t, "bystander", 10*mib).Path
 		}},
@@ -184,8 +197,8 @@ func TestCleanerRefuses(t *testing.T) {
 			must(t, err)
 			r := &skewed{Registry: n.registry, was: now, now: now}
 			test.change(t, n, r)
-			err = clean(t, r, n.host.Opener())
-			if err == nil || test.want != nil && !errors.Is(err, test.want) {
+			err = cleanWith(t, device.CleanerOptions{Registry: r, Disks: n.host.Opener(), Prober: test.prober})
+			if err == nil || test.want != nil && !errors.Is(test.want, errAny) && !errors.Is(err, test.want) {
 				t.Fatalf("the wipe ended with %v, want %v", err, test.want)
 			}
 			if name == "pulled" {
@@ -198,6 +211,40 @@ func TestCleanerRefuses(t *testing.T) {
 			}
 			if message := n.registry.Message("bd-disk-0"); (message == "") != (test.want == nil) {
 				t.Errorf("the registry was told %q", message)
+			}
+		})
+	}
+}
+
+var (
+	errUnread = errors.New("input/output error")
+	errAny    = errors.New("whatever is said")
+)
+
+// What a wipe that was cut off has left of the disk's own content is wiped, and so is a disk of
+// which nobody knew what it held.
+func TestCleanerWipesWhatWasReleased(t *testing.T) {
+	t.Parallel()
+	own := &device.Content{Type: "ext4", UUID: strings.ToUpper(foreignUUID)}
+	for name, test := range map[string]struct {
+		released *device.Content
+		prober   device.Prober
+	}{
+		"its own":           {own, ext4()},
+		"wiped in part":     {own, prober{}},
+		"never known":       {nil, ext4()},
+		"nothing as before": {&device.Content{}, prober{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := released(t, volume.WipeZero)
+			now, err := n.registry.Resolve(t.Context(), "bd-disk-0")
+			must(t, err)
+			r := &skewed{Registry: n.registry, was: now, now: now}
+			r.now.Content = test.released
+			must(t, cleanWith(t, device.CleanerOptions{Registry: r, Disks: n.host.Opener(), Prober: test.prober}))
+			if strings.Contains(content(t, n.host, "disk-0"), "secret") {
+				t.Error("it was not wiped")
 			}
 		})
 	}

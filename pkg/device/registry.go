@@ -83,6 +83,9 @@ type Registry interface {
 	// token that permits exactly one wipe. Repeated, it returns the same token as
 	// long as that wipe is not finished. It works for a disk that is not present, so
 	// that a volume on a dead disk can be deleted; the wipe waits until it returns.
+	// What the disk holds is recorded with the token, as far as that is known: the wipe
+	// erases that and nothing else. ErrIdentity: the node knows what the owner has on
+	// its disk, and something else is there; nothing was changed.
 	//
 	// With volume.WipeNone the disk stays Released until an operator has cleaned it,
 	// and the token is empty. ErrNotFound: the owner does not hold the disk and has
@@ -155,6 +158,9 @@ type Claimed struct {
 	Owner Owner
 	// WipeToken of the open wipe, only in state Released and from Resolve.
 	WipeToken string
+	// Content that the disk held when it was released, with the token; nil when that was
+	// not known.
+	Content *Content
 }
 
 // ReleasedDisk is a disk that waits for its wipe.

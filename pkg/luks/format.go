@@ -25,6 +25,9 @@ const lockTimeout = 10 * time.Second
 
 var uuidPattern = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 
+// ContentType is how libblkid names an encrypted device.
+const ContentType = "crypto_LUKS"
+
 // FormatRequest is a wish for an encrypted device.
 type FormatRequest struct {
 	// Device is the path of the block device on the host. The caller has just proven
@@ -158,7 +161,7 @@ func (c *Client) prove(ctx context.Context, req FormatRequest) error {
 	if err != nil {
 		return err
 	}
-	if content.Ambivalent || content.PartitionTable != "" || content.Found && (content.Type != "crypto_LUKS" || content.UUID != req.UUID) {
+	if content.Ambivalent || content.PartitionTable != "" || content.Found && (content.Type != ContentType || content.UUID != req.UUID) {
 		return fmt.Errorf("%w: it holds %s%s with UUID %q, which this volume's format did not leave", volume.ErrNotBlank, content.Type, content.PartitionTable, content.UUID)
 	}
 	return nil

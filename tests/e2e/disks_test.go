@@ -206,6 +206,52 @@ var _ = Describe("A disk", Label("disks"), Serial, func() {
 		awaitDisk(ctx, node, disk.Serial, "blank")
 	}, SpecTimeout(3*patience))
 
+	It("that has taken the place of a released one is not wiped", func(ctx SpecContext) {
+		needs(CanExec)
+		node := suite.nodes[0]
+		disk := Disk{Serial: "E2E-SLOT", SizeBytes: smallDisk}
+		impostor := Disk{Serial: "E2E-SLOT-OTHER", Reports: disk.Serial, SizeBytes: smallDisk}
+		plug(ctx, node, impostor)
+		device := awaitDisk(ctx, node, disk.Serial, "blank")
+		const theirs = "5d6c2a51-7a3e-4c55-9d0e-6f1b2c3d4e5f"
+		execOn(ctx, node, fmt.Sprintf("mkfs.ext4 -q -U %s %s && sync", theirs, device.Status.Path))
+		awaitDisk(ctx, node, disk.Serial, "holds ext4")
+		Expect(suite.hosts.UnplugDisk(ctx, node, impostor.Serial)).To(Succeed())
+		awaitDisk(ctx, node, disk.Serial, "gone; it was")
+
+		By("making a volume of the disk, and deleting it while the disk is away")
+		plug(ctx, node, disk)
+		awaitDisk(ctx, node, disk.Serial, "blank")
+		space := newSpace(ctx)
+		class := onDisk(ctx, disk.Serial)
+		whole := kind{name: "device with ext4", class: func(Classes) string { return class }, size: "200Mi"}
+		_, err := space.CreateClaim(ctx, whole.claim("data"))
+		Expect(err).NotTo(HaveOccurred())
+		_, _, err = space.RunPod(ctx, whole.with(workload.Pod{Name: "writer", Node: node, Script: whole.writeScript("data")}, "data"))
+		Expect(err).NotTo(HaveOccurred())
+		volume, err := space.AwaitBound(ctx, "data")
+		Expect(err).NotTo(HaveOccurred())
+		Expect(space.DeletePod(ctx, "writer")).To(Succeed())
+		Expect(suite.hosts.UnplugDisk(ctx, node, disk.Serial)).To(Succeed())
+		awaitDisk(ctx, node, disk.Serial, "gone; it was")
+		Expect(space.DeleteClaim(ctx, "data")).To(Succeed())
+		Expect(space.AwaitVolumeGone(ctx, volume.Name)).To(Succeed())
+
+		By("putting the other one into its slot")
+		Expect(suite.hosts.PlugDisk(ctx, node, impostor)).To(Succeed())
+		kept := awaitDisk(ctx, node, disk.Serial, "on it is ext4 with UUID "+theirs)
+		Expect(kept.Status.ClaimState).To(Equal(v1alpha1.ClaimStateReleased))
+		awaitEvent(ctx, kept, v1alpha1.ReasonWipeFailed)
+		execOn(ctx, node, "e2fsck -fn "+kept.Status.Path)
+
+		By("bringing back the disk that was released")
+		Expect(suite.hosts.UnplugDisk(ctx, node, impostor.Serial)).To(Succeed())
+		awaitDisk(ctx, node, disk.Serial, "gone")
+		Expect(suite.hosts.PlugDisk(ctx, node, disk)).To(Succeed())
+		clean := awaitDisk(ctx, node, disk.Serial, "blank")
+		Expect(clean.Status.ClaimState).To(Equal(v1alpha1.ClaimStateUnclaimed))
+	}, SpecTimeout(3*patience))
+
 	It("that says it is failing is not handed out", func(ctx SpecContext) {
 		node, disk := suite.nodes[0], Disk{Serial: "E2E-FAILING", SizeBytes: smallDisk, NVMe: true}
 		plug(ctx, node, disk)
