@@ -421,6 +421,14 @@ func TestStatus(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &o); err != nil || code != exitTrouble || len(o.Troubles) != 5 || o.Pools["Degraded"] != 1 {
 		t.Errorf("exit code %d, %v, %+v", code, err, o)
 	}
+	get[*berth.LocalVolume](c, "LocalVolume//pv-data").Status.Conditions = condition(berth.LocalVolumeReady, true, "Carved", "the volume stands")
+	withCondition(c, berth.LocalVolumeHealthy, "DiskGone", "disk S1 is gone")
+	if code, out, _ = c.run(t, "status"); code != exitTrouble || !strings.Contains(out, "1 not well") || !strings.Contains(out, "localvolume/pv-data: DiskGone") {
+		t.Errorf("a volume that is not well: exit code %d\n%s", code, out)
+	}
+	if code, out, _ = c.run(t, "volumes"); code != exitWell || !strings.Contains(out, "DiskGone") || strings.Contains(out, "Carved") {
+		t.Errorf("a volume that is not well: exit code %d\n%s", code, out)
+	}
 	c.objects = map[string]client.Object{}
 	code, out, _ = c.run(t, "status")
 	if code != exitTrouble || !strings.Contains(out, "not installed") || !strings.Contains(out, "--berth-namespace") {

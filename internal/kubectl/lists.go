@@ -176,6 +176,8 @@ type volumeRow struct {
 	Ready   bool     `json:"ready"`
 	Reason  string   `json:"reason"`
 	Message string   `json:"message"`
+	// Unwell: it is ready, and Reason and Message say what is wrong with it nevertheless.
+	Unwell bool `json:"unwell,omitempty"`
 	// Deleting: its deletion was asked for.
 	Deleting bool `json:"deleting,omitempty"`
 }
@@ -201,6 +203,9 @@ func (p *plugin) volumeRows(ctx context.Context) ([]volumeRow, error) {
 		}
 		if c := meta.FindStatusCondition(lv.Status.Conditions, berth.LocalVolumeReady); c != nil {
 			row.Ready, row.Reason, row.Message = c.Status == metav1.ConditionTrue, c.Reason, c.Message
+		}
+		if c := meta.FindStatusCondition(lv.Status.Conditions, berth.LocalVolumeHealthy); row.Ready && c != nil && c.Status == metav1.ConditionFalse {
+			row.Unwell, row.Reason, row.Message = true, c.Reason, c.Message
 		}
 		rows = append(rows, row)
 	}

@@ -213,6 +213,9 @@ func (p *plugin) lookAtVolumes(ctx context.Context, o *overview) error {
 		switch {
 		case row.Deleting:
 			o.Volumes["being deleted"]++
+		case row.Unwell:
+			o.Volumes["not well"]++
+			o.add("localvolume/"+row.Name, row.Reason, row.Message)
 		case row.Ready:
 			o.Volumes["ready"]++
 		default:
