@@ -106,8 +106,7 @@ const EncryptionLUKS2 Encryption = "luks2"
 // +kubebuilder:validation:XValidation:rule="!has(self.source) || !has(self.mkfsOptions)",message="spec.source brings its filesystem along: mkfsOptions is not allowed beside it"
 // +kubebuilder:validation:XValidation:rule="!has(self.adopt) || has(self.adopt.leftOver) || self.mode == 'hostpath' || (self.mode == 'device' && self.volumeMode == 'Filesystem' && has(self.fsType) && size(self.fsType) > 0)",message="spec.adopt is for a directory, in mode hostpath, or for a whole disk with a filesystem: mode device, volumeMode Filesystem and spec.fsType are needed"
 // +kubebuilder:validation:XValidation:rule="!has(self.adopt) || has(self.adopt.leftOver) || (has(self.adopt.directory) == (self.mode == 'hostpath'))",message="spec.adopt.directory is for mode hostpath, spec.adopt.device and spec.adopt.filesystemUUID are for mode device"
-// +kubebuilder:validation:XValidation:rule="!has(self.adopt) || !has(self.adopt.leftOver) || self.mode != 'device'",message="spec.adopt.leftOver is for what is in a pool, in the modes lvm and hostpath: a whole disk is adopted by spec.adopt.device"
-// +kubebuilder:validation:XValidation:rule="!has(self.adopt) || !has(self.adopt.leftOver) || self.mode != 'lvm' || ((self.volumeMode == 'Filesystem') == (has(self.fsType) && size(self.fsType) > 0))",message="spec.adopt.leftOver is taken as it is: spec.fsType must be that of its filesystem, or volumeMode Block"
+// +kubebuilder:validation:XValidation:rule="!has(self.adopt) || !has(self.adopt.leftOver) || self.mode == 'hostpath' || ((self.volumeMode == 'Filesystem') == (has(self.fsType) && size(self.fsType) > 0))",message="spec.adopt.leftOver is taken as it is: spec.fsType must be that of its filesystem, or volumeMode Block"
 // +kubebuilder:validation:XValidation:rule="!has(self.adopt) || !has(self.adopt.leftOver) || !has(self.source)",message="spec.adopt.leftOver is no copy: spec.source is not allowed beside it"
 // +kubebuilder:validation:XValidation:rule="!has(self.adopt) || self.mode != 'hostpath' || (!has(self.directory) && !has(self.retainFor))",message="a directory that is adopted lies at the UID of its volume, and is kept when that is deleted, or as long as it was to be: directory and retainFor are not allowed beside spec.adopt"
 // +kubebuilder:validation:XValidation:rule="self.wipe != 'cryptoErase' || (self.mode == 'device' && has(self.deviceSelector) && has(self.deviceSelector.cryptoErase) && self.deviceSelector.cryptoErase)",message="spec.wipe: cryptoErase is for mode device, and needs deviceSelector.cryptoErase: true so that only a disk that can do it is taken"
@@ -213,8 +212,8 @@ type LocalVolumeSpec struct {
 // Adoption names a disk that holds a filesystem, twice over: by what the disk is and
 // by what is on it. Nothing is formatted and nothing is wiped, now or later. Or it names a
 // directory, which is moved to where the pool has its volumes, and kept when the volume is
-// deleted. Or it names a left-over of the pool, which becomes a volume of Berth again, and is
-// deleted as any.
+// deleted. Or it names a left-over of the pool, or a whole disk that is left over, which becomes a
+// volume of Berth again, and is deleted as any.
 //
 // +kubebuilder:validation:XValidation:rule="[has(self.directory), has(self.leftOver), has(self.device) || has(self.filesystemUUID)].filter(x, x).size() == 1",message="spec.adopt names either a disk, by device and filesystemUUID, or a directory, or a left-over"
 // +kubebuilder:validation:XValidation:rule="has(self.device) == has(self.filesystemUUID)",message="spec.adopt.device and spec.adopt.filesystemUUID go together: both must be true"
@@ -237,12 +236,14 @@ type Adoption struct {
 	// +kubebuilder:validation:Pattern=`^(/[^/]+)+$`
 	Directory string `json:"directory,omitempty"`
 
-	// LeftOver of spec.pool on spec.nodeName, of the kind Volume.
+	// LeftOver of spec.pool on spec.nodeName, of the kind Volume; in mode device a whole disk of
+	// spec.nodeName that a LocalVolume holds which is gone.
 	// +optional
 	LeftOver *AdoptedLeftOver `json:"leftOver,omitempty"`
 }
 
-// AdoptedLeftOver names a left-over of status.leftOvers of the Pool twice over: both must be true.
+// AdoptedLeftOver names a left-over of status.leftOvers of the Pool, or a disk by who holds it (spec.claimRef of
+// the BlockDevice) and by what it is (DiskIdentity), twice over: both must be true.
 type AdoptedLeftOver struct {
 	// UID of the LocalVolume that it was made for.
 	// +kubebuilder:validation:Pattern=`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`

@@ -46,8 +46,8 @@ func validateAdoption(w Wish) error {
 	}
 	if a.LeftOver != nil {
 		others := volume.Adoption{FSType: a.FSType, LeftOver: a.LeftOver}
-		if w.Mode == volume.ModeDevice || *a != others || w.Directory != "" || w.RetainFor != 0 || w.Encryption != "" || len(w.MkfsOptions) > 0 {
-			return fmt.Errorf("a left-over is adopted as it is, in the modes lvm and hostpath, and spec.adopt names nothing else: %w", volume.ErrInvalid)
+		if *a != others || w.Directory != "" || w.RetainFor != 0 || w.Encryption != "" || len(w.MkfsOptions) > 0 {
+			return fmt.Errorf("a left-over is adopted as it is, and spec.adopt names nothing else: %w", volume.ErrInvalid)
 		}
 		if a.LeftOver.ID == w.UID || a.LeftOver.Identity == "" {
 			return fmt.Errorf("spec.adopt.leftOver needs the UID and the identity of a left-over: %w", volume.ErrInvalid)

@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/ledger"
@@ -39,7 +41,7 @@ func (w Wish) leftOverOf() *volume.LeftOver {
 // takeOver gives a left-over to the volume. The ledger says what is meant before anything is
 // changed, and forgets the entry that the left-over had when nothing is there under that any
 // more: as long as both stand, one of the two is where the backend finds it, and the call
-// repeated goes on.
+// repeated goes on. Of a whole disk, which carries no mark, it says before that who has it now.
 func (c *Carver) takeOver(ctx context.Context, b volume.Backend, e ledger.Entry, w Wish) (ledger.Entry, error) {
 	taker, ok := b.(volume.LeftOverTaker)
 	from := w.leftOverOf()
@@ -56,6 +58,7 @@ func (c *Carver) takeOver(ctx context.Context, b volume.Backend, e ledger.Entry,
 		}
 		release = unlock
 		e.FSUUID, e.Copied = found.FSUUID, found.Copied
+		e.Adopted = found.Adopted && w.Mode == volume.ModeDevice // a directory says so itself
 		return c.Journal.Put(e)
 	})
 	defer func() { release() }()
@@ -63,13 +66,23 @@ func (c *Carver) takeOver(ctx context.Context, b volume.Backend, e ledger.Entry,
 		return e, err
 	}
 	e.Record = &rec
-	if e.FSType != "" && e.FSUUID == "" {
-		// Only the ledger knew of it, and has lost it since.
-		if e.FSUUID, err = c.LeftOvers.FilesystemOf(ctx, b, e, e.FSType); err != nil {
+	if e.FSType != "" && (e.FSUUID == "" || w.Mode == volume.ModeDevice) {
+		// Only the ledger knew of it, and has lost it since. In the place of a disk there may be
+		// another one by now that says the same of itself.
+		fsUUID, err := c.LeftOvers.FilesystemOf(ctx, b, e, e.FSType)
+		if err != nil {
 			return e, err
 		}
+		if e.FSUUID != "" && !strings.EqualFold(e.FSUUID, fsUUID) {
+			return e, fmt.Errorf("volume %s: %w: on the disk is the filesystem %s, and it was %s: %w", w.Name, volume.ErrNotAdoptable, fsUUID, e.FSUUID, volume.ErrIdentity)
+		}
+		e.FSUUID = fsUUID
 	}
-	if err := c.Journal.Remove(from.ID); err != nil {
+	if w.Mode == volume.ModeDevice {
+		if err := c.inherit(e); err != nil {
+			return e, err
+		}
+	} else if err := c.Journal.Remove(from.ID); err != nil {
 		return e, err
 	}
 	c.Backends.Touch(e.Pool)
@@ -77,9 +90,22 @@ func (c *Carver) takeOver(ctx context.Context, b volume.Backend, e ledger.Entry,
 	return e, nil
 }
 
+// inherit has the ledger say that a volume has the disk that a left-over had: at each moment an
+// entry of one of the two has it.
+func (c *Carver) inherit(e ledger.Entry) error {
+	e.State = ledger.Carved
+	if err := c.Journal.Put(e); err != nil {
+		return err
+	}
+	return c.Journal.Remove(e.LeftOver.UID)
+}
+
 // letGo ends the adoption of a left-over that the volume's object has never said to have: what is
 // there is kept, under whichever ID.
 func (c *Carver) letGo(ctx context.Context, w Wish) error {
+	if w.Mode == volume.ModeDevice {
+		return c.letDiskGo(ctx, w.UID)
+	}
 	b, err := c.Backends.ForExisting(w.Mode, w.Pool)
 	if errors.Is(err, ErrPoolNotFound) || errors.Is(err, volume.ErrInvalid) {
 		// There is no place where it could be. What the ledger has of it, if anything, is told as
@@ -101,12 +127,78 @@ func (c *Carver) letGo(ctx context.Context, w Wish) error {
 	return nil
 }
 
+// letDiskGo is letGo for a whole disk, of which only the ledger and its claim say whose it is. If
+// the volume has claimed it, it is left over as that one's, and the ledger goes on to have it;
+// otherwise it is as it was.
+func (c *Carver) letDiskGo(ctx context.Context, uid string) error {
+	e, err := c.Journal.Get(uid)
+	switch {
+	case errors.Is(err, ledger.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	case e.LeftOver == nil:
+		return nil
+	}
+	b, err := c.Backends.ForExisting(volume.ModeDevice, "")
+	if err != nil {
+		return err
+	}
+	held, err := b.List(ctx)
+	if err != nil {
+		return fmt.Errorf("look whether volume %s has its disk: %w", e.Name, err)
+	}
+	i := slices.IndexFunc(held, func(v volume.Found) bool { return v.ID == uid })
+	switch {
+	case i < 0 && e.State == ledger.Carving:
+		return c.Journal.Remove(uid)
+	case i >= 0:
+		e.Record = &held[i].Record
+	}
+	if err := c.inherit(e); err != nil {
+		return err
+	}
+	e.State, e.LeftOver = ledger.Ready, nil
+	return c.Journal.Put(e)
+}
+
+// EndAdoption lets go of a disk whose adoption by a volume had begun and was never said to be done,
+// now that the volume's object was taken away by force: nobody would go on with it, and it would
+// keep everybody from the disk.
+func (c *Carver) EndAdoption(ctx context.Context, uid string) error {
+	e, err := c.Journal.Get(uid)
+	if errors.Is(err, ledger.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	unlock, err := c.Locks.Lock(ctx, e.Name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if e.Mode != volume.ModeDevice || e.MachineID != c.MachineID {
+		return nil
+	}
+	return c.letDiskGo(ctx, uid)
+}
+
 var _ LeftOvers = (*Purger)(nil)
 
 // Adoptable implements LeftOvers, by the same proofs as before a purge.
 func (p *Purger) Adoptable(ctx context.Context, b volume.Backend, w Wish) (found ledger.Entry, release func(), err error) {
 	from := w.leftOverOf()
-	proven, release, err := p.proveAdoptable(ctx, PurgePlace{PoolSet: w.Pool, Mode: w.Mode, Backend: b}, w, *from)
+	place := PurgePlace{PoolSet: w.Pool, Mode: w.Mode, Backend: b}
+	if w.Mode == volume.ModeDevice {
+		if err = p.endFormer(ctx, w); err == nil {
+			place, err = p.placeOfLeftOver(ctx, b, *from)
+		}
+	}
+	var proven provenLeftOver
+	if err == nil {
+		proven, release, err = p.proveAdoptable(ctx, place, w, *from)
+	}
 	if err == nil {
 		return proven.entry, release, nil
 	}
@@ -116,12 +208,26 @@ func (p *Purger) Adoptable(ctx context.Context, b volume.Backend, w Wish) (found
 	return ledger.Entry{}, nil, fmt.Errorf("adopt left-over %s as volume %s: %w", from.ID, w.Name, err)
 }
 
+// endFormer lets go of a disk for a LocalVolume of this name that is gone, as there is another one. The
+// caller has the lock of the name.
+func (p *Purger) endFormer(ctx context.Context, w Wish) error {
+	for _, e := range p.Ledger.All() {
+		former := e.UID != w.UID && e.Name == w.Name && e.MachineID == p.Carver.MachineID
+		if former && e.Mode == volume.ModeDevice && e.LeftOver != nil {
+			if err := p.Carver.letDiskGo(ctx, e.UID); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 func (p *Purger) proveAdoptable(ctx context.Context, place PurgePlace, w Wish, from volume.LeftOver) (found provenLeftOver, release func(), err error) {
 	found, err = p.identify(ctx, place, leftOverRequest(from))
 	if err != nil {
 		return found, nil, err
 	}
-	l := behind(from.ID, found.names(), found.exam.NameCut, found.entry.Record)
+	l := behind(from.ID, found.names(), found.exam.NameCut, found.entry.Record, place.Links...)
 	l.adopter = w.UID
 	switch {
 	case len(l.names) == 0:
@@ -164,17 +270,24 @@ func (p *Purger) proveFree(ctx context.Context, place PurgePlace, found *provenL
 	if found.known && found.entry.Access != w.Access {
 		return fmt.Errorf("%w: it was of volumeMode %s", errKept, found.entry.Access)
 	}
+	if place.Mode == volume.ModeDevice && found.entry.Adopted && w.Wipe != volume.WipeNone {
+		return fmt.Errorf("%w: the disk was handed over with its data, and is given back with them: spec.wipe must be none", errKept)
+	}
 	if err := p.proveNobodys(ctx, l); err != nil {
 		return err
 	}
 	if err := p.proveUnused(ctx, place.Backend, v1alpha1.LeftOverVolume, *found); err != nil {
 		return err
 	}
+	was := found.entry.FSUUID
 	found.entry.FSUUID = ""
 	if w.FSType == "" {
 		return nil
 	}
 	fsUUID, err := p.FilesystemOf(ctx, place.Backend, found.entry, w.FSType)
+	if err == nil && place.Mode == volume.ModeDevice && was != "" && !strings.EqualFold(fsUUID, was) {
+		err = fmt.Errorf("%w: on the disk is the filesystem %s, and the node's ledger says %s: %w", errKept, fsUUID, was, volume.ErrIdentity)
+	}
 	found.entry.FSUUID = fsUUID
 	return err
 }

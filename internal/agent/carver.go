@@ -154,13 +154,13 @@ func (c *Carver) Make(ctx context.Context, w Wish) (ledger.Entry, error) {
 		}
 		return ledger.Entry{}, err
 	}
-	switch e.State {
-	case ledger.Ready:
+	switch {
+	case e.State == ledger.Ready:
 		return c.verify(ctx, b, e)
-	case ledger.Carving:
+	case e.LeftOver != nil:
+		e, err = c.takeOver(ctx, b, e, w)
+	case e.State == ledger.Carving:
 		switch {
-		case e.LeftOver != nil:
-			e, err = c.takeOver(ctx, b, e, w)
 		case e.Adopted:
 			e, err = c.adopt(ctx, b, e, w, known)
 		default:

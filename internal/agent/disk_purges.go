@@ -54,7 +54,7 @@ type DiskPurges struct {
 // NewDiskPurges does nothing before Start.
 func NewDiskPurges(o DiskPurgesOptions) *DiskPurges {
 	d := &DiskPurges{DiskPurgesOptions: o, again: make(chan struct{}, 1)}
-	o.Purger.DiskTouched = func(string) { d.lookAgain() }
+	o.Purger.DiskTouched, o.Purger.PlaceOfDisk = func(string) { d.lookAgain() }, d.place
 	return d
 }
 

@@ -47,6 +47,8 @@ type PurgeOptions struct {
 	// DiskTouched is called when a whole disk that somebody has asked to purge is to be looked at
 	// again; nil where none can be. It must not block.
 	DiskTouched func(name string)
+	// PlaceOfDisk makes a whole disk the place of what is left over on it; nil where none is.
+	PlaceOfDisk func(bd *v1alpha1.BlockDevice) PurgePlace
 	Log         *slog.Logger
 }
 

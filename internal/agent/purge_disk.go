@@ -7,8 +7,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/pkg/block"
 	"github.com/berth-dev/berth/pkg/luks"
 	"github.com/berth-dev/berth/pkg/mount"
@@ -22,6 +26,35 @@ func placeOfDisk(name string) string { return diskPlace + name }
 
 // diskOfPlace returns the disk that a place is; false for a pool.
 func diskOfPlace(place string) (name string, is bool) { return strings.CutPrefix(place, diskPlace) }
+
+// placeOfLeftOver is the disk that a volume holds which no object stands for, as its BlockDevice
+// says at this moment.
+func (p *Purger) placeOfLeftOver(ctx context.Context, b volume.Backend, from volume.LeftOver) (PurgePlace, error) {
+	x, err := examinerOf(b, v1alpha1.LeftOverVolume)
+	if err != nil {
+		return PurgePlace{}, err
+	}
+	exam, err := x.Examine(ctx, from.ID)
+	switch {
+	case errors.Is(err, volume.ErrNotFound), errors.Is(err, volume.ErrExists), errors.Is(err, volume.ErrIdentity):
+		return PurgePlace{}, fmt.Errorf("%w: %w", errKept, err)
+	case err != nil:
+		return PurgePlace{}, fmt.Errorf("look at it: %w", err)
+	case p.PlaceOfDisk == nil || exam.Record.Device == nil:
+		return PurgePlace{}, fmt.Errorf("%w: it is no disk that can be looked at", errKept)
+	}
+	bd := &v1alpha1.BlockDevice{}
+	if err := p.Live.Get(ctx, client.ObjectKey{Name: exam.Record.Device.Name}, bd); err != nil {
+		return PurgePlace{}, fmt.Errorf("read BlockDevice %s: %w", exam.Record.Device.Name, err)
+	}
+	place := p.PlaceOfDisk(bd)
+	place.Backend = b
+	asked := slices.ContainsFunc(bd.Spec.Purge, func(r v1alpha1.PurgeRequest) bool { return r.UID == from.ID })
+	if place.Kept == "" && asked {
+		place.Kept = "somebody has asked to purge it (spec.purge of its BlockDevice): withdraw that first"
+	}
+	return place, nil
+}
 
 // touch has the place of a left-over looked at again.
 func (p *Purger) touch(place string) {

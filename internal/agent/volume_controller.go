@@ -216,6 +216,9 @@ func (r *VolumeReconciler) finishGone(ctx context.Context, name string) error {
 		return nil
 	case err != nil:
 		return err
+	case e.State != ledger.Deleting && e.Mode == volume.ModeDevice && e.LeftOver != nil:
+		log.FromContext(ctx).Info("A volume that was to adopt a disk has no LocalVolume any more; the disk is kept as it is", "uid", e.UID)
+		return r.Carver.EndAdoption(ctx, e.UID)
 	case e.State != ledger.Deleting:
 		log.FromContext(ctx).Info("A volume has no LocalVolume; it is kept as it is", "uid", e.UID, "state", e.State)
 		r.Carver.Backends.Orphaned(e.Pool)

@@ -233,6 +233,33 @@ func (inv *Inventory) Adopt(ctx context.Context, diskName string, owner device.O
 	return inv.give(ctx, diskName, owner, notAsked)
 }
 
+// HandOver implements device.Registry. What keeps disks from being claimed anew, filters and the
+// like, does not keep it: it is Berth's, and stays that.
+func (inv *Inventory) HandOver(ctx context.Context, diskName, fromUID string, owner device.Owner) (device.Claimed, error) {
+	if owner.UID == "" || owner.Name == "" || owner.Kind != device.OwnerVolume || fromUID == "" || fromUID == owner.UID {
+		return device.Claimed{}, fmt.Errorf("hand BlockDevice %s over from %q to %+v: %w", diskName, fromUID, owner, volume.ErrInvalid)
+	}
+	written, err := inv.change(ctx, diskName, func(bd *v1alpha1.BlockDevice) (bool, error) {
+		if err := inv.refuseUsurped(bd, owner.UID); err != nil {
+			return false, fmt.Errorf("hand over: %w", err)
+		}
+		switch holder := ownerOf(bd); {
+		case heldBy(bd, owner.UID):
+			return false, nil
+		case !heldBy(bd, fromUID) || holder.Kind != device.OwnerVolume:
+			return false, fmt.Errorf("hand BlockDevice %s over: it is %s, by %s %s (%s): %w", bd.Name, stateOf(bd), holder.Kind, holder.Name, holder.UID, volume.ErrBusy)
+		}
+		bd.Spec.ClaimRef = &v1alpha1.BlockDeviceClaimRef{Kind: owner.Kind, Name: owner.Name, UID: types.UID(owner.UID)}
+		bd.Status.ClaimState, bd.Status.Wipe = v1alpha1.ClaimStateClaimed, nil
+		controllerutil.AddFinalizer(bd, v1alpha1.AgentFinalizer)
+		return true, nil
+	})
+	if err != nil {
+		return device.Claimed{}, err
+	}
+	return inv.located(ctx, written)
+}
+
 func (inv *Inventory) give(ctx context.Context, diskName string, owner device.Owner, proof contentProof) (device.Claimed, error) {
 	written, err := inv.change(ctx, diskName, func(bd *v1alpha1.BlockDevice) (bool, error) {
 		return inv.claim(ctx, bd, owner, proof)

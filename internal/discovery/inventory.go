@@ -73,8 +73,10 @@ type Options struct {
 	// Runner of the host's blkid.
 	Runner block.Runner
 	// Holder returns the volume that has its data on a disk by the node's own records,
-	// whatever the API server says; nil knows of none. It must not block.
-	Holder func(diskName string) (holder device.Owner, held bool)
+	// whatever the API server says; nil knows of none. claimedBy is the UID of who has the disk
+	// by its object, empty for nobody: while the disk is handed over from one volume to another,
+	// each of the two may have it. It must not block.
+	Holder func(diskName, claimedBy string) (holder device.Owner, held bool)
 	// PoolOf returns the pool whose volume group a disk is part of by the node's own records,
 	// empty for none; it is asked before a wipe, and an error forbids it. nil knows of none.
 	PoolOf func(diskName string) (pool string, err error)

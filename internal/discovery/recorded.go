@@ -24,7 +24,11 @@ func (inv *Inventory) usurped(name string, bd *v1alpha1.BlockDevice) (device.Own
 	if inv.opts.Holder == nil {
 		return device.Owner{}, false
 	}
-	owner, held := inv.opts.Holder(name)
+	claimedBy := ""
+	if bd != nil {
+		claimedBy = ownerOf(bd).UID
+	}
+	owner, held := inv.opts.Holder(name, claimedBy)
 	return owner, held && (bd == nil || !heldBy(bd, owner.UID))
 }
 

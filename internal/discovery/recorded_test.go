@@ -57,7 +57,7 @@ func TestObjectOlderThanTheData(t *testing.T) {
 			inv := newTestInventory(t, host, c)
 			told := ""
 			inv.opts.HolderChanged = func(holder v1alpha1.BlockDeviceClaimRef) { told = holder.Name }
-			inv.opts.Holder = func(disk string) (device.Owner, bool) { return owner, disk == nameOf("A") }
+			inv.opts.Holder = func(disk, _ string) (device.Owner, bool) { return owner, disk == nameOf("A") }
 			if err := inv.loadObjects(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -96,7 +96,7 @@ func TestObjectOlderThanTheData(t *testing.T) {
 				t.Errorf("the volume's own look at its disk: %v", err)
 			}
 			// When the records end, the release goes its way.
-			inv.opts.Holder = func(string) (device.Owner, bool) { return device.Owner{}, false }
+			inv.opts.Holder = func(string, string) (device.Owner, bool) { return device.Owner{}, false }
 			if _, err := inv.Release(t.Context(), nameOf("A"), owner.UID, volume.WipeZero); err != nil {
 				t.Errorf("release: %v", err)
 			}

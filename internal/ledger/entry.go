@@ -70,7 +70,8 @@ type Entry struct {
 	Adopted bool `json:"adopted,omitempty"`
 
 	// LeftOver is what the volume is going to be made of, as long as that is not done: a volume
-	// that no object stood for, which is never formatted.
+	// that no object stood for, which is never formatted. Of a whole disk it stands also while
+	// Carved, when the disk is the volume's and the left-over's own entry is about to go.
 	LeftOver *LeftOver `json:"leftOver,omitempty"`
 
 	// Copied is true when the volume began as a copy of another one, or of a snapshot, and
@@ -161,7 +162,8 @@ func (e Entry) validate() error {
 	if e.Adopted && (e.Mode == volume.ModeLVM || e.Access != volume.AccessFilesystem || e.Wipe != volume.WipeNone || e.State == Formatting) {
 		bad("adopted in mode %s with fsType %q, wipe %s and state %s", e.Mode, e.FSType, e.Wipe, e.State)
 	}
-	if l := e.LeftOver; l != nil && (!uidPattern.MatchString(l.UID) || l.UID == e.UID || l.Identity == "" || e.State != Carving || e.Mode == volume.ModeDevice || e.Adopted || e.Encryption != nil) {
+	disk := e.Mode == volume.ModeDevice
+	if l := e.LeftOver; l != nil && (!uidPattern.MatchString(l.UID) || l.UID == e.UID || l.Identity == "" || e.State != Carving && (!disk || e.State != Carved) || !disk && e.Adopted || e.Encryption != nil) {
 		bad("a left-over %+v in mode %s and state %s (adopted: %v)", *l, e.Mode, e.State, e.Adopted)
 	}
 	if e.Copied && (e.Mode != volume.ModeLVM || e.Adopted || e.State == Formatting) {

@@ -276,7 +276,14 @@ func TestAdopted(t *testing.T) {
 	}
 }
 
-// What is going to be made of a left-over says of which, as long as it is not made.
+// wholeDisk makes an entry that of a volume that has got a disk.
+func wholeDisk(e *ledger.Entry) {
+	e.Mode, e.Pool, e.State = volume.ModeDevice, "", ledger.Carved
+	e.Record = &volume.Record{Mode: volume.ModeDevice, Device: &volume.DeviceRecord{Name: "bd"}}
+}
+
+// What is going to be made of a left-over says of which, as long as it is not made; and a disk also
+// while it is about to be.
 func TestLeftOver(t *testing.T) {
 	t.Parallel()
 	l := open(t, t.TempDir())
@@ -293,6 +300,15 @@ func TestLeftOver(t *testing.T) {
 	if err != nil || got.LeftOver == nil || got.LeftOver.Identity != "vg/lv" {
 		t.Fatalf("read again as %+v, %v", got, err)
 	}
+	for name, good := range map[string]func(*ledger.Entry){
+		"a disk":                   func(e *ledger.Entry) { e.Mode, e.Pool = volume.ModeDevice, "" },
+		"a disk that it has":       wholeDisk,
+		"one that was handed over": func(e *ledger.Entry) { wholeDisk(e); e.Adopted, e.Wipe = true, volume.WipeNone },
+	} {
+		if _, err := ledger.Encode(taking(good)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 	got.LeftOver.Identity = "changed"
 	if again, err := l.Get(uid1); err != nil || again.LeftOver.Identity != "vg/lv" {
 		t.Fatalf("what was read is what is kept: %+v, %v", again, err)
@@ -302,7 +318,19 @@ func TestLeftOver(t *testing.T) {
 		"no UID":           func(e *ledger.Entry) { e.LeftOver.UID = "../1" },
 		"no identity":      func(e *ledger.Entry) { e.LeftOver.Identity = "" },
 		"one that is made": func(e *ledger.Entry) { made := entry(ledger.Ready); made.LeftOver = e.LeftOver; *e = made },
-		"a disk":           func(e *ledger.Entry) { e.Mode, e.Pool = volume.ModeDevice, "" },
+		"one that is carved": func(e *ledger.Entry) {
+			made := entry(ledger.Carved)
+			made.LeftOver = e.LeftOver
+			*e = made
+		},
+		"one that was handed over": func(e *ledger.Entry) {
+			e.Adopted, e.Mode, e.FSType, e.FSUUID, e.Wipe = true, volume.ModeHostpath, "", "", volume.WipeNone
+		},
+		"a disk that is ready": func(e *ledger.Entry) { wholeDisk(e); e.State = ledger.Ready },
+		"an encrypted disk": func(e *ledger.Entry) {
+			wholeDisk(e)
+			e.Encryption = &ledger.Encryption{Format: volume.EncryptionLUKS2, UUID: uid1, Seal: ledger.Unsealed}
+		},
 	} {
 		if _, err := ledger.Encode(taking(bad)); err == nil || !strings.Contains(err.Error(), "a left-over") {
 			t.Errorf("%s: %v", name, err)

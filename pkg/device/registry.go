@@ -20,6 +20,10 @@ import (
 //
 //	Unclaimed, or Released with volume.WipeNone --Adopt--> Claimed
 //
+// and, from a volume that no object stands for to one that is to have its data,
+//
+//	Claimed --HandOver--> Claimed
+//
 // and every arrow is on stable storage before the method that draws it returns.
 // A method that fails with an error that wraps no sentinel leaves open whether
 // its arrow was drawn; the caller repeats it or asks Claims, ClaimedBy, Resolve
@@ -62,6 +66,14 @@ type Registry interface {
 	// (reserved, filtered, partitioned, failing, in conflict with another); nothing was
 	// changed.
 	Adopt(ctx context.Context, diskName string, owner Owner) (Claimed, error)
+
+	// HandOver gives the disk that one volume holds to another one, in one write: at each
+	// moment one of the two holds it. The caller has proven that nobody has the disk and that
+	// nothing leads to the volume that held it. Repeated for the same owner it returns the same.
+	//
+	// ErrBusy: it is held by neither, or it is Released. ErrNotFound: the registry has no disk of
+	// that name. Nothing was changed.
+	HandOver(ctx context.Context, diskName, fromUID string, owner Owner) (Claimed, error)
 
 	// Abandon takes a claim back under which nothing was ever written, and makes the
 	// disk Unclaimed without a wipe. It exists so that a claim made by mistake on a

@@ -112,7 +112,15 @@ func TestLocalVolumeValidation(t *testing.T) {
 			adoptLeftOver(v)
 			v.Spec.Mode, v.Spec.Pool, v.Spec.FSType, v.Spec.Directory = v1alpha1.ModeHostpath, "dirs", "", "shop/db"
 		}, "are not allowed beside spec.adopt"},
-		{"adopt a left-over disk", func(v *v1alpha1.LocalVolume) { adoptLeftOver(v); v.Spec.Mode, v.Spec.Pool = v1alpha1.ModeDevice, "" }, "a whole disk is adopted by spec.adopt.device"},
+		{"adopt a left-over disk", func(v *v1alpha1.LocalVolume) { adoptLeftOver(v); v.Spec.Mode, v.Spec.Pool = v1alpha1.ModeDevice, "" }, ""},
+		{"adopt a left-over disk of no filesystem", func(v *v1alpha1.LocalVolume) {
+			adoptLeftOver(v)
+			v.Spec.Mode, v.Spec.Pool, v.Spec.FSType = v1alpha1.ModeDevice, "", ""
+		}, "spec.fsType must be that of its filesystem"},
+		{"adopt a left-over disk, and a disk", func(v *v1alpha1.LocalVolume) {
+			adoptLeftOver(v)
+			v.Spec.Mode, v.Spec.Pool, v.Spec.Adopt.Device = v1alpha1.ModeDevice, "", "bd-1"
+		}, "or a left-over"},
 		{"adopt a left-over of no filesystem", func(v *v1alpha1.LocalVolume) { adoptLeftOver(v); v.Spec.FSType = "" }, "spec.fsType must be that of its filesystem"},
 		{"adopt a left-over and a directory", func(v *v1alpha1.LocalVolume) { adoptLeftOver(v); v.Spec.Adopt.Directory = "/srv/old" }, "or a left-over"},
 		{"adopt a left-over that is not named in full", func(v *v1alpha1.LocalVolume) { adoptLeftOver(v); v.Spec.Adopt.LeftOver.Identity = "" }, "spec.adopt.leftOver.identity"},

@@ -178,6 +178,23 @@ func (r *Registry) Adopt(ctx context.Context, diskName string, owner device.Owne
 	return r.claimed(diskName, e), err
 }
 
+// HandOver implements device.Registry.
+func (r *Registry) HandOver(ctx context.Context, diskName, fromUID string, owner device.Owner) (device.Claimed, error) {
+	defer r.lock()()
+	e, err := r.entry(diskName)
+	if err != nil {
+		return device.Claimed{}, err
+	}
+	switch {
+	case e.state != device.StateClaimed || e.owner.Kind != device.OwnerVolume || e.owner != owner && e.owner.UID != fromUID:
+		return device.Claimed{}, fmt.Errorf("disk %s is %s: %w", diskName, e.state, volume.ErrBusy)
+	case e.owner == owner:
+		return r.claimed(diskName, e), nil
+	}
+	err = r.change(ctx, func() { e.owner = owner })
+	return r.claimed(diskName, e), err
+}
+
 // Abandon implements device.Registry.
 func (r *Registry) Abandon(ctx context.Context, diskName, ownerUID string) error {
 	defer r.lock()()
