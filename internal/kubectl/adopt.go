@@ -4,6 +4,7 @@
 package kubectl
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,8 +34,10 @@ const rawBlock = "none"
 // adoptPlan is what a left-over becomes, and how far that is.
 type adoptPlan struct {
 	Node string `json:"node"`
-	// Pool is the object's name.
-	Pool     string         `json:"pool"`
+	// Pool is the object's name; empty of a whole disk.
+	Pool string `json:"pool,omitempty"`
+	// Disk is the BlockDevice's name, of a whole disk.
+	Disk     string         `json:"disk,omitempty"`
 	LeftOver berth.LeftOver `json:"leftOver"`
 	// Volume is the name of the LocalVolume and of the PersistentVolume.
 	Volume string `json:"volume"`
@@ -53,7 +56,8 @@ type adoptPlan struct {
 	Next string `json:"next,omitempty"`
 
 	set    string // the PoolSet
-	kind   berth.PoolKind
+	mode   berth.Mode
+	disk   *berth.BlockDevice
 	purged bool // somebody has asked to purge it
 	volume *berth.LocalVolume
 	claim  *corev1.PersistentVolumeClaim
@@ -64,7 +68,12 @@ func (l *adoptPlan) refuse(format string, args ...any) {
 }
 
 // where is how the command line names it.
-func (l *adoptPlan) where() string { return l.Node + "/" + l.Pool + "/" + string(l.LeftOver.UID) }
+func (l *adoptPlan) where() string {
+	if l.mode == berth.ModeDevice {
+		return l.Node + "/" + cmp.Or(l.Disk, string(l.LeftOver.UID))
+	}
+	return l.Node + "/" + l.Pool + "/" + string(l.LeftOver.UID)
+}
 
 // adopt makes a left-over a volume of Berth again; or gives that up, as long as it has not become
 // one. It is troubled when it refuses, or when the agent does, or does not answer.
@@ -118,28 +127,20 @@ func (p *plugin) adoptCommand(plan *adoptPlan) string {
 
 // planAdoption finds the left-over, or what has become of it.
 func (p *plugin) planAdoption(ctx context.Context, what string) (*adoptPlan, error) {
-	if node, name, isDisk := splitDisk(what); isDisk {
-		return nil, fmt.Errorf("%w: a whole disk is not adopted, since its former volume holds it: copy what is on it, and then kubectl berth orphans purge %s/%s (docs/guides/left-overs.md)", errUsage, node, name)
+	find := p.findInPool
+	if _, _, isDisk := splitDisk(what); isDisk {
+		find = p.findDisk
 	}
-	node, poolName, name, err := splitLeftOver(what)
+	plan, missing, err := find(ctx, what)
 	if err != nil {
 		return nil, err
 	}
-	pool, err := p.poolOf(ctx, node, poolName)
-	if err != nil {
-		return nil, err
-	}
-	plan := &adoptPlan{Node: node, Pool: pool.Name, StorageClass: p.o.StorageClass, set: pool.Spec.PoolSetName, kind: pool.Spec.Kind}
-	if plan.LeftOver, err = leftOverOf(pool, name); err != nil {
-		// It is none any more when it was adopted.
-		plan.LeftOver = berth.LeftOver{Kind: berth.LeftOverVolume, UID: types.UID(name)}
-	}
-	plan.Volume = adoptedPrefix + string(plan.LeftOver.UID)
+	plan.StorageClass, plan.Volume = p.o.StorageClass, adoptedPrefix+string(plan.LeftOver.UID)
 	lv := &berth.LocalVolume{}
 	switch getErr := p.client.Get(ctx, client.ObjectKey{Name: plan.Volume}, lv); {
 	case apierrors.IsNotFound(getErr):
-		if err != nil {
-			return nil, err
+		if missing != nil {
+			return nil, missing
 		}
 	case getErr != nil:
 		return nil, fmt.Errorf("read LocalVolume %s: %w", plan.Volume, getErr)
@@ -148,14 +149,64 @@ func (p *plugin) planAdoption(ctx context.Context, what string) (*adoptPlan, err
 	default:
 		plan.read(lv)
 	}
-	plan.purged = slices.ContainsFunc(pool.Spec.Purge, func(r berth.PurgeRequest) bool { return r.UID == string(plan.LeftOver.UID) })
 	return plan, p.readClaim(ctx, plan)
+}
+
+// findInPool finds what is left over in a pool. missing says that there is nothing of that name, or not
+// any more: it is none when it was adopted.
+func (p *plugin) findInPool(ctx context.Context, what string) (plan *adoptPlan, missing, err error) {
+	node, poolName, name, err := splitLeftOver(what)
+	if err != nil {
+		return nil, nil, err
+	}
+	pool, err := p.poolOf(ctx, node, poolName)
+	if err != nil {
+		return nil, nil, err
+	}
+	plan = &adoptPlan{Node: node, Pool: pool.Name, set: pool.Spec.PoolSetName, mode: berth.Mode(pool.Spec.Kind)}
+	if plan.LeftOver, missing = leftOverOf(pool, name); missing != nil {
+		plan.LeftOver = berth.LeftOver{Kind: berth.LeftOverVolume, UID: types.UID(name)}
+	}
+	plan.purged = isAsked(pool.Spec.Purge, plan.LeftOver.UID)
+	return plan, missing, nil
+}
+
+// findDisk finds a whole disk by its BlockDevice, or by the UID of the volume that holds it, or held it
+// before it was adopted.
+func (p *plugin) findDisk(ctx context.Context, what string) (plan *adoptPlan, missing, err error) {
+	node, name, _ := splitDisk(what)
+	plan = &adoptPlan{Node: node, mode: berth.ModeDevice, LeftOver: berth.LeftOver{Kind: berth.LeftOverVolume, UID: types.UID(name)}}
+	d, err := p.diskOf(ctx, node, name)
+	if errors.Is(err, errUsage) {
+		return plan, err, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	plan.Disk, plan.disk, plan.LeftOver = d.Name, d, leftOverOnDisk(d)
+	if ref := d.Spec.ClaimRef; ref != nil {
+		lv := &berth.LocalVolume{}
+		err := p.client.Get(ctx, client.ObjectKey{Name: ref.Name}, lv)
+		switch adopted := lv.Spec.Adopt; {
+		case err != nil && !apierrors.IsNotFound(err):
+			return nil, nil, fmt.Errorf("read LocalVolume %s: %w", ref.Name, err)
+		case err == nil && lv.UID == ref.UID && adopted != nil && adopted.LeftOver != nil && lv.Name == adoptedPrefix+adopted.LeftOver.UID:
+			// It has the disk already.
+			plan.LeftOver.UID, plan.LeftOver.Name = types.UID(adopted.LeftOver.UID), ""
+		}
+	}
+	plan.purged = isAsked(d.Spec.Purge, plan.LeftOver.UID)
+	return plan, nil, nil
+}
+
+func isAsked(requests []berth.PurgeRequest, uid types.UID) bool {
+	return slices.ContainsFunc(requests, func(r berth.PurgeRequest) bool { return r.UID == string(uid) })
 }
 
 // isOf reports whether a LocalVolume asks for the left-over.
 func (l *adoptPlan) isOf(lv *berth.LocalVolume) bool {
 	a := lv.Spec.Adopt
-	return a != nil && a.LeftOver != nil && a.LeftOver.UID == string(l.LeftOver.UID) && lv.Spec.NodeName == l.Node && lv.Spec.Pool == l.set
+	return a != nil && a.LeftOver != nil && a.LeftOver.UID == string(l.LeftOver.UID) && lv.Spec.NodeName == l.Node && lv.Spec.Pool == l.set && lv.Spec.Mode == l.mode
 }
 
 // read takes over what stands of it.
@@ -202,6 +253,13 @@ func (p *plugin) refuseAdoption(ctx context.Context, plan *adoptPlan) error {
 	default:
 		plan.Refusals = append(plan.Refusals, whyKept(l)...)
 	}
+	if plan.disk != nil {
+		has, err := p.whoHas(ctx, plan.disk)
+		if err != nil {
+			return err
+		}
+		plan.Refusals = append(append(plan.Refusals, whyDiskKept(plan.disk)...), has...)
+	}
 	if plan.purged {
 		plan.refuse("somebody has asked to purge it: kubectl berth orphans purge %s --withdraw --yes", plan.where())
 	}
@@ -235,10 +293,10 @@ func (p *plugin) refuseAdoption(ctx context.Context, plan *adoptPlan) error {
 func (p *plugin) checkFSType(plan *adoptPlan) error {
 	types := []string{"ext4", "xfs", "btrfs", rawBlock}
 	switch {
-	case plan.kind == berth.PoolHostpath && p.o.FSType != "":
-		return fmt.Errorf("%w: --fs-type is for logical volumes, and pool %s has directories", errUsage, plan.Pool)
-	case plan.kind != berth.PoolHostpath && !slices.Contains(types, p.o.FSType):
-		return fmt.Errorf("%w: --fs-type is %q; say what is on the logical volume, one of %s; the node looks whether it is so", errUsage, p.o.FSType, strings.Join(types, ", "))
+	case plan.mode == berth.ModeHostpath && p.o.FSType != "":
+		return fmt.Errorf("%w: --fs-type is for logical volumes and disks, and pool %s has directories", errUsage, plan.Pool)
+	case plan.mode != berth.ModeHostpath && !slices.Contains(types, p.o.FSType):
+		return fmt.Errorf("%w: --fs-type is %q; say what is on the logical volume or the disk, one of %s; the node looks whether it is so", errUsage, p.o.FSType, strings.Join(types, ", "))
 	}
 	return nil
 }
@@ -268,7 +326,7 @@ func (p *plugin) askForAdoption(ctx context.Context, plan *adoptPlan) error {
 	lv := &berth.LocalVolume{
 		ObjectMeta: metav1.ObjectMeta{Name: plan.Volume},
 		Spec: berth.LocalVolumeSpec{
-			NodeName: plan.Node, Mode: berth.Mode(plan.kind), Pool: plan.set, VolumeMode: berth.VolumeFilesystem, SizeBytes: plan.LeftOver.SizeBytes, FSType: p.o.FSType,
+			NodeName: plan.Node, Mode: plan.mode, Pool: plan.set, VolumeMode: berth.VolumeFilesystem, SizeBytes: plan.LeftOver.SizeBytes, FSType: p.o.FSType,
 			Adopt: &berth.Adoption{LeftOver: &berth.AdoptedLeftOver{UID: string(plan.LeftOver.UID), Identity: plan.LeftOver.Identity}},
 		},
 	}
@@ -350,7 +408,7 @@ func (p *plugin) giveUp(ctx context.Context, plan *adoptPlan) (bool, error) {
 	switch lv := plan.volume; {
 	case lv == nil:
 		plan.refuse("nobody has asked to adopt it")
-	case lv.Status.Capacity != nil || lv.Status.LVM != nil || lv.Status.Hostpath != nil:
+	case lv.Status.Capacity != nil || lv.Status.LVM != nil || lv.Status.Hostpath != nil || lv.Status.Device != nil:
 		plan.refuse("it was adopted already, and is the LocalVolume %s: to delete that deletes its data", plan.Volume)
 	}
 	if len(plan.Refusals) > 0 {
@@ -393,7 +451,14 @@ func (p *plugin) tellAdoption(plan *adoptPlan) error {
 
 // print says it to people.
 func (l *adoptPlan) print(out io.Writer, changed, withdraw bool) {
-	fmt.Fprintf(out, "%s in pool %s of node %s\n", l.LeftOver.Kind, l.Pool, l.Node)
+	switch {
+	case l.mode != berth.ModeDevice:
+		fmt.Fprintf(out, "%s in pool %s of node %s\n", l.LeftOver.Kind, l.Pool, l.Node)
+	case l.Disk == "":
+		fmt.Fprintf(out, "%s on a whole disk of node %s\n", l.LeftOver.Kind, l.Node)
+	default:
+		fmt.Fprintf(out, "%s on the whole disk %s of node %s\n", l.LeftOver.Kind, l.Disk, l.Node)
+	}
 	for _, line := range [][2]string{
 		{"UID", string(l.LeftOver.UID)},
 		{"Volume", l.LeftOver.Name},

@@ -329,7 +329,7 @@ func (p *plugin) searchDisks(ctx context.Context, s *orphanSearch) error {
 		case noLocalVolume:
 			row.UID, row.Identity = d.Spec.ClaimRef.UID, leftOverOnDisk(d).Identity
 			s.add(row, "%s is held by LocalVolume %s, which is gone; its data are kept, and nobody gets it%s",
-				orNone(d.Status.Path), d.Spec.ClaimRef.Name, purgeIn(d.Status.Purges, row.UID, fmt.Sprintf("; when they are not needed any more: kubectl berth orphans purge %s/%s", d.Spec.NodeName, d.Name)))
+				orNone(d.Status.Path), d.Spec.ClaimRef.Name, purgeIn(d.Status.Purges, row.UID, fmt.Sprintf("; to use them again: kubectl berth orphans adopt %[1]s/%[2]s; when they are not needed any more: kubectl berth orphans purge %[1]s/%[2]s", d.Spec.NodeName, d.Name)))
 		}
 	}
 	return nil

@@ -80,31 +80,44 @@ func leftOverOnDisk(d *berth.BlockDevice) berth.LeftOver {
 // refuseDisk finds what keeps a disk from being purged, as far as objects say it. The agent looks
 // for all of it again.
 func (p *plugin) refuseDisk(ctx context.Context, d *berth.BlockDevice, plan *purgePlan) error {
-	ref := d.Spec.ClaimRef
-	switch {
-	case plan.begun(d):
+	if !plan.begun(d) {
+		plan.Refusals = append(plan.Refusals, whyDiskKept(d)...)
+	}
+	has, err := p.whoHas(ctx, d)
+	plan.Refusals = append(plan.Refusals, has...)
+	return err
+}
+
+// whyDiskKept says why nothing is done with what is left over on a disk, as far as its object says it.
+func whyDiskKept(d *berth.BlockDevice) []string {
+	switch ref := d.Spec.ClaimRef; {
 	case ref == nil:
-		plan.refuse("no volume holds it, so that there is nothing of Berth on it; kubectl berth why disk/%s says how it is", d.Name)
+		return []string{fmt.Sprintf("no volume holds it, so that there is nothing of Berth on it; kubectl berth why disk/%s says how it is", d.Name)}
 	case ref.Kind != "LocalVolume":
-		plan.refuse("it is part of %s %s: a disk of a pool is not purged", ref.Kind, ref.Name)
+		return []string{fmt.Sprintf("it is part of %s %s, and no volume that was left over", ref.Kind, ref.Name)}
 	case d.Status.ClaimState == berth.ClaimStateReleased:
-		plan.refuse("it was released already; kubectl berth why disk/%s says how it is", d.Name)
+		return []string{fmt.Sprintf("it was released already; kubectl berth why disk/%s says how it is", d.Name)}
 	case d.Status.State == berth.DeviceInactive:
-		plan.refuse("the node does not show it now; it can be purged when it is back")
+		return []string{"the node does not show it now; it can be had when it is back"}
 	case d.Spec.Reserved != "":
-		plan.refuse("it is reserved: %s", d.Spec.Reserved)
-	}
-	if ref == nil {
-		return nil
-	}
-	lv := &berth.LocalVolume{}
-	switch err := p.client.Get(ctx, client.ObjectKey{Name: ref.Name}, lv); {
-	case err == nil:
-		plan.refuse("there is a LocalVolume %s: kubectl delete localvolume %s deletes what it has", lv.Name, lv.Name)
-	case !apierrors.IsNotFound(err):
-		return fmt.Errorf("read LocalVolume %s: %w", ref.Name, err)
+		return []string{"it is reserved: " + d.Spec.Reserved}
 	}
 	return nil
+}
+
+// whoHas says whether there is a LocalVolume of the name that the holder of a disk has.
+func (p *plugin) whoHas(ctx context.Context, d *berth.BlockDevice) ([]string, error) {
+	ref := d.Spec.ClaimRef
+	if ref == nil {
+		return nil, nil
+	}
+	switch err := p.client.Get(ctx, client.ObjectKey{Name: ref.Name}, &berth.LocalVolume{}); {
+	case apierrors.IsNotFound(err):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("read LocalVolume %s: %w", ref.Name, err)
+	}
+	return []string{fmt.Sprintf("there is a LocalVolume %s: kubectl delete localvolume %s deletes what it has", ref.Name, ref.Name)}, nil
 }
 
 // begun reports whether the removal of what holds, or held, the disk has begun, or is done.

@@ -131,8 +131,8 @@ func TestOrphansListTellsOfPurgesOfDisks(t *testing.T) {
 	c := newCluster()
 	d := get[*berth.BlockDevice](c, "BlockDevice//bd-2")
 	d.Spec.ClaimRef = &berth.BlockDeviceClaimRef{Kind: "LocalVolume", Name: "pvc-raw", UID: types.UID(leftUID)}
-	if _, out, _ := c.run(t, "orphans", "list", "-o", "wide"); !strings.Contains(out, "kubectl berth orphans purge node1/bd-2") {
-		t.Errorf("it does not say how it is removed:\n%s", out)
+	if _, out, _ := c.run(t, "orphans", "list", "-o", "wide"); !strings.Contains(out, "kubectl berth orphans purge node1/bd-2") || !strings.Contains(out, "kubectl berth orphans adopt node1/bd-2") {
+		t.Errorf("it does not say how it is used again, and how it is removed:\n%s", out)
 	}
 	d.Status.Purges = []berth.PurgeStatus{{UID: leftUID, State: berth.PurgeQuarantined, Message: "nobody gets it"}}
 	if _, out, _ := c.run(t, "orphans", "list", "-o", "wide"); !strings.Contains(out, "to be purged, Quarantined: nobody gets it") {

@@ -168,7 +168,7 @@ func subcommands() []subcommand {
 			run: (*plugin).why, least: 1, most: 1,
 		},
 		{
-			name: "orphans", arguments: "list | adopt NODE/POOL/UID [--claim=NAMESPACE/NAME] [--yes] [--withdraw] | purge NODE/POOL/UID | NODE/DISK [--yes] [--confirm=TOKEN | --withdraw]",
+			name: "orphans", arguments: "list | adopt NODE/POOL/UID | NODE/DISK [--claim=NAMESPACE/NAME] [--yes] [--withdraw] | purge NODE/POOL/UID | NODE/DISK [--yes] [--confirm=TOKEN | --withdraw]",
 			summary: "List what is left over: volumes, disks and PersistentVolumes of which the other half is missing; and use a volume of them again, or remove it, in two phases",
 			run:     (*plugin).orphans, least: 1, most: 2, //nolint:mnd // adopt or purge, and what
 		},
@@ -206,7 +206,7 @@ func Run(ctx context.Context, args []string, streams Streams, connect Connector)
 	flags.BoolVar(&o.Yes, "yes", false, "of orphans adopt, orphans purge and import: do what it plans; without it nothing is changed")
 	flags.BoolVar(&o.Withdraw, "withdraw", false, "of orphans purge: take the request back, and let what is in quarantine go; of orphans adopt: ask for it no more, as long as it is not done")
 	flags.StringVar(&o.Claim, "claim", "", "of orphans adopt: NAMESPACE/NAME of the claim that gets the volume, which may be made later; without it any that names it")
-	flags.StringVar(&o.FSType, "fs-type", "", "of orphans adopt: what is on a logical volume: ext4, xfs, btrfs, or none for a raw block volume; the node looks whether it is so")
+	flags.StringVar(&o.FSType, "fs-type", "", "of orphans adopt: what is on a logical volume or a disk: ext4, xfs, btrfs, or none for a raw block volume; the node looks whether it is so")
 	flags.DurationVar(&o.Wait, "wait", defaultWait, "of orphans adopt and purge: how long to wait for the agent's answer")
 	flags.StringVar(&o.Machine, "machine", "", "of forget-node: forget only what was on the host of this /etc/machine-id, which another one has replaced under the node's name")
 	flags.BoolVar(&o.All, "all", false, "of import: all volumes of the other provisioner")
