@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/internal/ledger"
@@ -471,7 +472,8 @@ func TestPurgeKeepsADiskThatIsAdopted(t *testing.T) {
 	h.wantClaimed()
 	h.ask()
 	// The agent sees that it is gone.
-	if err := h.purger.Carver.EndAdoption(t.Context(), volumetest.ID(7)); err != nil {
+	r := &VolumeReconciler{Client: h.api, Carver: h.purger.Carver, Ledger: h.book, Limiter: &Limiter{}}
+	if _, err := r.ReconcileLive(t.Context(), reconcile.Request{NamespacedName: types.NamespacedName{Name: "again"}}); err != nil {
 		t.Fatal(err)
 	}
 	h.wantDisk(req, v1alpha1.PurgeQuarantined, "")

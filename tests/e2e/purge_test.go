@@ -144,17 +144,8 @@ var _ = Describe("A whole disk that is left over", Label("purge"), func() {
 	// Serial: other specs look for what no object stands for.
 	It("is purged in two phases, and is blank", Serial, func(ctx SpecContext) {
 		node, disk := suite.nodes[0], Disk{Serial: "E2E-LEFTOVER", SizeBytes: smallDisk}
-		plug(ctx, node, disk)
-		awaitDisk(ctx, node, disk.Serial, "blank")
 		space := newSpace(ctx)
-		class := onDisk(ctx, disk.Serial)
-		whole := kind{name: "device with ext4", class: func(Classes) string { return class }, size: "200Mi"}
-		_, err := space.CreateClaim(ctx, whole.claim("left"))
-		Expect(err).NotTo(HaveOccurred())
-		_, _, err = space.RunPod(ctx, whole.with(workload.Pod{Name: "writer", Node: node, Script: whole.writeScript("left")}, "left"))
-		Expect(err).NotTo(HaveOccurred())
-		volume, err := space.AwaitBound(ctx, "left")
-		Expect(err).NotTo(HaveOccurred())
+		_, _, volume := writeOnDisk(ctx, space, node, disk)
 		local := volumeOf(ctx, volume)
 		held := awaitDisk(ctx, node, disk.Serial, "held by LocalVolume "+local.Name)
 		where := node + "/" + held.Name
@@ -165,11 +156,7 @@ var _ = Describe("A whole disk that is left over", Label("purge"), func() {
 		Expect(said).To(ContainSubstring("there is a LocalVolume " + local.Name))
 
 		By("taking its objects away by force")
-		Expect(space.DeletePod(ctx, "writer")).To(Succeed())
-		retain := client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"persistentVolumeReclaimPolicy":"Retain"}}`))
-		Expect(suite.client.Patch(ctx, volume, retain)).To(Succeed())
-		Expect(space.DeleteClaim(ctx, "left")).To(Succeed())
-		leftOver{local: local}.takeAway(ctx, space, volume)
+		leaveDisk(ctx, space, volume, local)
 
 		By("putting it into quarantine")
 		code, said, complained = runPlugin(ctx, "orphans", "purge", where, "--wait=1m", "--yes")
@@ -191,7 +178,83 @@ var _ = Describe("A whole disk that is left over", Label("purge"), func() {
 		clean := awaitDisk(ctx, node, disk.Serial, "blank")
 		Expect(clean.Status.ClaimState).To(Equal(v1alpha1.ClaimStateUnclaimed))
 	}, SpecTimeout(2*patience))
+
+	// Serial: other specs look for what no object stands for.
+	It("is adopted with what is on it, and is deleted as any volume", Serial, func(ctx SpecContext) {
+		node, disk := suite.nodes[0], Disk{Serial: "E2E-ADOPTED", SizeBytes: smallDisk}
+		space := newSpace(ctx)
+		whole, written, volume := writeOnDisk(ctx, space, node, disk)
+		local := volumeOf(ctx, volume)
+		held := awaitDisk(ctx, node, disk.Serial, "held by LocalVolume "+local.Name)
+		adopt := []string{"orphans", "adopt", node + "/" + held.Name, "--fs-type=ext4", "--claim=" + space.Namespace + "/back", "--wait=1m", "--yes"}
+
+		By("refusing what has objects")
+		code, said, complained := runPlugin(ctx, adopt...)
+		Expect(code).To(Equal(1), said+complained)
+		Expect(said).To(ContainSubstring("there is a LocalVolume " + local.Name))
+
+		By("taking its objects away by force")
+		leaveDisk(ctx, space, volume, local)
+		code, said, complained = runPlugin(ctx, "orphans", "list")
+		Expect(code).To(Equal(1), said+complained)
+		Expect(said).To(ContainSubstring("blockdevice/" + held.Name))
+
+		By("adopting it")
+		code, said, complained = runPlugin(ctx, adopt...)
+		Expect(code).To(Equal(0), said+complained)
+		adopted := &v1alpha1.LocalVolume{}
+		Expect(suite.client.Get(ctx, client.ObjectKey{Name: "adopted-" + string(local.UID)}, adopted)).To(Succeed())
+		DeferCleanup(func(ctx SpecContext) { deleteByHand(ctx, adopted) }, NodeTimeout(time.Minute))
+		Expect(adopted.Status.Device).To(Equal(local.Status.Device))
+		Expect(adopted.Status.FilesystemUUID).To(Equal(local.Status.FilesystemUUID))
+		awaitDisk(ctx, node, disk.Serial, "held by LocalVolume "+adopted.Name)
+		expectHeld(ctx, adopted)
+		expectGone(ctx, local)
+
+		By("reading what is on it")
+		claimOf(ctx, space, "back", adopted)
+		read, _, err := space.RunPod(ctx, whole.with(workload.Pod{Name: "reader", Script: whole.readScript("back")}, "back"))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(read).To(Equal(written), "what is in the volume")
+
+		By("deleting it")
+		volume, err = space.AwaitBound(ctx, "back")
+		Expect(err).NotTo(HaveOccurred())
+		Expect(space.DeletePod(ctx, "reader")).To(Succeed())
+		Expect(space.DeleteClaim(ctx, "back")).To(Succeed())
+		Expect(suite.client.Delete(ctx, volume)).To(Succeed())
+		Expect(space.AwaitVolumeGone(ctx, volume.Name)).To(Succeed())
+		deleteByHand(ctx, adopted)
+		expectGone(ctx, adopted)
+		awaitDisk(ctx, node, disk.Serial, "blank")
+	}, SpecTimeout(2*patience))
 })
+
+// writeOnDisk makes a volume of a new disk of a node, and has a pod write to it.
+func writeOnDisk(ctx context.Context, space *workload.Space, node string, disk Disk) (whole kind, written string, volume *corev1.PersistentVolume) {
+	GinkgoHelper()
+	plug(ctx, node, disk)
+	awaitDisk(ctx, node, disk.Serial, "blank")
+	class := onDisk(ctx, disk.Serial)
+	whole = kind{name: "device with ext4", class: func(Classes) string { return class }, size: "200Mi"}
+	_, err := space.CreateClaim(ctx, whole.claim("left"))
+	Expect(err).NotTo(HaveOccurred())
+	written, _, err = space.RunPod(ctx, whole.with(workload.Pod{Name: "writer", Node: node, Script: whole.writeScript("left")}, "left"))
+	Expect(err).NotTo(HaveOccurred())
+	volume, err = space.AwaitBound(ctx, "left")
+	Expect(err).NotTo(HaveOccurred())
+	return whole, written, volume
+}
+
+// leaveDisk takes the objects of a volume that writeOnDisk has made away by force.
+func leaveDisk(ctx context.Context, space *workload.Space, volume *corev1.PersistentVolume, local *v1alpha1.LocalVolume) {
+	GinkgoHelper()
+	Expect(space.DeletePod(ctx, "writer")).To(Succeed())
+	retain := client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"persistentVolumeReclaimPolicy":"Retain"}}`))
+	Expect(suite.client.Patch(ctx, volume, retain)).To(Succeed())
+	Expect(space.DeleteClaim(ctx, "left")).To(Succeed())
+	leftOver{local: local}.takeAway(ctx, space, volume)
+}
 
 // keepSnapshot deletes a VolumeSnapshot and its content, and not what they lead to.
 func keepSnapshot(ctx context.Context, space *workload.Space, name string) {
