@@ -4,6 +4,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -128,11 +129,15 @@ func (h *diskHost) wantAdopted(lv *v1alpha1.LocalVolume, when string) ledger.Ent
 // last; and whatever Berth forgets of it, it is that one's.
 func TestAdoptDiskKilledAtEveryStep(t *testing.T) {
 	t.Parallel()
+	content := bytes.Repeat([]byte("orders"), int(mib/6)+1)[:mib]
 	for _, known := range []bool{true, false} {
 		for n, alive := 0, false; !alive; n++ {
 			h := newDiskHost(t)
 			h.leave(known, nil)
 			lv := h.adoption(1)
+			if err := os.WriteFile(h.pathOfDisk(), content, 0o600); err != nil {
+				t.Fatal(err)
+			}
 			h.killer.arm(n)
 			_, err := h.adopt(lv)
 			alive = !h.killer.died()
@@ -153,6 +158,9 @@ func TestAdoptDiskKilledAtEveryStep(t *testing.T) {
 				h.start()
 				h.wantAdopted(lv, when+", its ledger lost")
 				setMade(lv, e)
+			}
+			if now, err := os.ReadFile(h.pathOfDisk()); err != nil || !bytes.Equal(now, content) {
+				t.Fatalf("%s: something was written to the disk: %v", when, err)
 			}
 			// From then on it is deleted as any.
 			h.killer.arm(n)

@@ -311,21 +311,39 @@ func TestAdoptLeftOverKeepsWhatTheLedgerKnew(t *testing.T) {
 	}
 }
 
-// ownedLeftOvers belong to somebody, who has them.
-type ownedLeftOvers struct{ LeftOvers }
+// keptLeftOvers are not to be had.
+type keptLeftOvers struct {
+	LeftOvers
 
-func (ownedLeftOvers) Adoptable(context.Context, volume.Backend, Wish) (ledger.Entry, func(), error) {
-	return ledger.Entry{}, nil, fmt.Errorf("%w: %w", volume.ErrNotAdoptable, volume.ErrInUse)
+	why error
+}
+
+func (k keptLeftOvers) Adoptable(context.Context, volume.Backend, Wish) (ledger.Entry, func(), error) {
+	return ledger.Entry{}, nil, k.why
 }
 
 // TestAdoptionIsNotLookedAtAllTheTime: each look at a left-over reads all PersistentVolumes, and in a
 // pool something happens every moment.
 func TestAdoptionIsNotLookedAtAllTheTime(t *testing.T) {
 	t.Parallel()
+	for why, says := range map[error]struct {
+		status metav1.ConditionStatus
+		reason string
+	}{
+		fmt.Errorf("%w: %w", volume.ErrNotAdoptable, volume.ErrInUse): {metav1.ConditionFalse, v1alpha1.ReasonNotAdoptable},
+		fmt.Errorf("somebody looks at it: %w", volume.ErrBusy):        {metav1.ConditionUnknown, v1alpha1.ReasonInProgress},
+	} {
+		h := adoptKept(t, why)
+		h.wantCondition(says.status, says.reason)
+	}
+}
+
+func adoptKept(t *testing.T, why error) *host {
+	t.Helper()
 	from := &v1alpha1.AdoptedLeftOver{UID: volumetest.ID(8)}
 	lv := localVolume(func(lv *v1alpha1.LocalVolume) { lv.Spec.Adopt = &v1alpha1.Adoption{LeftOver: from} })
 	h := newHost(t, volume.ModeLVM)
-	h.agent.Carver.LeftOvers = ownedLeftOvers{}
+	h.agent.Carver.LeftOvers = keptLeftOvers{why: why}
 	if _, err := h.memory.Create(t.Context(), volume.Spec{ID: from.UID, Name: "pvc-8", SizeBytes: mib, Access: volume.AccessFilesystem}); err != nil {
 		t.Fatal(err)
 	}
@@ -341,5 +359,5 @@ func TestAdoptionIsNotLookedAtAllTheTime(t *testing.T) {
 	if waiting := h.agent.takeWaiting(); err != nil || result.RequeueAfter != purgeInterval || len(waiting) > 0 {
 		t.Errorf("it is looked at again in %v, %v, and when something happens: %v", result.RequeueAfter, err, waiting)
 	}
-	h.wantCondition(metav1.ConditionFalse, v1alpha1.ReasonNotAdoptable)
+	return h
 }

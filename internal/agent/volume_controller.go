@@ -180,8 +180,10 @@ func (r *VolumeReconciler) conclude(ctx context.Context, lv, base *v1alpha1.Loca
 	if isFinal(lv) {
 		return reconcile.Result{}, nil
 	}
-	if errors.Is(cause, volume.ErrNotAdoptable) && lv.Spec.Adopt != nil && lv.Spec.Adopt.LeftOver != nil {
-		// Not when something happens in a pool: each look reads all PersistentVolumes.
+	adopts := lv.Spec.Adopt != nil && lv.Spec.Adopt.LeftOver != nil
+	if adopts && (errors.Is(cause, volume.ErrNotAdoptable) || errors.Is(cause, volume.ErrBusy) && recordOf(lv) == nil) {
+		// Not when something happens in a pool: each look reads all PersistentVolumes. That udev looks at
+		// a disk is over by then.
 		return reconcile.Result{RequeueAfter: purgeInterval}, nil
 	}
 	r.wait(client.ObjectKeyFromObject(lv))
