@@ -273,10 +273,9 @@ func TestAdoptDiskRefused(t *testing.T) {
 		"encrypted": {entry: func(e *ledger.Entry) {
 			e.Encryption = &ledger.Encryption{Format: volume.EncryptionLUKS2, UUID: e.UID, Seal: ledger.Sealed, Cipher: "aes-xts-plain64", KeyGeneration: 1}
 		}, prepare: func(h *diskHost) {
-			h.vault, h.on = newVault(h.t, h.killer), nil
-			h.vault.headers[h.vault.store(h.pathOfDisk())] = &vaultHeader{uuid: volumetest.ID(1)}
-			h.start()
+			h.seal(1)
 		}, says: "it is encrypted"},
+		"encrypted, not known":         {unknown: true, mutate: asRaw, prepare: func(h *diskHost) { h.seal(1) }, says: "it is encrypted"},
 		"handed over, to be wiped":     {entry: func(e *ledger.Entry) { e.Adopted, e.Wipe = true, volume.WipeNone }, says: "spec.wipe must be none"},
 		"another filesystem":           {prepare: func(h *diskHost) { h.on = &mount.Superblock{FSType: "ext4", UUID: "theirs"} }, says: "on the disk is the filesystem theirs"},
 		"another one, never formatted": {entry: func(e *ledger.Entry) { e.State = ledger.Carved }, prepare: func(h *diskHost) { h.on = &mount.Superblock{FSType: "ext4", UUID: "theirs"} }, says: "on the disk is the filesystem theirs"},
@@ -355,6 +354,14 @@ func TestAdoptDiskRefused(t *testing.T) {
 
 var errAway = errors.New("it is away")
 
+// seal puts the LUKS header of that UUID on the disk.
+func (h *diskHost) seal(uuid int) {
+	h.t.Helper()
+	h.vault, h.on = newVault(h.t, h.killer), nil
+	h.vault.headers[h.vault.store(h.pathOfDisk())] = &vaultHeader{uuid: volumetest.ID(uuid)}
+	h.start()
+}
+
 // begun writes the ledger's entry of an adoption of the left-over that was killed in the middle.
 func (h *diskHost) begun(name string, i int) {
 	h.t.Helper()
@@ -386,12 +393,14 @@ func TestAdoptDiskOfAnyKind(t *testing.T) {
 		known  bool
 		entry  func(*ledger.Entry)
 		mutate func(*v1alpha1.LocalVolume)
+		header int
 	}{
-		"raw":              {known: true, entry: func(e *ledger.Entry) { e.Access, e.FSType, e.FSUUID = volume.AccessBlock, "", "" }, mutate: raw},
-		"raw, not known":   {mutate: raw},
-		"a smaller one":    {known: true, mutate: func(lv *v1alpha1.LocalVolume) { lv.Spec.SizeBytes = mib / 2 }},
-		"that was carved":  {known: true, entry: func(e *ledger.Entry) { e.State = ledger.Carved }},
-		"that was carving": {known: true, entry: func(e *ledger.Entry) { e.State, e.Record = ledger.Carving, nil }},
+		"raw":                        {known: true, entry: func(e *ledger.Entry) { e.Access, e.FSType, e.FSUUID = volume.AccessBlock, "", "" }, mutate: raw},
+		"raw, not known":             {mutate: raw},
+		"raw, encrypted by its user": {mutate: raw, header: 9},
+		"a smaller one":              {known: true, mutate: func(lv *v1alpha1.LocalVolume) { lv.Spec.SizeBytes = mib / 2 }},
+		"that was carved":            {known: true, entry: func(e *ledger.Entry) { e.State = ledger.Carved }},
+		"that was carving":           {known: true, entry: func(e *ledger.Entry) { e.State, e.Record = ledger.Carving, nil }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -400,6 +409,9 @@ func TestAdoptDiskOfAnyKind(t *testing.T) {
 			mutate := tc.mutate
 			if mutate == nil {
 				mutate = func(*v1alpha1.LocalVolume) {}
+			}
+			if tc.header != 0 {
+				h.seal(tc.header)
 			}
 			if e := h.wantAdopted(h.adoption(1, mutate), name); e.Adopted || e.Record.SizeBytes != mib {
 				t.Errorf("it is %+v", e)

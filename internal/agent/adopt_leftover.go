@@ -264,7 +264,14 @@ func (p *Purger) proveFree(ctx context.Context, place PurgePlace, found *provenL
 	case rec != nil && rec.State != v1alpha1.PurgePurged:
 		return fmt.Errorf("%w: somebody has asked to purge it (%s): withdraw that first", errKept, rec.State)
 	}
-	if found.known && found.entry.Encryption != nil {
+	encrypted := found.known && found.entry.Encryption != nil
+	if place.Mode == volume.ModeDevice && !found.known {
+		var err error
+		if encrypted, err = p.hasOwnHeader(ctx, *found); err != nil {
+			return err
+		}
+	}
+	if encrypted {
 		return fmt.Errorf("%w: it is encrypted, and its key slots are named by its UID: copy what is in it on the node", errKept)
 	}
 	if found.known && found.entry.Access != w.Access {

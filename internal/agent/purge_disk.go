@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/internal/ledger"
 	"github.com/berth-dev/berth/pkg/block"
 	"github.com/berth-dev/berth/pkg/luks"
 	"github.com/berth-dev/berth/pkg/mount"
@@ -119,6 +120,24 @@ func (p *Purger) identifyEncrypted(ctx context.Context, found provenLeftOver) er
 		return fmt.Errorf("%w: %w", errKept, err)
 	}
 	return fmt.Errorf("read what is on the disk: %w", err)
+}
+
+// hasOwnHeader reports whether on a disk that the ledger does not know is the LUKS header of its volume, whose UUID is the
+// UID. A header of another one is what the user of a raw volume has put there, as far as anybody knows.
+func (p *Purger) hasOwnHeader(ctx context.Context, found provenLeftOver) (bool, error) {
+	if p.Carver.Encrypted == nil {
+		return false, nil
+	}
+	e := found.entry
+	e.Encryption = &ledger.Encryption{Format: volume.EncryptionLUKS2, UUID: e.UID}
+	has, err := p.Carver.Encrypted.HasHeader(ctx, e, found.exam.Device)
+	if errors.Is(err, volume.ErrIdentity) || errors.Is(err, luks.ErrDamaged) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read what is on the disk: %w", err)
+	}
+	return has, nil
 }
 
 // proveShown proves that on a disk is what was shown of it when it was put into quarantine: that is
