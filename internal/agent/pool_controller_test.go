@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -319,6 +320,47 @@ func TestPoolWithVolumesIsNotRemoved(t *testing.T) {
 	h.want(v1alpha1.PoolPending, v1alpha1.ReasonNoDisks)
 	if len(h.groups) != 0 || !h.disks["a"].released {
 		t.Errorf("groups %v, disk %+v", h.groups, h.disks["a"])
+	}
+}
+
+// The volumes of a pool that is being deleted go on until they are deleted, wherever its disks come
+// back.
+func TestDisksOfAPoolThatIsBeingDeletedAreFollowed(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		host   func(*testing.T) *poolHost
+		set    *v1alpha1.PoolSet
+		move   func(h *poolHost, vg string)
+		follow []string
+	}{
+		"one of its own": {
+			func(t *testing.T) *poolHost { return newPoolHost(t, "a", "b") }, poolSet(),
+			func(h *poolHost, _ string) { h.disks["b"].missing = true },
+			[]string{"/dev/a"},
+		},
+		"one that was adopted": {
+			newAdoptingHost, poolSet(adoptingSet),
+			func(h *poolHost, vg string) { h.groups[vg].devices = []string{"/dev/c"} },
+			[]string{"/dev/c"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := tc.host(t)
+			h.apply(tc.set)
+			h.settle()
+			vg := h.pool().Status.VGUUID
+			if _, err := h.memory(vg).Create(t.Context(), volume.Spec{ID: lvUID, Name: "v", SizeBytes: mib, Access: volume.AccessBlock}); err != nil {
+				t.Fatal(err)
+			}
+			h.deletePool()
+			h.settle()
+			tc.move(h, vg)
+			h.settle()
+			if got := h.pools.live("fast").devices.get(); !slices.Equal(got, tc.follow) {
+				t.Errorf("commands are limited to %v, want %v", got, tc.follow)
+			}
+		})
 	}
 }
 

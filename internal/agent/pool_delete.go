@@ -39,7 +39,11 @@ func (r *PoolReconciler) delete(ctx context.Context, pool *v1alpha1.Pool) (recon
 			}
 		}
 		r.Backends.Set(PoolBackend{Name: name, Mode: modeOf(rec.Kind), Backend: p.backend, Closed: true, Reason: "it is being deleted"})
-		if err := r.empty(ctx, rec, p); err != nil {
+		err := r.trace(ctx, rec, p)
+		if err == nil {
+			err = r.empty(ctx, rec, p)
+		}
+		if err != nil {
 			view := failed(v1alpha1.ReasonPoolError, "the deletion waits: "+err.Error())
 			view.record = rec
 			r.purge(ctx, pool, &view) // what keeps it from being empty
@@ -48,7 +52,7 @@ func (r *PoolReconciler) delete(ctx context.Context, pool *v1alpha1.Pool) (recon
 		if r.Metadata != nil {
 			r.Metadata.Stop(name) // a dump keeps the thin pool from being removed
 		}
-		err := r.dismantle(ctx, rec)
+		err = r.dismantle(ctx, rec)
 		if err == nil && r.Metadata != nil {
 			err = r.Metadata.Forget(ctx, name, rec.VGUUID)
 		}
@@ -64,6 +68,25 @@ func (r *PoolReconciler) delete(ctx context.Context, pool *v1alpha1.Pool) (recon
 	base := pool.DeepCopy()
 	controllerutil.RemoveFinalizer(pool, v1alpha1.AgentFinalizer)
 	return reconcile.Result{}, client.IgnoreNotFound(r.patch(ctx, pool, base, false))
+}
+
+// trace notes where the disks of a pool are that is being deleted: its volumes are there until they
+// are deleted, and a disk may come back under another name.
+func (r *PoolReconciler) trace(ctx context.Context, rec *poolRecord, p *livePool) error {
+	switch {
+	case rec.Kind != v1alpha1.PoolLVM || rec.VGUUID == "" || rec.Removal != "":
+		return nil
+	case rec.Adoption != "":
+		return r.findDevices(ctx, rec, p)
+	case !r.Disks.Ready():
+		return nil
+	}
+	claims, err := r.Disks.Claims(ctx)
+	if err != nil {
+		return fmt.Errorf("list its disks: %w", err)
+	}
+	p.devices.set(pathsOf(rec, membersOf(rec, claims)))
+	return nil
 }
 
 // empty returns an error unless nothing is in the pool: no LocalVolume, no entry of

@@ -197,12 +197,7 @@ func (r *PoolReconciler) gather(ctx context.Context, claimant *v1alpha1.Pool, se
 	if err != nil {
 		return nil, nil, fmt.Errorf("list the pool's disks: %w", err)
 	}
-	members := map[string]device.Claimed{}
-	for _, c := range claims {
-		if c.Owner.UID == rec.PoolUID {
-			members[c.Name] = c
-		}
-	}
+	members := membersOf(rec, claims)
 	if !grows(set, rec) {
 		return members, nil, nil
 	}
@@ -234,6 +229,17 @@ func (r *PoolReconciler) gather(ctx context.Context, claimant *v1alpha1.Pool, se
 		}
 	}
 	return members, notes, nil
+}
+
+// membersOf are the disks that are claimed for a pool, by name.
+func membersOf(rec *poolRecord, claims []device.Claimed) map[string]device.Claimed {
+	members := map[string]device.Claimed{}
+	for _, c := range claims {
+		if c.Owner.UID == rec.PoolUID {
+			members[c.Name] = c
+		}
+	}
+	return members
 }
 
 // grows reports whether disks may join the pool. With Manual growth, the selector

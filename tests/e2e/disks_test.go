@@ -102,14 +102,9 @@ var _ = Describe("A disk", Label("disks"), Serial, func() {
 		after := awaitDisk(ctx, node, disk.Serial, "blank")
 		Expect(after.Status.State).To(Equal(v1alpha1.DeviceActive))
 		writes := 0
-		for drained := false; !drained; {
-			select {
-			case event := <-watcher.ResultChan():
-				if event.Type == watch.Modified {
-					writes++
-				}
-			default:
-				drained = true
+		for event := range told(ctx, watcher) {
+			if event.Type == watch.Modified {
+				writes++
 			}
 		}
 		Expect(writes).To(BeNumerically("<=", seconds+1), "writes during %d events in %.0f s", events, seconds)

@@ -5,6 +5,7 @@ package e2e
 
 import (
 	"context"
+	"iter"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -34,7 +35,7 @@ var _ = Describe("A disk that joins a pool", Label("pools"), func() {
 				DeviceSelector: &v1alpha1.DeviceSelector{Serials: []string{"E2E-JOIN-*"}},
 			},
 		}
-		newPool(ctx, set, node)
+		pool := newPool(ctx, set, node)
 		class := newClass(ctx, map[string]string{"mode": "lvm", "pool": set.Name})
 		small := kind{name: "lvm that fits", class: func(Classes) string { return class }, size: "128Mi"}
 		large := kind{name: "lvm that waits", class: func(Classes) string { return class }, size: "700Mi"}
@@ -63,21 +64,52 @@ var _ = Describe("A disk that joins a pool", Label("pools"), func() {
 		_, err = space.AwaitPod(ctx, "waiting", corev1.PodSucceeded)
 		Expect(err).NotTo(HaveOccurred())
 		grown := false
-		for drained := false; !drained && !grown; {
+		for event := range told(ctx, watcher) {
+			capacity, ok := event.Object.(*storagev1.CSIStorageCapacity)
+			if !ok || capacity.StorageClassName != class || grown {
+				continue
+			}
+			Expect(event.Type).NotTo(Equal(watch.Deleted), "what is published of the room was taken away")
+			Expect(capacity.Capacity.Value()).To(BeNumerically(">=", before), "the room before the disk has joined")
+			grown = capacity.Capacity.Value() >= 700<<20
+		}
+		Expect(grown).To(BeTrue(), "the room of both disks was published")
+
+		By("giving the disks back")
+		for _, name := range []string{"writer", "waiting"} {
+			Expect(space.DeletePod(ctx, name)).To(Succeed())
+		}
+		for _, name := range []string{"small", "large"} {
+			volume, err := space.AwaitBound(ctx, name)
+			Expect(err).NotTo(HaveOccurred())
+			Expect(space.DeleteClaim(ctx, name)).To(Succeed())
+			Expect(space.AwaitVolumeGone(ctx, volume.Name)).To(Succeed())
+		}
+		removePool(ctx, set, pool)
+		for _, disk := range []Disk{first, second} {
+			awaitDisk(ctx, node, disk.Serial, "blank")
+		}
+	}, SpecTimeout(2*patience))
+})
+
+// told is what a watch has to say, until it was silent for a while: what has happened is told by
+// then.
+func told(ctx context.Context, watcher watch.Interface) iter.Seq[watch.Event] {
+	const silence = 3 * time.Second
+	return func(yield func(watch.Event) bool) {
+		GinkgoHelper()
+		for {
 			select {
 			case event, open := <-watcher.ResultChan():
 				Expect(open).To(BeTrue(), "the watch goes on")
-				capacity, ok := event.Object.(*storagev1.CSIStorageCapacity)
-				if !ok || capacity.StorageClassName != class {
-					continue
+				if !yield(event) {
+					return
 				}
-				Expect(event.Type).NotTo(Equal(watch.Deleted), "what is published of the room was taken away")
-				Expect(capacity.Capacity.Value()).To(BeNumerically(">=", before), "the room before the disk has joined")
-				grown = capacity.Capacity.Value() >= 700<<20
-			default:
-				drained = true
+			case <-time.After(silence):
+				return
+			case <-ctx.Done():
+				Fail("the watch is not silent")
 			}
 		}
-		Expect(grown).To(BeTrue(), "the room of both disks was published")
-	}, SpecTimeout(2*patience))
-})
+	}
+}
