@@ -51,8 +51,8 @@ func NewBackends(device volume.Backend) *Backends {
 	return &Backends{device: device, pools: map[string]PoolBackend{}}
 }
 
-// OnChange registers a function that is called after every change of the set. It must
-// return at once. Call it before anything runs.
+// OnChange registers a function that is called after every change of the set, and when the disks of a
+// pool in it have gone or come. It must return at once. Call it before anything runs.
 func (b *Backends) OnChange(f func()) { b.onChange = append(b.onChange, f) }
 
 // OnTouch registers a function that is called when volumes have taken or given back

@@ -355,8 +355,17 @@ func TestDisksOfAPoolThatIsBeingDeletedAreFollowed(t *testing.T) {
 			}
 			h.deletePool()
 			h.settle()
+			told := 0
+			h.backends.OnChange(func() { told++ })
+			h.settle()
+			if told != 0 {
+				t.Errorf("who waits for the pool is told %d times that nothing has changed", told)
+			}
 			tc.move(h, vg)
 			h.settle()
+			if told == 0 {
+				t.Error("who waits for the pool is not told")
+			}
 			if got := h.pools.live("fast").devices.get(); !slices.Equal(got, tc.follow) {
 				t.Errorf("commands are limited to %v, want %v", got, tc.follow)
 			}

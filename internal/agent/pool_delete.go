@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -71,11 +72,24 @@ func (r *PoolReconciler) delete(ctx context.Context, pool *v1alpha1.Pool) (recon
 }
 
 // trace notes where the disks of a pool are that is being deleted: its volumes are there until they
-// are deleted, and a disk may come back under another name.
+// are deleted, and a disk may come back under another name. Then those that wait for it are told,
+// for the pool itself looks as before.
 func (r *PoolReconciler) trace(ctx context.Context, rec *poolRecord, p *livePool) error {
-	switch {
-	case rec.Kind != v1alpha1.PoolLVM || rec.VGUUID == "" || rec.Removal != "":
+	if rec.Kind != v1alpha1.PoolLVM || rec.VGUUID == "" || rec.Removal != "" {
 		return nil
+	}
+	before := p.devices.get()
+	if err := r.traceDevices(ctx, rec, p); err != nil {
+		return err
+	}
+	if !slices.Equal(before, p.devices.get()) {
+		r.Backends.changed()
+	}
+	return nil
+}
+
+func (r *PoolReconciler) traceDevices(ctx context.Context, rec *poolRecord, p *livePool) error {
+	switch {
 	case rec.Adoption != "":
 		return r.findDevices(ctx, rec, p)
 	case !r.Disks.Ready():
