@@ -227,7 +227,7 @@ func (p *Purger) proveAdoptable(ctx context.Context, place PurgePlace, w Wish, f
 	if err != nil {
 		return found, nil, err
 	}
-	l := behind(from.ID, found.names(), found.exam.NameCut, found.entry.Record, place.Links...)
+	l := behind(from.ID, found.names(), found.exam.NameCut, found.entry.Record, place.linksTo(found.entry)...)
 	l.adopter = w.UID
 	switch {
 	case len(l.names) == 0:

@@ -140,6 +140,15 @@ func (p *Purger) hasOwnHeader(ctx context.Context, found provenLeftOver) (bool, 
 	return has, nil
 }
 
+// linksTo are the stable paths by which somebody else may have what a volume is made of: those of
+// its disk, and that of the filesystem that the ledger knows on it.
+func (place PurgePlace) linksTo(e ledger.Entry) []string {
+	if place.Mode != volume.ModeDevice || e.FSUUID == "" {
+		return place.Links
+	}
+	return append(slices.Clone(place.Links), "/dev/disk/by-uuid/"+e.FSUUID)
+}
+
 // proveShown proves that on a disk is what was shown of it when it was put into quarantine: that is
 // what was confirmed. By what it says of itself a disk is not always told from the one that has
 // taken its slot.

@@ -325,6 +325,9 @@ func TestPurgeKeepsADisk(t *testing.T) {
 		"a local PersistentVolume": {
 			befall: object(pv("local", corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{Path: "/dev/disk/by-id/virtio-disk-0"}})), says: "PersistentVolume local",
 		},
+		"a local PersistentVolume of its filesystem": {
+			befall: object(pv("local", corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{Path: "/dev/disk/by-uuid/" + volumetest.ID(1)}})), says: "PersistentVolume local",
+		},
 		"mounted or opened": {befall: func(h *diskHost) func() {
 			disk, err := h.host.Opener().Open(h.t.Context(), h.pathOfDisk())
 			if err != nil {

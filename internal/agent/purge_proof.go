@@ -47,7 +47,7 @@ func (p *Purger) prove(ctx context.Context, place PurgePlace, req v1alpha1.Purge
 	if len(names) == 0 {
 		return found, fmt.Errorf("%w: what it was called is not known, so it cannot be told whether a PersistentVolume leads to it", errKept)
 	}
-	if err := p.proveNobodys(ctx, behind(req.UID, names, found.exam.NameCut, e.Record, place.Links...)); err != nil {
+	if err := p.proveNobodys(ctx, behind(req.UID, names, found.exam.NameCut, e.Record, place.linksTo(e)...)); err != nil {
 		return found, err
 	}
 	if req.Kind == v1alpha1.LeftOverRecord {

@@ -100,9 +100,6 @@ func (p *Purger) begin(ctx context.Context, place PurgePlace, req v1alpha1.Purge
 // resume takes up a removal that had begun. What is still there must be the very thing, and
 // nobody's.
 func (p *Purger) resume(ctx context.Context, place PurgePlace, rec *purgeRecord) (found provenLeftOver, err error) {
-	if err := p.proveNobodys(ctx, behind(rec.UID, rec.Names, rec.NameCut, rec.Storage, place.Links...)); err != nil {
-		return found, err
-	}
 	e, err := p.recorded(rec.Kind, rec.UID)
 	switch {
 	case err == nil:
@@ -111,6 +108,9 @@ func (p *Purger) resume(ctx context.Context, place PurgePlace, rec *purgeRecord)
 		return found, err
 	default:
 		e = p.unrecorded(place, rec.UID, rec.name(), rec.Wipe)
+	}
+	if err := p.proveNobodys(ctx, behind(rec.UID, rec.Names, rec.NameCut, rec.Storage, place.linksTo(e)...)); err != nil {
+		return found, err
 	}
 	if e.Record == nil {
 		e.Record = rec.Storage
