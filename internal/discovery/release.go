@@ -189,7 +189,7 @@ func (inv *Inventory) releasing(ctx context.Context, bd *v1alpha1.BlockDevice) (
 		return nil, nil
 	case err == nil && known:
 		if err := recorded.Refute(found); err != nil {
-			return nil, fmt.Errorf("it may be another disk: %w. If it is this one, erase what it says it is (wipefs --all %s)", err, bd.Status.Path)
+			return nil, fmt.Errorf("it may be another disk: %w. If it is not, erase what is on it (wipefs --all, at the path that the BlockDevice has by then)", err)
 		}
 	case err == nil:
 		recorded = found
