@@ -73,7 +73,7 @@ func (c *Cleaner) proveContent(ctx context.Context, now Claimed) error {
 		return maskNotFound(err)
 	}
 	if err := now.Content.Refute(ContentOf(found)); err != nil {
-		return fmt.Errorf("%w; it is not touched: it may be another disk. If it is not, erase what is on it (wipefs --all, at the path that BlockDevice %s has by then)", err, now.Name)
+		return fmt.Errorf("%w; it is not touched: it may be another disk. If it is not, erase what is on it (wipefs --all, at the path that disk %s has by then)", err, now.Name)
 	}
 	return nil
 }
