@@ -166,22 +166,12 @@ func (c *Carver) letDiskGo(ctx context.Context, uid string) error {
 // now that the volume's object was taken away by force: nobody would go on with it, and it would
 // keep everybody from the disk.
 func (c *Carver) EndAdoption(ctx context.Context, uid string) error {
-	e, err := c.Journal.Get(uid)
-	if errors.Is(err, ledger.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	unlock, err := c.Locks.Lock(ctx, e.Name)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	if e.Mode != volume.ModeDevice || e.MachineID != c.MachineID {
-		return nil
-	}
-	return c.letDiskGo(ctx, uid)
+	return c.withEntry(ctx, uid, func(e ledger.Entry) error {
+		if e.Mode != volume.ModeDevice || e.MachineID != c.MachineID {
+			return nil
+		}
+		return c.letDiskGo(ctx, uid)
+	})
 }
 
 var _ LeftOvers = (*Purger)(nil)

@@ -49,6 +49,24 @@ func (c *Carver) Remove(ctx context.Context, w Wish) error {
 // gone. An entry in any other state is left alone: its data are somebody's until an
 // operator says otherwise (I5).
 func (c *Carver) FinishRemoval(ctx context.Context, uid string) error {
+	return c.withEntry(ctx, uid, func(e ledger.Entry) error {
+		switch {
+		case e.State != ledger.Deleting:
+			return fmt.Errorf("volume %s (%s) has no LocalVolume and is kept", e.Name, e.UID)
+		case e.MachineID != c.MachineID:
+			return fmt.Errorf("volume %s was recorded on the machine %s: %w", e.Name, e.MachineID, volume.ErrIdentity)
+		}
+		b, err := c.Backends.ForExisting(e.Mode, e.Pool)
+		if err != nil {
+			return err
+		}
+		return c.remove(ctx, b, e, true)
+	})
+}
+
+// withEntry calls do with the ledger's entry of a volume, under the lock of its name. Where there is
+// none, nothing is done.
+func (c *Carver) withEntry(ctx context.Context, uid string, do func(ledger.Entry) error) error {
 	e, err := c.Journal.Get(uid)
 	if errors.Is(err, ledger.ErrNotFound) {
 		return nil
@@ -67,16 +85,8 @@ func (c *Carver) FinishRemoval(ctx context.Context, uid string) error {
 		return nil
 	case err != nil:
 		return err
-	case e.State != ledger.Deleting:
-		return fmt.Errorf("volume %s (%s) has no LocalVolume and is kept", e.Name, e.UID)
-	case e.MachineID != c.MachineID:
-		return fmt.Errorf("volume %s was recorded on the machine %s: %w", e.Name, e.MachineID, volume.ErrIdentity)
 	}
-	b, err := c.Backends.ForExisting(e.Mode, e.Pool)
-	if err != nil {
-		return err
-	}
-	return c.remove(ctx, b, e, true)
+	return do(e)
 }
 
 func (c *Carver) remove(ctx context.Context, b volume.Backend, e ledger.Entry, known bool) error {
