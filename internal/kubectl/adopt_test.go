@@ -123,44 +123,18 @@ func TestAdopt(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := leftCluster(tc.purges)
-			for _, o := range tc.add {
-				c.add(o.DeepCopyObject().(client.Object)) //nolint:forcetypeassert // a copy is what it is a copy of
+			run := runAdoption(t, c, tc.add, tc.args, func(lv *berth.LocalVolume) { answerAdoption(lv, tc.answers) })
+			run.want(t, tc.code, tc.lv, tc.pv, tc.says...)
+			if t.Failed() {
+				return
 			}
-			api := interceptor.NewClient(c.build(t), interceptor.Funcs{
-				Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
-					if lv, ok := o.(*berth.LocalVolume); ok {
-						answered := lv.DeepCopy()
-						answerAdoption(answered, tc.answers)
-						return c.Create(ctx, answered, opts...)
-					}
-					return c.Create(ctx, o, opts...)
-				},
-			})
-			var out, errs strings.Builder
-			args := append([]string{"orphans", "adopt", "--wait=0"}, strings.Fields(tc.args)...)
-			code := Run(t.Context(), args, Streams{Out: &out, Err: &errs}, func(Options) (Cluster, error) { return Cluster{Client: api}, nil })
-			there := func(o client.Object) bool {
-				err := api.Get(t.Context(), client.ObjectKey{Name: adoptedName}, o)
-				if err != nil && !apierrors.IsNotFound(err) {
-					t.Fatal(err)
-				}
-				return err == nil
-			}
-			lv, pv := &berth.LocalVolume{}, &corev1.PersistentVolume{}
-			if hasLV, hasPV := there(lv), there(pv); code != tc.code || hasLV != tc.lv || hasPV != tc.pv {
-				t.Errorf("exit code %d, want %d; LocalVolume %v, PersistentVolume %v\n%s%s", code, tc.code, hasLV, hasPV, out.String(), errs.String())
-			}
-			if a := lv.Spec.Adopt; len(tc.add) == 0 && tc.lv && (a == nil || a.LeftOver == nil || a.LeftOver.UID != leftUID || a.LeftOver.Identity != "vg/lv" || lv.Spec.Pool != "fast" || lv.Spec.SizeBytes != 3<<30) {
+			lv, pv := run.lv, run.pv
+			if len(tc.add) == 0 && tc.lv && (lv.Spec.Adopt == nil || lv.Spec.Adopt.LeftOver == nil || lv.Spec.Adopt.LeftOver.UID != leftUID || lv.Spec.Adopt.LeftOver.Identity != "vg/lv" || lv.Spec.Pool != "fast" || lv.Spec.SizeBytes != 3<<30) {
 				t.Errorf("the LocalVolume is %+v", lv.Spec)
 			}
 			if block := strings.Contains(tc.args, "--fs-type=none"); len(tc.add) == 0 && tc.pv && (pv.Spec.CSI.VolumeHandle != adoptedName || pv.Spec.PersistentVolumeReclaimPolicy != corev1.PersistentVolumeReclaimRetain ||
 				pv.Spec.Capacity.Storage().Value() != 3<<30 || (*pv.Spec.VolumeMode == corev1.PersistentVolumeBlock) != block || nodeOf(pv) != "node1" || (pv.Spec.ClaimRef != nil) != strings.Contains(tc.args, "--claim")) {
 				t.Errorf("the PersistentVolume is %+v", pv.Spec)
-			}
-			for _, part := range tc.says {
-				if !strings.Contains(out.String()+errs.String(), part) {
-					t.Errorf("it does not say %q:\n%s%s", part, out.String(), errs.String())
-				}
 			}
 		})
 	}
@@ -210,6 +184,63 @@ func TestAdoptFlagsAreItsOwn(t *testing.T) {
 	for _, args := range [][]string{{"orphans", "list", "--claim=a/b"}, {"orphans", "purge", "a/b/c", "--fs-type=ext4"}, {"status", "--storage-class=x"}, {"orphans", "adopt", "a/b/c", "--confirm=x"}} {
 		if code, _, errs := newCluster().run(t, args...); code != exitUsage || !strings.Contains(errs, "only") {
 			t.Errorf("%s: exit code %d, %s", args, code, errs)
+		}
+	}
+}
+
+// adoptionRun is what a run of orphans adopt has said and left; lv and pv are nil where none is there.
+type adoptionRun struct {
+	code int
+	said string
+	lv   *berth.LocalVolume
+	pv   *corev1.PersistentVolume
+}
+
+// runAdoption runs orphans adopt in a cluster whose agent answers each LocalVolume that is made.
+func runAdoption(t *testing.T, c *cluster, add []client.Object, args string, answer func(*berth.LocalVolume)) adoptionRun {
+	t.Helper()
+	for _, o := range add {
+		c.add(o.DeepCopyObject().(client.Object)) //nolint:forcetypeassert // a copy is what it is a copy of
+	}
+	api := interceptor.NewClient(c.build(t), interceptor.Funcs{
+		Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+			if lv, ok := o.(*berth.LocalVolume); ok {
+				answered := lv.DeepCopy()
+				answer(answered)
+				return c.Create(ctx, answered, opts...)
+			}
+			return c.Create(ctx, o, opts...)
+		},
+	})
+	var out, errs strings.Builder
+	words := append([]string{"orphans", "adopt", "--wait=0"}, strings.Fields(args)...)
+	run := adoptionRun{code: Run(t.Context(), words, Streams{Out: &out, Err: &errs}, func(Options) (Cluster, error) { return Cluster{Client: api}, nil })}
+	run.said = out.String() + errs.String()
+	there := func(o client.Object) bool {
+		err := api.Get(t.Context(), client.ObjectKey{Name: adoptedName}, o)
+		if err != nil && !apierrors.IsNotFound(err) {
+			t.Fatal(err)
+		}
+		return err == nil
+	}
+	if lv := (&berth.LocalVolume{}); there(lv) {
+		run.lv = lv
+	}
+	if pv := (&corev1.PersistentVolume{}); there(pv) {
+		run.pv = pv
+	}
+	return run
+}
+
+// want compares a run with what it is to end with, leave and say.
+func (r adoptionRun) want(t *testing.T, code int, lv, pv bool, says ...string) {
+	t.Helper()
+	if r.code != code || (r.lv != nil) != lv || (r.pv != nil) != pv {
+		t.Errorf("exit code %d, want %d; LocalVolume %v, PersistentVolume %v\n%s", r.code, code, r.lv != nil, r.pv != nil, r.said)
+	}
+	for _, part := range says {
+		if !strings.Contains(r.said, part) {
+			t.Errorf("it does not say %q:\n%s", part, r.said)
 		}
 	}
 }
